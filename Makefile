@@ -1,0 +1,49 @@
+# Every target sets up what it needs, once: a Python 3.10, an environment in .venv, the packages of requirements.txt.
+
+help:
+	@echo "make demo        the shortest real run"
+	@echo "make tour        a short real run of each paper"
+	@echo "make test        all tests, on the CPU"
+	@echo "make lint        the style checks"
+	@echo "make benchmark   speed, on this machine"
+	@echo "make clean       remove the environment and the caches, not the results"
+	@echo "PYTHON=/path/to/python3.10 names the Python to use; otherwise python3.10, pyenv and uv are searched."
+
+demo: .venv/installed
+	@.venv/bin/python mixed-precision-dnns/demo.py
+
+tour: demo
+
+test: .venv/installed
+	@.venv/bin/python -m pytest
+
+lint: .venv/installed
+	@.venv/bin/python -m ruff check
+
+benchmark: .venv/installed
+	@.venv/bin/python mixed-precision-dnns/benchmark.py
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The path of a Python 3.10, or the line that says why there is none; `checked` stops at the latter.
+python = $(shell sh tools/find_python.sh '$(PYTHON)' 2>&1)
+checked = $(if $(filter /%,$(firstword $(1))),$(1),$(error $(1)))
+
+# Also when the environment exists already: a Python that cannot be used was named for a reason.
+ifneq ($(PYTHON),)
+named := $(call checked,$(python))
+endif
+
+pip = .venv/bin/python -m pip --disable-pip-version-check
+usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
+
+.venv/installed: requirements.txt pyproject.toml
+	@$(if $(usable_venv),:,'$(call checked,$(python))' -m venv --clear .venv)
+	@rm -f $@
+	@echo "Installing the packages of requirements.txt into .venv, which takes a minute or two ..."
+	@$(pip) install --quiet -r requirements.txt
+	@touch $@
+
+.PHONY: help demo tour test lint benchmark clean

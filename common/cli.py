@@ -1,0 +1,64 @@
+"""The command-line conventions of every script: shared flags, one-line errors, exit statuses."""
+import argparse
+import errno
+import signal
+import sys
+
+from common.errors import UserError
+
+INTERRUPTED = 130
+
+
+def parser(doc, **kwargs):
+    """Start an argument parser whose help is the docstring `doc` of the script.
+
+    Returns
+    -------
+    argparse.ArgumentParser
+        Without abbreviations: a misspelt flag must not pass as another one.
+    """
+    return argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+
+
+def add_context_flags(arguments):
+    """Add `--context/-c` and `--device-id/-d`, to be passed to `common.context.use_context`."""
+    arguments.add_argument("--context", "-c", choices=("auto", "cpu", "cudnn"), default="auto",
+                           help="where to compute; auto takes the GPU if there is a working one (default: %(default)s)")
+    arguments.add_argument("--device-id", "-d", "--gpu", default="0", metavar="N",
+                           help="which GPU (default: %(default)s)")
+
+
+def add_run_flags(arguments):
+    """Add the flags of a training run: `--output/-o`, `--resume`, `--overwrite`."""
+    arguments.add_argument("--output", "-o", metavar="DIR",
+                           help="where results go (default: a folder named like the experiment)")
+    existing = arguments.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true",
+                          help="go on with the run in the output folder, as if it had never stopped")
+    existing.add_argument("--overwrite", action="store_true", help="start anew where a run was before")
+
+
+def run(main):
+    """Call `main()` and leave the process with the status that the conventions ask for.
+
+    0 done, 1 failed while working, 2 wrong arguments, 130 interrupted. An error of the user's making is one line on
+    stderr; a bug of ours keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        status = main()
+    except UserError as error:
+        status = _complain(error, error.exit_status)
+    except KeyboardInterrupt as interrupt:
+        status = _complain(str(interrupt) or "interrupted", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        status = _complain(f"{error.filename or 'output'}: {error.strerror}", UserError.exit_status)
+    sys.exit(status)
+
+
+def _complain(message, status):
+    print(f"error: {message}" if status != INTERRUPTED else message, file=sys.stderr)
+    return status

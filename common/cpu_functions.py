@@ -1,0 +1,246 @@
+"""nnabla functions made of the loops in `common.cpu_kernels`: the same numbers as nnabla's own, several times faster.
+
+They compute on the host. Callers (`common.layers`, `common.quantizers`) choose nnabla's functions on a GPU.
+"""
+import numpy as np
+from nnabla.function import PythonFunction
+
+from common import cpu_kernels as kernels
+
+
+class _Function(PythonFunction):
+    """One output; gradients need the inputs but not the output unless a subclass says otherwise."""
+
+    @property
+    def name(self):
+        return type(self).__name__
+
+    def min_outputs(self):
+        return 1
+
+    def setup_impl(self, inputs, outputs):
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def grad_depends_output_data(self, i, o):
+        return False
+
+    def grad_depends_input_data(self, i, j):
+        return True
+
+
+def _data(variable):
+    """Values as a float32 array that shares memory; assigning another type to a variable changes its own."""
+    return variable.data.cast(np.float32)
+
+
+def _grad(variable):
+    """Gradient as a float32 array that shares memory."""
+    return variable.grad.cast(np.float32)
+
+
+def _store(variable, value, add):
+    """Write or add `value` to the gradient of an input."""
+    gradient = _grad(variable)
+    gradient[...] = gradient + value if add else value
+
+
+def _over_blocks(kernel, x, *args):
+    kernels.run_parallel(kernel, kernels.num_blocks(x.size), x.size, x, *args)
+
+
+def _block_sums(x, count):
+    return np.empty((kernels.num_blocks(x.size), count), np.float32)
+
+
+class UniformQuantize(_Function):
+    """y = d round(clip(x, -xmax or 0, xmax) / d); inputs x, d (), xmax (). See `common.quantizers.quantize_uniform`."""
+
+    def __init__(self, sign):
+        super().__init__()
+        self.sign = sign
+
+    def grad_depends_output_data(self, i, o):
+        return True
+
+    def _scalars(self, inputs):
+        d, xmax = np.float32(_data(inputs[1])), np.float32(_data(inputs[2]))
+        return d, -xmax if self.sign else np.float32(0), xmax
+
+    def forward_impl(self, inputs, outputs):
+        x, y = _data(inputs[0]).ravel(), _data(outputs[0]).ravel()
+        _over_blocks(kernels.uniform_forward, x, y, *self._scalars(inputs))
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        x, y, g = _data(inputs[0]).ravel(), _data(outputs[0]).ravel(), _grad(outputs[0]).ravel()
+        dx = _grad(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
+        sums = _block_sums(x, 3)
+        _over_blocks(kernels.uniform_backward, x, y, g, dx, accum[0], *self._scalars(inputs), sums)
+        to_d, above, below = sums.sum(0, dtype=np.float64)
+        if propagate_down[1]:
+            _store(inputs[1], to_d, accum[1])
+        if propagate_down[2]:
+            _store(inputs[2], above - below if self.sign else above, accum[2])
+
+
+class Pow2Quantize(_Function):
+    """y = sign(x) times |x| rounded to a power of two in [xmin, xmax]; inputs x, xmin (), xmax ()."""
+
+    def __init__(self, sign, with_zero):
+        super().__init__()
+        self.sign, self.with_zero = sign, with_zero
+
+    def grad_depends_output_data(self, i, o):
+        return True
+
+    def _scalars(self, inputs):
+        xmin, xmax = np.float32(_data(inputs[1])), np.float32(_data(inputs[2]))
+        prune = xmin / np.float32(np.sqrt(2)) if self.with_zero else np.float32(0)
+        return xmin, xmax, prune
+
+    def forward_impl(self, inputs, outputs):
+        xmin, xmax, prune = self._scalars(inputs)
+        thresholds = (np.float32(v).view(np.int32) for v in (xmin, xmax, xmin + xmax, prune))
+        x, y = _data(inputs[0]).ravel().view(np.int32), _data(outputs[0]).ravel().view(np.int32)
+        _over_blocks(kernels.pow2_forward, x, y, *thresholds, self.sign)
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        x, y, g = _data(inputs[0]).ravel(), _data(outputs[0]).ravel(), _grad(outputs[0]).ravel()
+        dx = _grad(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
+        sums = _block_sums(x, 2)
+        _over_blocks(kernels.pow2_backward, x, y, g, dx, accum[0], *self._scalars(inputs), self.sign, sums)
+        for k, total in enumerate(sums.sum(0, dtype=np.float64), start=1):
+            if propagate_down[k]:
+                _store(inputs[k], total, accum[k])
+
+
+class ReLU(_Function):
+    """y = max(x, 0). The gradient needs the output alone, so that the input can be freed."""
+
+    def grad_depends_output_data(self, i, o):
+        return True
+
+    def grad_depends_input_data(self, i, j):
+        return False
+
+    def forward_impl(self, inputs, outputs):
+        _over_blocks(kernels.relu_forward, _data(inputs[0]).ravel(), _data(outputs[0]).ravel())
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        if propagate_down[0]:
+            y, g, dx = _data(outputs[0]).ravel(), _grad(outputs[0]).ravel(), _grad(inputs[0]).ravel()
+            _over_blocks(kernels.relu_backward, y, g, dx, accum[0])
+
+
+def _by_channel(array):
+    """View (batch, channels, height, width) as (batch, channels, pixels)."""
+    return array.reshape(*array.shape[:2], -1)
+
+
+class BatchNormalization(_Function):
+    """Batch normalization over all axes but 1; inputs x, beta, gamma, mean, var, the last four (1, channels, 1, 1).
+
+    As `nnabla.functions.batch_normalization`: with `batch_stat`, the statistics of the batch normalize, and the
+    running ones in `mean` and `var` move towards them by 1 - decay_rate, the variance without bias.
+    """
+
+    def __init__(self, decay_rate, eps, batch_stat):
+        super().__init__()
+        self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
+
+    def forward_impl(self, inputs, outputs):
+        x, y = _by_channel(_data(inputs[0])), _by_channel(_data(outputs[0]))
+        beta, gamma, *running = (_data(variable).ravel() for variable in inputs[1:])
+        if self.batch_stat:
+            self.mean, var = np.empty_like(running[0]), np.empty_like(running[1])
+            kernels.run_parallel(kernels.channel_moments, x.shape[1], x.size, x, self.mean, var)
+            self._update_running(running, self.mean, var, x.size // x.shape[1])
+        else:
+            self.mean, var = running
+        self.std = np.sqrt(var + np.float32(self.eps))
+        kernels.run_parallel(kernels.normalize_channels, len(x), x.size, x, self.mean, self.std, beta, gamma, y)
+
+    def _update_running(self, running, mean, var, count):
+        decay, count = np.float32(self.decay_rate), np.float32(count)
+        for average, batch in zip(running, (mean, var * count / max(count - 1, np.float32(1))), strict=True):
+            average[...] = decay * average + (1 - decay) * batch
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        x, g = _by_channel(_data(inputs[0])), _by_channel(_grad(outputs[0]))
+        mean, inverse_std = self.mean, 1 / self.std.astype(np.float64)
+        sums = np.empty((*x.shape[:2], 2), np.float32)
+        kernels.run_parallel(kernels.channel_products, len(x), x.size, x, g, _f32(mean), sums)
+        to_beta, product = sums.sum(0, dtype=np.float64).T
+        to_gamma = product * inverse_std
+        if propagate_down[0]:
+            scale = _data(inputs[2]).ravel() * inverse_std
+            count = x.size // x.shape[1] if self.batch_stat else np.inf
+            from_x = -scale * to_gamma * inverse_std / count
+            offset = -scale * to_beta / count - from_x * mean
+            kernels.run_parallel(kernels.combine_channels, len(x), x.size, g, x, _f32(scale), _f32(from_x),
+                                 _f32(offset), _by_channel(_grad(inputs[0])), accum[0])
+        for k, total in ((1, to_beta), (2, to_gamma)):
+            if propagate_down[k]:
+                _store(inputs[k], total.reshape(inputs[k].shape), accum[k])
+
+
+def _f32(array):
+    return np.ascontiguousarray(array, np.float32)
+
+
+class Convolution(_Function):
+    """Convolution with square kernels; inputs x (batch, channels, height, width), w (outputs, channels, k, k)."""
+
+    def __init__(self, pad, stride):
+        super().__init__()
+        self.pad, self.stride = pad, stride
+
+    def setup_impl(self, inputs, outputs):
+        (batch, _, *size), (num_outputs, _, kernel, _) = inputs[0].shape, inputs[1].shape
+        pixels = ((s + 2 * self.pad - kernel) // self.stride + 1 for s in size)
+        outputs[0].reset_shape((batch, num_outputs, *pixels), True)
+
+    def _geometry(self, inputs):
+        return inputs[1].shape[-1], self.pad, self.stride
+
+    def _weights(self, inputs):
+        """Weights as a matrix (outputs, channels k k)."""
+        w = _data(inputs[1])
+        return w.reshape(len(w), -1)
+
+    def forward_impl(self, inputs, outputs):
+        x, y = _data(inputs[0]), _data(outputs[0])
+        self._convolve(x, self._weights(inputs), y, *self._geometry(inputs), in_order=True, add=False)
+
+    @staticmethod
+    def _convolve(x, w, y, kernel, pad, stride, in_order, add):
+        kernels.run_parallel(kernels.convolution_forward, kernels.num_tiles(y), y.size, x, w, y, kernel, pad, stride,
+                             kernels.tile_lines(y.shape[3]), in_order, add)
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        g = _grad(outputs[0])
+        if propagate_down[1]:
+            self._backward_weights(inputs, g, accum[1])
+        if propagate_down[0]:
+            self._backward_data(inputs, g, accum[0])
+
+    def _backward_weights(self, inputs, g, add):
+        x = _data(inputs[0])
+        partial = np.empty((kernels.GROUPS, *self._weights(inputs).shape), np.float32)
+        kernels.run_parallel(kernels.convolution_backward_weights, kernels.GROUPS, x.size, x, g, partial,
+                             *self._geometry(inputs), kernels.tile_lines(g.shape[3]))
+        _store(inputs[1], partial.sum(0).reshape(inputs[1].shape), add)
+
+    def _backward_data(self, inputs, g, add):
+        w, dx = _data(inputs[1]), _grad(inputs[0])
+        kernel, pad, stride = self._geometry(inputs)
+        if stride == 1 and pad < kernel:
+            # The gradient is a convolution of g with the kernels turned around.
+            turned = w[:, :, ::-1, ::-1].swapaxes(0, 1).reshape(w.shape[1], -1)
+            self._convolve(g, turned, dx, kernel, kernel - 1 - pad, 1, in_order=False, add=add)
+        else:
+            transposed = np.ascontiguousarray(self._weights(inputs).T)
+            kernels.run_parallel(kernels.convolution_backward_data, len(g), g.size, transposed, g, dx, add,
+                                 kernel, pad, stride)
+
+    def grad_depends_input_data(self, i, j):
+        return i != j

@@ -1,0 +1,48 @@
+"""What a run shows: a progress bar, a line per epoch, curves."""
+import sys
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from common.files import replacing
+
+
+def progress(iterable, **kwargs):
+    """Wrap `iterable` in a tqdm bar that vanishes when done; there is none where stdout is not a terminal."""
+    return tqdm(iterable, disable=not sys.stdout.isatty(), leave=False, dynamic_ncols=True, **kwargs)
+
+
+def save_figure(path, figure):
+    """Write a matplotlib figure as PNG; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120, bbox_inches="tight")
+
+
+def plot_curves(path, rows, panels, x="epoch"):
+    """Plot columns of a log as curves, one panel below the other.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        PNG file to write.
+    rows : list of dict
+        One for each epoch.
+    panels : list of (str, sequence of str)
+        Label of the vertical axis, and columns to draw; columns that `rows` do not have are left out.
+    x : str
+        Column of the horizontal axis.
+    """
+    panels = [(label, [c for c in columns if c in rows[0]]) for label, columns in panels]
+    panels = [(label, columns) for label, columns in panels if columns]
+    figure = Figure(figsize=(7, 2.4 * len(panels)))
+    for index, (label, columns) in enumerate(panels, start=1):
+        axes = figure.add_subplot(len(panels), 1, index)
+        for column in columns:
+            axes.plot([row[x] for row in rows], [row[column] for row in rows], label=column.replace("_", " "),
+                      marker="o" if len(rows) < 30 else None, markersize=3)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    axes.set_xlabel(x)
+    figure.tight_layout()
+    save_figure(path, figure)

@@ -1,0 +1,219 @@
+"""Downloads from a server on this machine: whole, resumed, damaged, absent; archives that mean no good."""
+import hashlib
+import http.server
+import io
+import tarfile
+import threading
+
+import pytest
+
+from common import download
+from common.errors import UserError
+
+CONTENT = bytes(range(256)) * 4096    # four blocks
+SIZE, MD5 = len(CONTENT), f"md5:{hashlib.md5(CONTENT).hexdigest()}"
+SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Sends `content` under any name; `ranges` says whether it can start in the middle, `stop` where it breaks off."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.ranges, self.stop, self.status = CONTENT, True, None, 200
+        self.asked = []    # the Range header of each request, or None
+        self.url = f"http://127.0.0.1:{self.server_port}/files/set%20one.bin?download=1"
+
+    def handle_error(self, *args):
+        """Say nothing about clients that hang up."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):    # noqa: N802
+        asked = self.headers["Range"]
+        self.server.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.server.ranges else 0
+        self.send_response(206 if start else self.server.status)
+        self.send_header("Content-Length", str(len(self.server.content) - start))
+        self.end_headers()
+        self.wfile.write(self.server.content[start:self.server.stop])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server():
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+@pytest.mark.parametrize("digest", [MD5, SHA256])
+def test_a_file_is_downloaded_once_into_the_cache(server, cache, digest):
+    path = download.fetch(server.url, SIZE, digest)
+    assert path == download.fetch(server.url, SIZE, digest) == cache / "set one.bin"
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [None]
+    assert files(cache) == ["set one.bin"]
+
+
+def test_the_cache_is_in_the_home_folder_unless_said_otherwise(monkeypatch):
+    monkeypatch.delenv("SONY_PAPERS_CACHE")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(download.cache_dir()) == "/home/someone/.cache/sony-papers"
+
+
+def test_a_download_that_broke_off_is_resumed_where_it_stopped(server, cache):
+    server.stop = 700000
+    with pytest.raises(UserError, match="ended after 700000 of 1048576 bytes.*run again to go on"):
+        download.fetch(server.url, SIZE, MD5)
+    assert files(cache) == ["set one.bin.part"]
+    server.stop = None
+    assert download.fetch(server.url, SIZE, MD5).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=700000-"]
+    assert files(cache) == ["set one.bin"]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("left", [CONTENT[:5], b"", b"of another file", CONTENT, b"x" * SIZE, CONTENT + b"more"],
+                         ids=["beginning", "nothing", "other", "whole", "damaged", "longer"])
+def test_whatever_an_earlier_download_left_the_result_is_right(server, cache, left, ranges):
+    server.ranges = ranges
+    cache.mkdir()
+    (cache / "set one.bin.part").write_bytes(left)
+    assert download.fetch(server.url, SIZE, MD5).read_bytes() == CONTENT
+    assert files(cache) == ["set one.bin"]
+
+
+@pytest.mark.parametrize("content", [b"x" * SIZE, CONTENT + b"more"])
+def test_other_content_is_not_kept(server, cache, content):
+    server.content = content
+    with pytest.raises(UserError, match="sent other content") as caught:
+        download.fetch(server.url, SIZE, MD5)
+    assert MD5 in str(caught.value)
+    assert files(cache) == []
+
+
+def test_no_more_is_received_than_was_promised(server, cache):
+    server.content = CONTENT * 20
+    download._make_cache_folder(cache)
+    download._receive(server.url, SIZE, cache / "part")
+    assert (cache / "part").stat().st_size == SIZE + 1
+
+
+def test_a_file_that_is_not_the_published_one_is_left_alone_and_named(server, cache):
+    cache.mkdir()
+    (cache / "set one.bin").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"set one.bin: not the published file \(1048576 bytes, md5:.*remove it"):
+        download.fetch(server.url, SIZE, MD5)
+    assert (cache / "set one.bin").read_bytes() == b"mine"
+
+
+def test_with_no_server_one_line_says_which_file_to_put_where(server, cache):
+    server.server_close()    # nobody listens there now
+    url = server.url.replace(str(server.server_port), "1")
+    with pytest.raises(UserError) as caught:
+        download.fetch(url, SIZE, MD5)
+    message = str(caught.value)
+    assert f"(Connection refused); run again to go on, or put the file at {cache / 'set one.bin'} by hand" in message
+    assert f"({SIZE} bytes, {MD5})" in message
+    assert "\n" not in message
+
+
+def test_a_refusing_server_is_quoted(server):
+    server.status = 404
+    with pytest.raises(UserError, match=r"failed \(HTTP 404 Not Found\)"):
+        download.fetch(server.url, SIZE, MD5)
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(server, cache):
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="set SONY_PAPERS_CACHE to a writable folder"):
+        download.fetch(server.url, SIZE, MD5)
+
+
+def test_many_who_ask_at_once_cause_one_download(server):
+    paths = []
+    threads = [threading.Thread(target=lambda: paths.append(download.fetch(server.url, SIZE, MD5))) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(paths) == 5
+    assert server.asked == [None]
+
+
+def test_progress_is_silent_where_stderr_is_no_terminal(server, capfd):
+    download.fetch(server.url, SIZE, MD5)
+    assert capfd.readouterr() == ("", "")
+
+
+def member(name, content=b"", kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(content), kind, link
+    return info, content
+
+
+def make_tar(path, *members):
+    with tarfile.open(path, "w:gz") as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_only_wanted_members_are_extracted(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", member("./set", kind=tarfile.DIRTYPE), member("set/other", b"no"),
+                       member("./set/one", b"1"), member("set/two", b"22"))
+    download.extract(archive, ["set/one", "set/two"], tmp_path / "out", limit=10)
+    assert (tmp_path / "out/set/one").read_bytes() == b"1"
+    assert files(tmp_path / "out/set") == ["one", "two"]
+
+
+@pytest.mark.parametrize("hostile", [
+    member("/set/one", b"1"), member("../set/one", b"1"), member("set/../../one", b"1"),
+    member("set/one", kind=tarfile.SYMTYPE, link="/etc/passwd"),
+    member("set/one", kind=tarfile.LNKTYPE, link="set/zero"),
+    member("set/one", kind=tarfile.FIFOTYPE), member("set/one", kind=tarfile.DIRTYPE), member("set/one", b"1" * 11),
+], ids=["absolute", "above", "above inside", "symbolic link", "hard link", "pipe", "folder", "too large"])
+def test_a_hostile_archive_is_refused(tmp_path, hostile):
+    archive = make_tar(tmp_path / "a.tar.gz", member("set/zero", b"0"), hostile, member("set/one", b"1"))
+    with pytest.raises(UserError, match="a.tar.gz: member .* refused"):
+        download.extract(archive, ["set/zero", "set/one"], tmp_path / "out", limit=10)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_link_before_a_file_leads_nowhere(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", member("set", kind=tarfile.SYMTYPE, link=str(tmp_path / "elsewhere")),
+                       member("set/one", b"1"))
+    (tmp_path / "elsewhere").mkdir()
+    download.extract(archive, ["set/one"], tmp_path / "out", limit=10)
+    assert files(tmp_path / "elsewhere") == []
+
+
+def test_a_missing_member_is_named(tmp_path):
+    archive = make_tar(tmp_path / "a.tar.gz", member("set/one", b"1"))
+    with pytest.raises(UserError, match=r"no 'set/two' in this archive \(1 of 2 files missing\)"):
+        download.read_members(archive, ["set/one", "set/two"], limit=10)
+
+
+def test_a_damaged_archive_is_one_line(tmp_path):
+    content = make_tar(tmp_path / "a.tar.gz", member("set/one", bytes(range(256)) * 40)).read_bytes()
+    for damaged in (b"", b"no archive", content[:-40], content[:80], content[:100] + b"\xff" * 20 + content[120:]):
+        (tmp_path / "a.tar.gz").write_bytes(damaged)
+        with pytest.raises(UserError, match="a.tar.gz: ") as caught:
+            download.read_members(tmp_path / "a.tar.gz", ["set/one"], limit=1 << 20)
+        assert "\n" not in str(caught.value)
