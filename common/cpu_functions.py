@@ -29,13 +29,19 @@ class _Function(PythonFunction):
 
 
 def _data(variable):
-    """Values as a float32 array that shares memory; assigning another type to a variable changes its own."""
-    return variable.data.cast(np.float32)
+    """Values as a float32 array that shares memory."""
+    return _float32(variable.data)
 
 
 def _grad(variable):
     """Gradient as a float32 array that shares memory."""
-    return variable.grad.cast(np.float32)
+    return _float32(variable.grad)
+
+
+def _float32(nd_array):
+    # Assigning an array of another type to a variable changes the type that the variable holds.
+    array = nd_array.data
+    return array if array.dtype == np.float32 else nd_array.cast(np.float32)
 
 
 def _store(variable, value, add):

@@ -2,6 +2,7 @@
 import sys
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from common.files import replacing
@@ -35,8 +36,8 @@ def plot_curves(path, rows, panels, x="epoch"):
     panels = [(label, [c for c in columns if c in rows[0]]) for label, columns in panels]
     panels = [(label, columns) for label, columns in panels if columns]
     figure = Figure(figsize=(7, 2.4 * len(panels)))
-    for index, (label, columns) in enumerate(panels, start=1):
-        axes = figure.add_subplot(len(panels), 1, index)
+    stack = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
+    for axes, (label, columns) in zip(stack, panels, strict=True):
         for column in columns:
             axes.plot([row[x] for row in rows], [row[column] for row in rows], label=column.replace("_", " "),
                       marker="o" if len(rows) < 30 else None, markersize=3)
@@ -44,5 +45,6 @@ def plot_curves(path, rows, panels, x="epoch"):
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     axes.set_xlabel(x)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
     save_figure(path, figure)

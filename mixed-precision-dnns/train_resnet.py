@@ -9,7 +9,7 @@ import sys
 try:
     from common import cli
 except ModuleNotFoundError as missing:
-    print(f"error: {missing}: run 'pip install -r requirements.txt' in the top folder, with Python 3.10",
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
           file=sys.stderr)
     sys.exit(2)
 
@@ -17,11 +17,9 @@ from pathlib import Path
 
 import nnabla as nn
 
-from common import datasets
 from common.checkpoint import load_parameters, parameter_shapes
 from common.config import add_config_flags, load_section, overrides_of, to_dict
 from common.context import use_context
-from common.datasets.batches import Batches, PadCropFlip
 from common.errors import UsageError
 from common.files import write_json
 from common.schedules import step_decay
@@ -29,8 +27,8 @@ from common.seeding import seed_everything
 from common.training import BEST, Run
 from mixed_precision_dnns import published_files, summary
 from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.data import build_network, load_data
 from mixed_precision_dnns.network import (
-    build_network,
     clip_values,
     evaluate,
     is_quantizer_parameter,
@@ -41,7 +39,6 @@ from mixed_precision_dnns.network import (
 )
 
 HERE = Path(__file__).resolve().parent
-VALIDATION_BATCH = 100
 PANELS = (("error", ("train_error", "valid_error")), ("loss", ("loss", "loss1")), ("weights [kB]", ("weight_kbytes",)),
           ("activations [kB]", ("activation_kbytes",)))
 # A float network to start from is trained with these settings of the run that needs it.
@@ -109,31 +106,16 @@ def pretrain(cfg, cfg_path, folder, args):
     train(before, target.parent, resume=True, overwrite=False)
 
 
-def load_data(cfg):
-    """Batches to train on, to choose the best parameters by, and to report at the end."""
-    train_set = datasets.load(cfg.dataset, "train", cfg.data_dir)
-    test_set = datasets.load(cfg.dataset, "test", cfg.data_dir)
-    if cfg.published:
-        valid_set = test_set
-    else:
-        train_set, valid_set = datasets.hold_out(train_set, round(cfg.held_out * len(train_set)))
-    # A digit's mirror image is no digit.
-    augment = PadCropFlip(flip=cfg.dataset in ("cifar10", "synthetic"))
-    return (Batches(train_set, cfg.batch_size, seed=cfg.seed, augment=augment, drop_last=True,
-                    steps=cfg.steps_per_epoch or None),
-            Batches(valid_set, VALIDATION_BATCH), Batches(test_set, VALIDATION_BATCH), train_set)
-
-
 def train(cfg, folder, resume, overwrite):
     """Run the experiment `cfg` in `folder` and print what it has learned."""
     nn.clear_parameters()
     weights = cfg.weightfile and find_weights(cfg.weightfile, folder)
-    train_data, valid_data, test_data, data = load_data(cfg)
+    train_data, valid_data, test_data = load_data(cfg)
     run = Run(folder, to_dict(cfg), resume, overwrite)
     seed_everything(cfg.seed)
-    start_from(weights, cfg, data)
-    train_net = build(cfg, data, cfg.batch_size, train=True)
-    valid_net = build(cfg, data, VALIDATION_BATCH, train=False)    # shares the parameters
+    start_from(weights, cfg, train_data)
+    train_net = build_network(cfg, train_data, train=True)
+    valid_net = build_network(cfg, valid_data, train=False)    # shares the parameters
     solver, tensors = make_solver(cfg), learned_tensors(cfg)
     if not cfg.published:
         clip_values(tensors)    # at its limit a scalar would get no gradient in the first step
@@ -151,15 +133,10 @@ def train(cfg, folder, resume, overwrite):
     report(run, cfg, valid_net, valid_data, test_data)
 
 
-def build(cfg, data, batch_size, train):
-    """Build a graph for the images of a data set."""
-    return build_network(cfg, batch_size, train, data.images.shape[1:], len(data.class_names))
-
-
-def start_from(weights, cfg, data):
+def start_from(weights, cfg, batches):
     """Load the weights to start from, if any; scalars that they lack get their first values."""
     if weights:
-        shapes = parameter_shapes(lambda: build(cfg, data, 1, train=True))
+        shapes = parameter_shapes(lambda: build_network(cfg, batches, train=True))
         load_parameters(weights, shapes, optional=is_quantizer_parameter)
 
 

@@ -1,0 +1,174 @@
+"""Measure what quantization costs in training: time of a step, peak memory, throughput of the images.
+
+    python benchmark.py [--batch-size 32] [--rounds 7] [--output FILE.json]
+
+Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
+that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops of common.
+"""
+import sys
+
+try:
+    from common import cli
+except ModuleNotFoundError as missing:
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+          file=sys.stderr)
+    sys.exit(2)
+
+import contextlib
+import resource
+import statistics
+import subprocess
+import time
+from collections import OrderedDict
+from unittest import mock
+
+import nnabla as nn
+import numpy as np
+
+from common.context import use_context
+from common.datasets import synthetic
+from common.datasets.batches import CENTERED, Batches, PadCropFlip
+from common.files import write_json
+from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.network import build_network, learned_tensors, make_solver, train_step
+
+UNIFORM, POW2 = "parametric_fp_d_xmax", "parametric_pow2_xmin_xmax"
+NETWORKS = {
+    "float": Config(),
+    "W uniform": Config(w_quantize=UNIFORM),
+    "W+A uniform": Config(w_quantize=UNIFORM, a_quantize=f"{UNIFORM}_relu"),
+    "W+A power of two": Config(w_quantize=POW2, a_quantize=f"{POW2}_relu"),
+}
+MEMORY_BATCH = 128
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    use_context("cpu")
+    if args.peak_memory_of:
+        print(peak_memory(NETWORKS[args.peak_memory_of], MEMORY_BATCH))
+        return
+    results = {"batch_size": args.batch_size, "step": step_times(args.batch_size, args.rounds),
+               "peak_memory_mb": {name: peak_memory_in_new_process(name) for name in NETWORKS},
+               "images_per_second": iterator_throughput(args.rounds)}
+    show(results)
+    if args.output:
+        write_json(args.output, results)
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--batch-size", type=cli.positive_int, default=32,
+                        help="images per step (default: %(default)s)")
+    parser.add_argument("--rounds", type=cli.positive_int, default=7,
+                        help="steps of each network (default: %(default)s)")
+    parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+    parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
+    return parser.parse_args(argv)
+
+
+def make_step(cfg, batch_size):
+    """Build a network in a parameter scope of its own, and return a function that takes a training step."""
+    with nn.parameter_scope("network", OrderedDict()):
+        network, solver, tensors = build_network(cfg, batch_size, train=True), make_solver(cfg), learned_tensors(cfg)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, network.image.shape).astype(np.float32)
+    label = rng.integers(0, 10, network.label.shape)
+    return lambda: train_step(network, solver, tensors, cfg, image, label)
+
+
+@contextlib.contextmanager
+def nnabla_functions():
+    """Build graphs of nnabla's own functions, as for a GPU and as the published code does."""
+    with mock.patch("common.layers.on_gpu", return_value=True), \
+         mock.patch("common.quantizers.on_gpu", return_value=True):
+        yield
+
+
+def step_times(batch_size, rounds):
+    """Seconds of a training step: median over the rounds, and median ratio to the float step of the same round."""
+    steps = {name: make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
+    with nnabla_functions():
+        steps |= {f"{name}, nnabla's functions": make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
+    seconds = {name: [] for name in steps}
+    for step in steps.values():
+        step()    # compiles, and allocates memory
+    for _ in range(rounds):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["float"])}
+            for name, times in seconds.items()}
+
+
+def median_ratio(times, others):
+    """Median over the rounds of the ratio of two times that were taken in the same round."""
+    return statistics.median(a / b for a, b in zip(times, others, strict=True))
+
+
+def peak_memory(cfg, batch_size):
+    """Peak memory of this process in MB after two training steps."""
+    step = make_step(cfg, batch_size)
+    step()
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def peak_memory_in_new_process(name):
+    """`peak_memory` of a network in a process that has seen no other."""
+    return float(subprocess.run([sys.executable, __file__, "--peak-memory-of", name], check=True, text=True,
+                                capture_output=True).stdout)
+
+
+def iterator_throughput(rounds):
+    """Images per second of `Batches` with augmentation, and of a loop over images that does the same in numpy."""
+    dataset = synthetic.load("train", num=12800)
+    batches = Batches(dataset, 128, seed=0, augment=PadCropFlip())
+    next(batches.epoch(0))    # compiles
+    fast, slow = [], []
+    for epoch in range(rounds):
+        start = time.perf_counter()
+        num = sum(len(image) for image, _ in batches.epoch(epoch))
+        fast.append(num / (time.perf_counter() - start))
+        start = time.perf_counter()
+        num = sum(len(image) for image, _ in image_by_image(dataset, 128, np.random.default_rng(epoch), steps=10))
+        slow.append(num / (time.perf_counter() - start))
+    return {"batches": statistics.median(fast), "image by image": statistics.median(slow),
+            "ratio": median_ratio(fast, slow)}
+
+
+def image_by_image(dataset, batch_size, rng, steps):
+    """Yield augmented batches that are put together from single images."""
+    order = rng.permutation(len(dataset))
+    for step in range(steps):
+        index = order[step * batch_size:(step + 1) * batch_size]
+        yield np.stack([augmented(dataset.images[k], rng) for k in index]), dataset.labels[index, None]
+
+
+def augmented(image, rng, pad=4):
+    """Normalize, pad, crop and flip one image uint8 (channels, height, width)."""
+    _, height, width = image.shape
+    padded = np.pad(CENTERED[image], ((0, 0), (pad, pad), (pad, pad)))
+    y, x = rng.integers(0, 2 * pad + 1, 2)
+    crop = padded[:, y:y + height, x:x + width]
+    return crop[:, :, ::-1] if rng.random() < 0.5 else crop
+
+
+def show(results):
+    """Print the numbers as tables."""
+    print(f"training step of ResNet-20, batch {results['batch_size']}")
+    for name, step in results["step"].items():
+        print(f"  {name:37} {step['seconds']:7.3f} s   {step['ratio']:5.2f} x float")
+    print(f"peak memory of the process, batch {MEMORY_BATCH}")
+    memory = results["peak_memory_mb"]
+    for name, megabytes in memory.items():
+        print(f"  {name:37} {megabytes:5.0f} MB    {megabytes / memory['float']:5.2f} x float")
+    images = results["images_per_second"]
+    print("augmented images, batch 128")
+    print(f"  {'whole batches':37} {images['batches']:7.0f} images/s")
+    print(f"  {'image by image':37} {images['image by image']:7.0f} images/s   ratio {images['ratio']:.1f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,139 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.context import use_context
+from common.errors import UsageError
+from common.quantizers import QUANTIZERS
+from mixed_precision_dnns import fit_gaussian
+from mixed_precision_dnns.fit_gaussian import LIMITS, PARAMETRIZATIONS, STARTS, best_error, fit
+
+SCRIPT = Path(fit_gaussian.__file__)
+
+
+@pytest.fixture(autouse=True)
+def cpu():
+    use_context("cpu")
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return np.random.default_rng(0).standard_normal(10000).astype(np.float32)
+
+
+def run(name, x, steps, start="2 bits", learning_rate=1.0):
+    return fit(name, x, STARTS[start][QUANTIZERS[name].is_pow2], learning_rate, steps)
+
+
+def nearest(x):
+    """Round, halves away from zero."""
+    return np.sign(x) * np.floor(np.abs(x) + 0.5)
+
+
+def power_of_two(value):
+    return 2.0 ** nearest(np.log2(value))
+
+
+def levels_of(name, scalars):
+    """(step size or smallest magnitude, largest) from the definitions in the paper."""
+    count = 2.0 ** (nearest(scalars["n"]) - 1) if "n" in scalars else None
+    return {
+        "parametric_fp_d_xmax": lambda d, xmax: (power_of_two(d), xmax),
+        "parametric_fp_d_b": lambda d, n: (power_of_two(d), power_of_two(d) * (count - 1)),
+        "parametric_fp_b_xmax": lambda n, xmax: (power_of_two(xmax / (count - 1)), xmax),
+        "parametric_pow2_xmin_xmax": lambda xmin, xmax: (power_of_two(xmin), power_of_two(xmax)),
+        "parametric_pow2_b_xmax": lambda n, xmax: (power_of_two(xmax) * 2 ** (1 - count), power_of_two(xmax)),
+        "parametric_pow2_b_xmin": lambda n, xmin: (power_of_two(xmin), power_of_two(xmin) * 2 ** (count - 1)),
+    }[name](**scalars)
+
+
+def half_mse(name, x, scalars):
+    low, high = levels_of(name, scalars)
+    if QUANTIZERS[name].is_pow2:
+        y = np.sign(x) * power_of_two(np.clip(np.abs(x), low, high))
+    else:
+        y = low * nearest(np.clip(x, -high, high) / low)
+    return 0.5 * np.mean((y - x) ** 2)
+
+
+def test_every_parametrization_is_fitted():
+    assert sorted(PARAMETRIZATIONS) == sorted(QUANTIZERS)
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
+def test_error_is_that_of_the_recorded_scalars(name, samples):
+    result = run(name, samples[:1000], steps=12)
+    x = samples[:1000].astype(np.float64)
+    for step, error in enumerate(result.error):
+        scalars = {scalar: float(values[step]) for scalar, values in result.scalars.items()}
+        assert error == pytest.approx(half_mse(name, x, scalars), rel=1e-4), (step, scalars)
+
+
+@pytest.mark.parametrize("name", PARAMETRIZATIONS)
+def test_scalars_stay_inside_of_their_limits(name, samples):
+    result = run(name, samples[:500], steps=30, start="4 bits", learning_rate=30.0)
+    for scalar, values in result.scalars.items():
+        assert (values > LIMITS[scalar][0]).all() and (values < LIMITS[scalar][1]).all()
+    assert (result.bits >= 2).all() and (result.bits <= 8).all()
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_all_parametrizations_start_from_the_same_quantizer(start, samples):
+    for is_pow2 in (False, True):
+        fits = [run(name, samples, 1, start) for name in PARAMETRIZATIONS if QUANTIZERS[name].is_pow2 == is_pow2]
+        np.testing.assert_allclose([f.error[0] for f in fits], fits[0].error[0], rtol=1e-4)
+        assert len({f.bits[0] for f in fits}) == 1
+
+
+# The power-of-two ones end close together: this order shows after the last of them has found its range.
+@pytest.mark.parametrize("is_pow2, steps", [(False, 60), (True, 160)])
+def test_scalars_of_a_range_end_with_the_least_error(is_pow2, steps, samples):
+    fits = {name: run(name, samples, steps) for name in PARAMETRIZATIONS if QUANTIZERS[name].is_pow2 == is_pow2}
+    with_range, = (f for name, f in fits.items() if QUANTIZERS[name].is_range)
+    others = [f for name, f in fits.items() if not QUANTIZERS[name].is_range]
+    assert all(with_range.final < f.final for f in others)
+    assert with_range.oscillation < 1e-6
+    assert best_error(is_pow2, samples) <= with_range.error.min() * (1 + 1e-6)
+
+
+def test_command_writes_its_files(tmp_path, capsys):
+    fit_gaussian.main(["--steps", "3", "--samples", "200", "--output", str(tmp_path / "out")])
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"fit.png", "fit.csv", "fit.json"}
+    rows = list(csv.DictReader((tmp_path / "out/fit.csv").open()))
+    assert len(rows) == len(STARTS) * len(PARAMETRIZATIONS) * 4
+    report = json.loads((tmp_path / "out/fit.json").read_text())
+    assert report["settings"]["steps"] == 3 and len(report["results"]) == len(STARTS) * len(PARAMETRIZATIONS)
+    for result in report["results"]:
+        last = [row for row in rows if all(row[key] == result[key] for key in ("parametrization", "start"))][-1]
+        assert float(last["error"]) == result["error"]
+    printed = capsys.readouterr().out
+    assert all(label in printed for label, _ in PARAMETRIZATIONS.values())
+
+
+@pytest.mark.parametrize("flag, value", [("--steps", "-3"), ("--steps", "0"), ("--steps", "many"), ("--samples", "0"),
+                                         ("--seed", "-1"), ("--learning-rate", "0"), ("--learning-rate", "inf")])
+def test_bad_values_of_flags(flag, value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=f"^{flag} {value}: not allowed"):
+        fit_gaussian.main([flag, value])
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_flag_is_one_line(tmp_path):
+    done = subprocess.run([sys.executable, SCRIPT, "--steps", "-3"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1] == "error: --steps -3: not allowed (an integer from 1)"
+    assert sum("error" in line for line in done.stderr.splitlines()) == 1
+
+
+def test_missing_install_is_one_line(tmp_path):
+    # -S: without the installed packages.
+    done = subprocess.run([sys.executable, "-S", SCRIPT], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "pip install -r requirements.txt" in done.stderr and "make demo" in done.stderr
