@@ -1,5 +1,6 @@
 """Parameter files in nnabla's HDF5 layout, and checkpoints from which a run goes on bit by bit."""
 import contextlib
+import io
 import json
 import types
 from collections import OrderedDict
@@ -26,8 +27,18 @@ def save_parameters(path, parameters=None):
     parameters : dict of str to nn.Variable
         Those of the current scope if not given.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with _writing(path) as file:
         _write_parameters(file, nn.get_parameters(grad_only=False) if parameters is None else parameters)
+
+
+@contextlib.contextmanager
+def _writing(path):
+    """Yield an HDF5 file that takes the place of `path` when it is complete."""
+    buffer = io.BytesIO()    # HDF5 itself fails in strange ways where the disk is full
+    with h5py.File(buffer, "w") as file:
+        yield file
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def _write_parameters(group, parameters):
@@ -48,7 +59,7 @@ def _open(path):
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:    # as damage may be
         raise UserError(f"{path}: cannot be read, truncated or not HDF5; copy or make it again") from error
 
 
@@ -73,8 +84,10 @@ def parameter_shapes(build):
 @contextlib.contextmanager
 def _undisturbed_random_state():
     state = nn.random.prng.get_state()
-    yield
-    nn.random.prng.set_state(state)
+    try:
+        yield
+    finally:
+        nn.random.prng.set_state(state)
 
 
 def load_parameters(path, shapes, optional=lambda name: False):
@@ -99,11 +112,15 @@ def load_parameters(path, shapes, optional=lambda name: False):
         There is no such file.
     """
     with _open(path) as file:
-        datasets = _datasets(file.get("parameters", file))
+        datasets = _datasets(file["parameters"] if _is_checkpoint(file) else file)
         _check_fit(path, {name: d.shape for name, d in datasets.items()}, shapes, optional)
         for name in shapes:
             if name in datasets:
                 _set_parameter(path, name, datasets[name])
+
+
+def _is_checkpoint(file):
+    return isinstance(file.get("parameters", getlink=True), h5py.HardLink)
 
 
 def _datasets(group):
@@ -149,7 +166,7 @@ def _assign(parameter, dataset, value):
 
 def save_checkpoint(path, parameters, solver, state):
     """Write all that a run needs to go on: parameters, solver and a JSON-able `state`; whole or not at all."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with _writing(path) as file:
         _write_parameters(file.create_group("parameters"), parameters)
         for name, solver_state in solver.get_states().items():
             group = file.create_group(f"solver/{name}")

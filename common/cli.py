@@ -4,9 +4,15 @@ import errno
 import signal
 import sys
 
-from common.errors import UserError
+from common.errors import UsageError, UserError
 
 INTERRUPTED = 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        # One line, as for every other error of the user's making; argparse would print the usage before it.
+        raise UsageError(f"{message} (see --help)")
 
 
 def parser(doc, **kwargs):
@@ -15,9 +21,9 @@ def parser(doc, **kwargs):
     Returns
     -------
     argparse.ArgumentParser
-        Without abbreviations: a misspelt flag must not pass as another one.
+        Without abbreviations: a misspelt flag must not pass as another one. Raises `UsageError` for a wrong one.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
 
@@ -59,8 +65,12 @@ def run(main):
         status = _complain(error, error.exit_status)
     except KeyboardInterrupt as interrupt:
         status = _complain(str(interrupt) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:    # the reader of our output is gone, as with `| head`
+        sys.stdout = None
+        status = UserError.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR,
+                               errno.ENOTDIR):
             raise
         status = _complain(f"{error.filename or 'output'}: {error.strerror}", UserError.exit_status)
     sys.exit(status)

@@ -129,7 +129,7 @@ def pow2_forward(start, stop, x, y, xmin, xmax, both, prune, signed):
     for i in range(x.size):
         negative = x[i] < 0
         a = np.int32(x[i] & _MAGNITUDE)
-        a = np.int32(0) if negative & (not signed) else a
+        a = np.int32(0) if negative & (not signed) & (a <= _INFINITY) else a
         low, high = (a < xmin) & (a >= prune), a >= xmax
         between = max(np.int32((a + _SQRT_HALF_MANTISSA) & _EXPONENT), xmin)    # a subnormal a has no exponent
         ends = (both if high else xmin) if low else (xmax if high else np.int32(0))

@@ -39,6 +39,12 @@ def replacing(path):
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(path):
+    """Remove what a killed process left of writing `path`; nobody else may be writing it."""
+    for leftover in Path(path).parent.glob(f".{Path(path).stem}-*{Path(path).suffix}"):
+        leftover.unlink(missing_ok=True)
+
+
 def _umask():
     mask = os.umask(0)
     os.umask(mask)

@@ -38,6 +38,7 @@ DEFAULT_LIMITS = types.MappingProxyType({"d": (2.0 ** -8, 1.0), "xmin": (2.0 ** 
 
 def clip(name, value, limits):
     """Clip the scalar `value` to its limits; gradient 0 at and beyond them."""
+    _check_scalars(**{name: value})
     lowest, highest = (limits or {}).get(name, DEFAULT_LIMITS[name])
     return F.minimum_scalar(F.maximum_scalar(value, lowest), highest)
 
@@ -103,7 +104,7 @@ def compose_uniform(x, d, xmax, sign):
     """`quantize_uniform` from nnabla's own functions, which stay on the device."""
     d, upper = _broadcastable(x, d), _broadcastable(x, xmax)
     lower = -upper if sign else F.constant(0, upper.shape)
-    return d * F.round(F.minimum2(F.maximum2(x, lower), upper) / d)
+    return _or_nan(d * F.round(F.minimum2(F.maximum2(x, lower), upper) / d), x)
 
 
 def quantize_pow2(x, xmin, xmax, sign=True, with_zero=False):
@@ -152,7 +153,11 @@ def compose_pow2(x, xmin, xmax, sign, with_zero):
     # log(0) would turn a gradient of 0 into NaN.
     rounded = 2 ** F.round(log2(F.maximum_scalar(magnitude, float(np.finfo(np.float32).tiny))))
     y = _fixed(low) * xmin + _fixed(between) * rounded + _fixed(high) * xmax
-    return _fixed(F.sign(x)) * y if sign else y
+    return _or_nan(_fixed(F.sign(x)) * y if sign else y, x)
+
+
+def _or_nan(y, x):
+    return F.where(_fixed(F.isnan(x)), x, y)
 
 
 def _broadcastable(x, scalar):

@@ -1,5 +1,6 @@
 """The life of a training run: its folder, epochs, log, checkpoints, and the best parameters so far."""
 import contextlib
+import json
 import math
 import signal
 import threading
@@ -11,9 +12,10 @@ import numpy as np
 
 from common.checkpoint import load_state, restore, save_checkpoint, save_parameters
 from common.errors import UsageError, UserError
-from common.files import make_folder, write_csv, write_json
+from common.files import make_folder, remove_leftovers, write_csv, write_json
 from common.monitor import plot_curves, progress
 
+MAY_DIFFER = ("data_dir",)    # data may move while a run rests
 CHECKPOINT = Path("checkpoint") / "latest.h5"
 BEST = "params_best.h5"
 _MINUTES_BETWEEN_CHECKPOINTS = 10
@@ -30,7 +32,7 @@ class Run:
     ----------
     folder : str or pathlib.Path
     config : dict
-        JSON-able; written to `config.json`, and compared when the run is resumed.
+        JSON-able; written to `config.json`, and compared when the run is resumed, but for the keys in `MAY_DIFFER`.
     resume, overwrite : bool
         What to do where the folder holds a run: go on with it, or start anew.
 
@@ -45,7 +47,7 @@ class Run:
     def __init__(self, folder, config, resume=False, overwrite=False):
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
-        self.config = config
+        self.config = config = json.loads(json.dumps(config))    # as it will be read back
         self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
@@ -72,6 +74,8 @@ class Run:
         Only now does a run that is started anew remove what was there before.
         """
         self.solver, self.parameters = solver, nn.get_parameters(grad_only=False)
+        for path in (self.checkpoint, self.folder / BEST):
+            remove_leftovers(path)
         if self._resuming:
             restore(self.checkpoint, self.parameters, solver)
         else:
@@ -147,8 +151,9 @@ class Run:
         bool
             Whether they were.
         """
-        if self.best is not None and value >= self.best:
+        if not math.isfinite(value) or (self.best is not None and value >= self.best):
             return False
+        self._check_finite()
         self.state["best"] = value
         save_parameters(self.folder / BEST, self.parameters)
         return True
@@ -165,6 +170,7 @@ class Run:
         extra
             Anything JSON-able that is to be kept in `extras`.
         """
+        self._check_finite()
         self.rows.append({"epoch": self.state["epoch"] + 1, **row})
         self.extras.append(extra)
         self.state.update(epoch=self.state["epoch"] + 1, step=0, sums={})
@@ -174,14 +180,18 @@ class Run:
 
     def save(self):
         """Write the checkpoint, unless the parameters have diverged."""
+        self._check_finite()
+        save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)
+
+    def _check_finite(self):
+        """Keep parameters that are not finite from replacing good ones."""
         for name, parameter in self.parameters.items():
             if not np.isfinite(parameter.d).all():
                 self._diverged(f"{name} is not finite")
-        save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)
 
 
 def _check_same(folder, before, now):
-    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    different = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
     if different:
         key = different[0]
         raise UsageError(f"{folder}: was run with {key} = {before.get(key)!r}, not {now.get(key)!r}"

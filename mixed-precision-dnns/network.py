@@ -5,6 +5,7 @@ import nnabla.functions as F
 import nnabla.solvers as S
 import numpy as np
 
+from common.monitor import progress
 from common.quantized_layers import LIMIT_MARGIN
 from common.quantizers import QUANTIZERS
 from mixed_precision_dnns.network_size import activation_kbytes, quantized_tensors, weight_kbytes
@@ -171,7 +172,7 @@ def evaluate(network, batches):
     ----------
     network : Network
         Built for testing. Smaller batches are filled up, and the rest not counted.
-    batches : iterable of (float32 (batch, channels, height, width), int32 (batch, 1))
+    batches : common.datasets.batches.Batches
 
     Returns
     -------
@@ -179,7 +180,7 @@ def evaluate(network, batches):
         0 to 1.
     """
     wrong = total = 0
-    for image, label in batches:
+    for image, label in progress(batches, total=len(batches), desc="evaluating"):
         num = len(image)
         network.image.d[:num], network.label.d[:num] = image, label
         network.logits.forward(clear_buffer=True)

@@ -126,9 +126,9 @@ def _draw_scalar(axes, epochs, indices, name):
                       color=str(0.75 * (1 - place / len(indices))), marker="." if len(epochs) < 30 else None)
     axes.set_ylabel(SCALARS[name])
     if name != "n":
-        low, high = np.log2(axes.get_ylim())
+        values = np.log2([scalars[k][name] for scalars in epochs for k in indices if name in scalars[k]])
         axes.set_yscale("log", base=2)
-        axes.set_ylim(2 ** np.floor(low), 2 ** np.ceil(high))
+        axes.set_ylim(2 ** np.floor(values.min() - 0.1), 2 ** np.ceil(values.max() + 0.1))
     axes.grid(alpha=0.3)
 
 

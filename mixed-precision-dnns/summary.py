@@ -46,7 +46,11 @@ def _levels(tensor, bits, parameters):
     if not spec.is_parametric:
         stored = parameters.get(f"{tensor.name}_q")
         step_size = spec.stepsize if stored is None else stored.info.step_size
-        return step_size, step_size * (2 ** (bits - spec.sign) - 1), bits
+        largest = step_size * (2 ** (bits - spec.sign) - 1)
+        if spec.quantizer == "pow2":
+            largest = 2.0 ** round(math.log2(largest))
+            return largest / 2 ** (2 ** (bits - 1) - 1), largest, bits
+        return step_size, largest, bits
     quantizer = QUANTIZERS[spec.quantizer]
     reserved = 1 if quantizer.is_pow2 else int(spec.sign)    # sign of weights; zero of powers of two in activations
     low, high = quantizer.range(*tensor.scalars.values(), spec.limits, reserved)

@@ -88,15 +88,20 @@ def find_weights(weightfile, folder):
     for path in candidates:
         if path.is_file():
             return path
-    experiment = Path(weightfile).parent.name or "DEFAULT"
-    raise UsageError(f"{weightfile}: no such weight file, neither here nor beside {folder}; 'train_resnet.py "
-                     f"{experiment} --output {candidates[1].parent}' makes it, --pretrain does that first")
+    hint = (f"'train_resnet.py {candidates[1].parent.name} --output {candidates[1].parent}' makes it, --pretrain does "
+            "that first" if is_result(weightfile) else "check the path")
+    raise UsageError(f"{weightfile}: no such weight file, neither here nor beside {folder}; {hint}")
+
+
+def is_result(weightfile):
+    """Whether a weight file is what a run of an experiment leaves, EXPERIMENT/params_best.h5."""
+    return len(Path(weightfile).parts) == 2 and Path(weightfile).name == BEST
 
 
 def pretrain(cfg, cfg_path, folder, args):
     """Train the experiment that `cfg` starts from, beside the output folder, unless its weights are there."""
     target = folder.resolve().parent / cfg.weightfile
-    if target.is_file() or Path(cfg.weightfile).is_file():
+    if target.is_file() or Path(cfg.weightfile).is_file() or not is_result(cfg.weightfile):
         return
     given = {key: value for key, value in overrides_of(args, Config).items() if key in PRETRAIN_KEYS}
     before = load_section(Config, cfg_path, target.parent.name, given)

@@ -1,0 +1,248 @@
+"""What a user meets at the edges of every script: exit statuses, one-line errors, files that appear whole."""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nnabla as nn
+import nnabla.parametric_functions as PF
+import numpy as np
+import pytest
+
+from common import cli
+from common.errors import UsageError, UserError
+from common.files import make_folder, replacing, write_csv, write_json, write_text
+from common.schedules import step_decay
+from common.seeding import seed_everything
+
+SCRIPT = """
+import errno, os, signal, sys
+from common import cli
+from common.errors import UsageError, UserError
+
+def main():
+    {}
+
+cli.run(main)
+"""
+
+
+def run_script(*lines):
+    """Run a script with these lines as its main function; return its exit status and the lines on stderr."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format("\n    ".join(lines))], text=True, capture_output=True,
+                          check=False, cwd=Path(__file__).parents[2])
+    return done.returncode, done.stderr.splitlines()
+
+
+# Exit statuses --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lines, status, stderr", [
+    (["pass"], 0, []),
+    (["return 3"], 3, []),
+    (["raise UserError('song.mp3: no audio')"], 1, ["error: song.mp3: no audio"]),
+    (["raise UsageError('--seed x: not a number')"], 2, ["error: --seed x: not a number"]),
+    (["raise KeyboardInterrupt"], 130, ["interrupted"]),
+    (["raise KeyboardInterrupt('stopped in epoch 3')"], 130, ["stopped in epoch 3"]),
+    (["os.kill(os.getpid(), signal.SIGINT)"], 130, ["interrupted"]),
+    (["os.kill(os.getpid(), signal.SIGTERM)"], 130, ["interrupted"]),
+    (["raise PermissionError(errno.EACCES, 'Permission denied', 'out/log.csv')"], 1,
+     ["error: out/log.csv: Permission denied"]),
+    (["raise OSError(errno.EROFS, 'Read-only file system', 'out')"], 1, ["error: out: Read-only file system"]),
+    (["with open('/dev/full', 'w') as stream:", "    stream.write('x' * 100000)"], 1,
+     ["error: output: No space left on device"]),
+])
+def test_exit_status_and_one_line(lines, status, stderr):
+    assert run_script(*lines) == (status, stderr)
+
+
+@pytest.mark.parametrize("line, last", [
+    ("1 / 0", "ZeroDivisionError: division by zero"),
+    ("raise ValueError('shapes')", "ValueError: shapes"),
+    ("open('/nowhere/file')", "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/file'"),
+])
+def test_bugs_keep_their_traceback(line, last):
+    status, stderr = run_script(line)
+    assert status == 1
+    assert stderr[0].startswith("Traceback")
+    assert stderr[-1] == last
+
+
+def test_a_termination_signal_waits_for_nothing():
+    script = SCRIPT.format("print('ready', flush=True); import time; time.sleep(60)")
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               text=True, cwd=Path(__file__).parents[2])
+    assert process.stdout.readline() == "ready\n"
+    started = time.monotonic()
+    process.terminate()
+    assert process.communicate()[1] == "interrupted\n"
+    assert process.returncode == 130
+    assert time.monotonic() - started < 30
+
+
+# Flags ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parser():
+    parser = cli.parser("Do something.\n\n    python script.py", prog="script.py")
+    cli.add_context_flags(parser)
+    cli.add_run_flags(parser)
+    return parser
+
+
+def test_defaults_of_the_shared_flags(parser):
+    assert parser.parse_args([]) == argparse.Namespace(context="auto", device_id="0", output=None, resume=False,
+                                                       overwrite=False)
+
+
+def test_short_forms_of_the_shared_flags(parser):
+    args = parser.parse_args(["-c", "cudnn", "-d", "1", "-o", "out", "--resume"])
+    assert args == parser.parse_args(["--context", "cudnn", "--device-id", "1", "--output", "out", "--resume"])
+    assert parser.parse_args(["--gpu", "2"]).device_id == "2"
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--resume", "--overwrite"], "not allowed with argument"),
+    (["--over"], "unrecognized arguments: --over"),    # no abbreviations
+    (["-c", "tpu"], "invalid choice: 'tpu'"),
+])
+def test_wrong_flags_are_one_line(parser, argv, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        parser.parse_args(argv)
+    assert "\n" not in str(caught.value)
+
+
+def test_help_keeps_the_lines_of_the_docstring(parser):
+    assert "Do something.\n\n    python script.py\n" in parser.format_help()
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_at_the_end(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".txt"
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])
+def test_an_exception_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(error), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise error
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_of_the_system_is_one_line_with_the_final_name(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(UserError) as caught, replacing(path):
+        raise OSError(28, "No space left on device")
+    assert str(caught.value) == f"{path}: could not be written (No space left on device)"
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_follow_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "text")
+        assert os.umask(umask) == umask    # and it is left as it was
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(UserError, match="could not be written"):
+        write_text(tmp_path / "a.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("below", ["nowhere/a.txt", "file/a.txt"])
+def test_a_file_in_a_folder_that_is_none_is_one_line(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"a\.txt: cannot be written \(.*\); choose another --output") as caught:
+        write_text(tmp_path / below, "text")
+    assert "\n" not in str(caught.value)
+
+
+def test_make_folder_makes_parents_and_leaves_contents_alone(tmp_path):
+    folder = make_folder(str(tmp_path / "a" / "b"))
+    assert folder == tmp_path / "a" / "b"
+    (folder / "file").write_text("text")
+    make_folder(folder)
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("below", ["file", "file/folder", "file/folder/folder"])
+def test_make_folder_refuses_what_cannot_be_a_folder(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="output folder cannot be written") as caught:
+        make_folder(tmp_path / below)
+    assert str(caught.value).startswith(f"{tmp_path / below}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_make_folder_refuses_a_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="output folder cannot be written"):
+        make_folder(tmp_path)
+
+
+def test_write_csv(tmp_path):
+    write_csv(tmp_path / "log.csv", ["epoch", "name, quoted"], [[1, 0.1], [2, None]])
+    assert (tmp_path / "log.csv").read_bytes() == b'epoch,"name, quoted"\n1,0.1\n2,\n'
+
+
+def test_write_json(tmp_path):
+    value = {"a": [1, 0.1, None, "x"], "b": {}}
+    write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    assert text.endswith("}\n")
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"a": object()})
+    assert (tmp_path / "a.json").read_text() == text
+
+
+# Schedules and seeds -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("epoch, drops, expected", [
+    (0, (80, 120), 1), (79, (80, 120), 1), (80, (80, 120), 0.1), (119, (80, 120), 0.1), (120, (80, 120), 0.01),
+    (159, (80, 120), 0.01), (5, (), 1), (0, (0,), 0.1), (1, (1, 1), 0.01),
+])
+def test_learning_rate_drops(epoch, drops, expected):
+    assert step_decay(0.5, epoch, drops) == pytest.approx(0.5 * expected)
+
+
+def test_learning_rate_drops_by_a_factor():
+    assert [step_decay(8, epoch, (2, 3), factor=0.5) for epoch in range(5)] == [8, 8, 4, 2, 2]
+
+
+def initial_parameters(seed):
+    nn.clear_parameters()
+    seed_everything(seed)
+    PF.affine(PF.convolution(nn.Variable((1, 2, 5, 5)), 3, (3, 3)), 4)
+    return np.concatenate([p.d.ravel() for p in nn.get_parameters().values()])
+
+
+def test_one_seed_gives_the_same_first_parameters():
+    np.testing.assert_array_equal(initial_parameters(3), initial_parameters(3))
+    assert not np.array_equal(initial_parameters(3), initial_parameters(4))

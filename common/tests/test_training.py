@@ -1,0 +1,403 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import numpy as np
+import pytest
+
+from common.checkpoint import load_parameters, load_state
+from common.errors import UsageError, UserError
+from common.training import BEST, CHECKPOINT, Run
+
+CONFIG = {"learning_rate": 0.1, "name": "tiny"}
+PANELS = (("loss", ("loss",)), ("not there", ("accuracy",)))
+EPOCHS, STEPS = 3, 4
+
+
+class Batches:
+    """Random pairs (x, target) that follow from epoch and step alone."""
+
+    def __len__(self):
+        return STEPS
+
+    def epoch(self, epoch, start):
+        for step in range(start, STEPS):
+            yield np.random.RandomState(100 * epoch + step).randn(2, 5, 3).astype(np.float32)
+
+
+def start(folder, config=CONFIG, **flags):
+    """Build the network from its seed and attach a run to it; return the run and a training step."""
+    nn.clear_parameters()
+    nn.random.seed(1)
+    x, target = nn.Variable((5, 3)), nn.Variable((5, 3))
+    loss = F.mean((PF.batch_normalization(PF.affine(x, 3), axes=[1]) - target) ** 2)
+    solver = S.Adam(0.01)
+    solver.set_parameters(nn.get_parameters())
+    run = Run(folder, config, **flags)
+    run.attach(solver)
+
+    def step(batch):
+        x.d, target.d = batch
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+        return float(loss.d)
+
+    return run, step
+
+
+def train(folder, epochs=EPOCHS, disturb=lambda epoch, step: None, **flags):
+    """Train up to an epoch; `disturb` is called before every step."""
+    run, step = start(folder, **flags)
+    for epoch in run.epochs(epochs):
+        for batch in run.steps(Batches()):
+            disturb(epoch, run.state["step"])
+            run.record(loss=step(batch))
+        loss = run.means()["loss"]
+        run.keep_best(loss)
+        run.finish_epoch({"loss": loss, "rate": 0.5}, PANELS, extra=[epoch])
+    return run
+
+
+def result(run):
+    """All that a run has made: values, log and files that must not depend on interruptions."""
+    files = {name: (run.folder / name).read_bytes() for name in ("log.csv", "config.json", BEST)}
+    return {name: p.d.tolist() for name, p in nn.get_parameters(grad_only=False).items()}, run.state, files
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    try:
+        return result(train(tmp_path_factory.mktemp("run")))
+    finally:
+        nn.clear_parameters()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Curves take longer than all the rest; the test of the files draws them."""
+    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+
+
+def set_nan():
+    parameter = nn.get_parameters()["affine/W"]
+    parameter.d = np.full(parameter.shape, np.nan)
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_its_files(folder, monkeypatch):
+    monkeypatch.undo()
+    run = train(folder)
+    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+        "checkpoint/latest.h5", "config.json", "curves.png", "log.csv", "params_best.h5"]
+    assert json.loads((folder / "config.json").read_text()) == CONFIG
+    lines = (folder / "log.csv").read_text().splitlines()
+    assert lines[0] == "epoch,loss,rate"
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3"]
+    assert [float(line.split(",")[1]) for line in lines[1:]] == [row["loss"] for row in run.rows]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert run.extras == [[0], [1], [2]]
+    assert run.best == min(row["loss"] for row in run.rows)
+
+
+def test_means_are_those_of_the_epoch(folder):
+    losses = []
+    run, step = start(folder)
+    for _ in run.epochs(2):
+        losses.append([])
+        for batch in run.steps(Batches()):
+            losses[-1].append(step(batch))
+            run.record(loss=losses[-1][-1], twice=2 * losses[-1][-1])
+        assert run.means() == pytest.approx({"loss": np.mean(losses[-1]), "twice": 2 * np.mean(losses[-1])})
+        assert run.last == {"loss": losses[-1][-1], "twice": 2 * losses[-1][-1]}
+        run.finish_epoch(run.means(), PANELS)
+
+
+# Resuming -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_give_the_same_bits(folder, uninterrupted):
+    assert result(train(folder)) == uninterrupted
+
+
+@pytest.mark.parametrize("epochs", [1, EPOCHS])
+def test_resume_between_epochs_gives_the_same_bits(folder, epochs, uninterrupted):
+    train(folder, epochs)
+    assert result(train(folder, resume=True)) == uninterrupted
+
+
+@pytest.mark.parametrize("number, where", [
+    (signal.SIGINT, (0, 0)), (signal.SIGINT, (1, 1)), (signal.SIGINT, (2, STEPS - 1)), (signal.SIGTERM, (1, 2))])
+def test_resume_within_an_epoch_gives_the_same_bits(folder, where, number, uninterrupted):
+    def interrupt(epoch, step):
+        if (epoch, step) == where:
+            os.kill(os.getpid(), number)
+
+    with pytest.raises(KeyboardInterrupt, match=rf"epoch {where[0] + 1} after step {where[1] + 1}; --resume") as caught:
+        train(folder, disturb=interrupt)
+    assert str(folder) in str(caught.value)
+    state = load_state(folder / CHECKPOINT)
+    assert (state["epoch"], state["step"]) == (where[0], where[1] + 1)    # the step was finished
+    assert result(train(folder, resume=True)) == uninterrupted
+
+
+def test_resume_after_a_crash_gives_the_same_bits(folder, uninterrupted):
+    def crash(epoch, step):
+        if (epoch, step) == (1, 2):
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        train(folder, disturb=crash)
+    assert result(train(folder, resume=True)) == uninterrupted
+
+
+def test_resume_without_a_run_starts_one(folder, uninterrupted):
+    assert result(train(folder, resume=True)) == uninterrupted
+
+
+def test_checkpoints_are_written_within_long_epochs(folder, monkeypatch):
+    monkeypatch.setattr("common.training._MINUTES_BETWEEN_CHECKPOINTS", 0)
+
+    def crash(epoch, step):
+        if (epoch, step) == (0, 3):
+            raise RuntimeError("crash")
+
+    with pytest.raises(RuntimeError):
+        train(folder, disturb=crash)
+    assert load_state(folder / CHECKPOINT)["step"] == 3
+
+
+# Folders that hold a run --------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_a_run_is_refused(folder):
+    train(folder, epochs=2)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"holds a run already \(epoch 2\); add --resume") as caught:
+        Run(folder, CONFIG)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("config, message", [
+    ({**CONFIG, "learning_rate": 0.2}, r"learning_rate = 0\.1, not 0\.2; --resume"),
+    ({"learning_rate": 0.1}, "name = 'tiny', not None; --resume"),
+    ({**CONFIG, "seed": 1, "learning_rate": 0.2}, r"learning_rate = 0\.1, not 0\.2 \(and 1 more differences\)"),
+])
+def test_another_configuration_is_named(folder, config, message):
+    train(folder, epochs=1)
+    with pytest.raises(UsageError, match=message) as caught:
+        Run(folder, config, resume=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_configuration_with_tuples_can_be_resumed(folder):
+    config = {"drops": (80, 120)}
+    train(folder, epochs=1, config=config)
+    train(folder, epochs=2, config=config, resume=True)
+
+
+def test_overwrite_removes_what_was_there_before(folder, uninterrupted):
+    train(folder, config={"other": 1})
+    run, _ = start(folder, overwrite=True)
+    assert not (folder / BEST).exists()
+    assert not (folder / CHECKPOINT).exists()
+    assert run.best is None
+    assert result(train(folder, overwrite=True)) == uninterrupted
+
+
+def test_overwrite_keeps_everything_until_a_run_is_attached(folder):
+    train(folder, epochs=1)
+    Run(folder, CONFIG, overwrite=True)
+    assert (folder / BEST).exists()
+    assert (folder / CHECKPOINT).exists()
+
+
+def test_a_damaged_checkpoint_is_one_line(folder):
+    train(folder, epochs=1)
+    (folder / CHECKPOINT).write_bytes(b"\x89HDF")
+    for flags in ({"resume": True}, {}):
+        with pytest.raises(UserError, match="cannot be read"):
+            Run(folder, CONFIG, **flags)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        Run(tmp_path / "file", CONFIG)
+
+
+# Divergence ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_ends_the_run(folder, value):
+    train(folder, epochs=1)
+    before = {name: (folder / name).read_bytes() for name in (CHECKPOINT, BEST)}
+    run, step = start(folder, resume=True)
+    with pytest.raises(UserError, match=r"loss is (nan|inf) in epoch 2, step 2; the last good state is in") as caught:
+        for number, batch in enumerate(run.steps(Batches())):
+            run.record(loss=value if number == 1 else step(batch))
+    assert "\n" not in str(caught.value)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_divergence_in_the_first_epoch_says_that_nothing_was_saved(folder):
+    run, _ = start(folder)
+    with pytest.raises(UserError, match="epoch 1, step 1; nothing was saved yet"):
+        run.record(loss=float("nan"))
+
+
+def test_parameters_that_are_not_finite_are_never_saved(folder):
+    train(folder, epochs=1)
+    before = (folder / CHECKPOINT).read_bytes()
+    run, _ = start(folder, resume=True)
+    set_nan()
+    with pytest.raises(UserError, match="affine/W is not finite in epoch 2"):
+        run.save()
+    with pytest.raises(UserError, match="affine/W is not finite"):
+        run.finish_epoch({"loss": 1.0}, PANELS)
+    assert (folder / CHECKPOINT).read_bytes() == before
+
+
+def test_parameters_that_are_not_finite_are_never_the_best(folder):
+    train(folder, epochs=1)
+    before = (folder / BEST).read_bytes()
+    run, _ = start(folder, resume=True)
+    best = run.best
+    set_nan()
+    with pytest.raises(UserError, match="affine/W is not finite"):
+        run.keep_best(-1.0)
+    assert (folder / BEST).read_bytes() == before
+    assert run.best == best
+
+
+# Best parameters ----------------------------------------------------------------------------------------------------
+
+
+def test_only_lower_values_are_better(folder):
+    run, step = start(folder)
+    weight = nn.get_parameters()["affine/W"]
+    kept = []
+    for value, filling in ((0.5, 1), (0.5, 2), (0.6, 3), (0.4, 4), (0.0, 5), (0.0, 6)):
+        weight.d = filling
+        kept.append(run.keep_best(value))
+    assert kept == [True, False, False, True, True, False]
+    assert run.best == 0
+    load_parameters(folder / BEST, {name: p.shape for name, p in run.parameters.items()})
+    assert (weight.d == 5).all()
+
+
+def test_nan_is_never_the_best(folder):
+    run, _ = start(folder)
+    assert not run.keep_best(float("nan"))
+    assert run.keep_best(0.5)
+    assert not run.keep_best(float("nan"))
+    assert run.best == 0.5
+
+
+# Interrupts ---------------------------------------------------------------------------------------------------------
+
+
+def handlers():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+def test_handlers_are_put_back(folder):
+    before = handlers()
+    run, step = start(folder)
+    during = []
+    for _ in run.steps(Batches()):
+        during.append(handlers())
+    assert all(now != before for now in during)
+    assert handlers() == before
+    run, _ = start(folder, overwrite=True)
+    with pytest.raises(KeyboardInterrupt):
+        for _ in run.steps(Batches()):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert handlers() == before
+
+
+def test_a_second_interrupt_does_not_wait(folder):
+    train(folder, epochs=1)
+    before, steps = (folder / CHECKPOINT).read_bytes(), []
+
+    def interrupt_twice(epoch, step):
+        os.kill(os.getpid(), signal.SIGINT)
+        steps.append("first")
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("second")
+
+    old = handlers()
+    with pytest.raises(KeyboardInterrupt, match="the last checkpoint is as it was"):
+        train(folder, disturb=interrupt_twice, resume=True)
+    assert steps == ["first"]
+    assert (folder / CHECKPOINT).read_bytes() == before
+    assert handlers() == old
+
+
+SAVE_FOR_EVER = """
+import sys
+import nnabla as nn
+import nnabla.solvers as S
+import numpy as np
+from common.checkpoint import save_checkpoint
+
+parameters = {name: nn.Variable((300, 300), need_grad=True) for name in "abc"}
+solver = S.Momentum(0.1)
+solver.set_parameters(parameters)
+number = 0
+while True:
+    number += 1
+    for parameter in parameters.values():
+        parameter.d = number
+    save_checkpoint(sys.argv[1], parameters, solver, {"number": number})
+"""
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+    path = tmp_path / "latest.h5"
+    process = subprocess.Popen([sys.executable, "-c", SAVE_FOR_EVER, str(path)], cwd=Path(__file__).parents[2])
+    try:
+        deadline = time.monotonic() + 60
+        while not path.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        numbers = []
+        for pause in np.random.RandomState(0).uniform(0, 0.05, 20):
+            time.sleep(pause)
+            process.send_signal(signal.SIGSTOP)    # what is on the disk now is what a kill would leave
+            numbers.append(number_in(path))
+            process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+        numbers.append(number_in(path))
+    finally:
+        process.kill()
+        process.wait()
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > numbers[0]
+
+
+def number_in(path):
+    """The number that a checkpoint of `SAVE_FOR_EVER` holds everywhere."""
+    number = load_state(path)["number"]
+    load_parameters(path, dict.fromkeys("abc", (300, 300)))
+    for parameter in nn.get_parameters().values():
+        assert (parameter.d == number).all()
+    return number

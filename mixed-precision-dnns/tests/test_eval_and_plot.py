@@ -1,0 +1,107 @@
+import json
+import shutil
+
+import matplotlib.image
+import nnabla as nn
+import pytest
+
+from common.config import load_section, overrides_of
+from common.errors import UsageError, UserError
+from mixed_precision_dnns import benchmark, demo, eval, plot, train_resnet
+from mixed_precision_dnns.config import Config
+
+SMALL = ("--dataset", "digits", "--epochs", "2", "--steps-per-epoch", "1", "--batch-size", "4")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with a quantized run, and a float run."""
+    folder = tmp_path_factory.mktemp("runs")
+    train_resnet.main(["PARAMETRIC_FP_WAQ_DELTA_XMAX", *SMALL, "-o", str(folder / "quantized")])
+    train_resnet.main(["DEFAULT", *SMALL, "-o", str(folder / "float")])
+    nn.clear_parameters()
+    return folder
+
+
+def test_evaluation_prints_what_training_printed(runs, capsys, tmp_path):
+    train_resnet.main(["PARAMETRIC_POW2_WAQ_XMIN_XMAX", "--cfg", "train_resnet_quant_pow2.cfg", *SMALL,
+                       "-o", str(tmp_path / "run")])
+    trained = capsys.readouterr().out
+    nn.clear_parameters()
+    eval.main([str(tmp_path / "run")])
+    evaluated = capsys.readouterr().out
+    assert evaluated.splitlines()[1:] == trained.splitlines()[3:]    # after the context, and a line for each epoch
+
+
+def test_a_checkpoint_serves_as_weights(runs, capsys):
+    eval.main([str(runs / "quantized"), "--weights", str(runs / "quantized" / "checkpoint" / "latest.h5")])
+    assert "test error" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, error, says", [
+    (["nowhere"], UsageError, "config.json"),
+    (["quantized", "--weights", "missing.h5"], UsageError, "missing.h5"),
+    (["quantized", "--weights", "float/params_best.h5"], UserError, "weights of another network"),
+    (["float", "--weights", "quantized/params_best.h5"], UserError, "weights of another network")])
+def test_evaluation_refuses(arguments, error, says, runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    with pytest.raises(error, match=says) as caught:
+        eval.main(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_evaluation_refuses_a_damaged_configuration(runs, tmp_path):
+    shutil.copytree(runs / "float", tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(UserError, match="damaged"):
+        eval.main([str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize("what, names", [
+    ("bits", ["quantized"]), ("scalars", ["quantized"]), ("tradeoff", ["quantized", "float"])])
+def test_plots_are_pictures(what, names, runs, tmp_path):
+    plot.main([what, *(str(runs / name) for name in names), "-o", str(tmp_path / "plot.png")])
+    picture = matplotlib.image.imread(tmp_path / "plot.png")
+    assert picture.shape[0] > 200 and picture.shape[1] > 200
+    assert picture[..., :3].std() > 0.01    # something is drawn
+
+
+def test_bars_are_the_bits_of_the_layers(runs):
+    rows = [row for row in json.loads((runs / "quantized" / "layers.json").read_text()) if row["kind"] == "weights"]
+    axes = plot.draw_bits(runs / "quantized").axes[0]
+    assert [bar.get_height() for bar in axes.patches] == [row["bits"] for row in rows]
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["conv1", "res1/layer1/basicblock1"]
+
+
+def test_a_line_of_scalars_has_a_point_for_each_epoch(runs):
+    figure = plot.draw_scalars(runs / "quantized")
+    assert {len(line.get_xdata()) for axes in figure.axes for line in axes.get_lines()} == {2}
+    assert len(figure.axes) == 4    # d and xmax, of weights and of activations
+
+
+@pytest.mark.parametrize("arguments, error, says", [
+    (["bits", "float"], UserError, "no bit widths"),
+    (["scalars", "float"], UserError, "nothing was learned"),
+    (["bits", "nowhere"], UsageError, "layers.json"),
+    (["bits", "quantized", "float", "-o", "x.png"], UsageError, "leave it out"),
+    (["tradeoff", "nowhere"], UsageError, "result.json")])
+def test_plots_refuse(arguments, error, says, runs, monkeypatch):
+    monkeypatch.chdir(runs)
+    with pytest.raises(error, match=says) as caught:
+        plot.main(arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_demo_is_an_experiment_with_a_budget():
+    args = train_resnet.parse_args(list(demo.EXPERIMENT))
+    cfg = load_section(Config, train_resnet.find_cfg(args.cfg), args.experiment, overrides_of(args, Config))
+    assert cfg.target_weight_kbytes == 70 and cfg.dataset == "digits"
+
+
+def test_benchmark_compares_all_networks(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(benchmark, "MEMORY_BATCH", 1)
+    monkeypatch.setattr(benchmark, "NETWORKS", {name: benchmark.NETWORKS[name] for name in ("float", "W+A uniform")})
+    benchmark.main(["--batch-size", "1", "--rounds", "1", "-o", str(tmp_path / "out.json")])
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["step"]["float"]["ratio"] == 1 and results["peak_memory_mb"]["float"] > 50
+    assert "W+A uniform, nnabla's functions" in capsys.readouterr().out
