@@ -222,8 +222,8 @@ class Convolution(_Function):
 
     @staticmethod
     def _convolve(x, w, y, kernel, pad, stride, in_order, add):
-        kernels.run_parallel(kernels.convolution_forward, kernels.num_tiles(y), y.size, x, w, y, kernel, pad, stride,
-                             kernels.tile_lines(y.shape[3]), in_order, add)
+        kernels.run_parallel(kernels.convolution_forward, kernels.num_tiles(y), y.size * w.shape[1], x, w, y, kernel,
+                             pad, stride, kernels.tile_lines(y.shape[3]), in_order, add)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         g = _grad(outputs[0])
@@ -235,8 +235,8 @@ class Convolution(_Function):
     def _backward_weights(self, inputs, g, add):
         x = _data(inputs[0])
         partial = np.empty((kernels.GROUPS, *self._weights(inputs).shape), np.float32)
-        kernels.run_parallel(kernels.convolution_backward_weights, kernels.GROUPS, x.size, x, g, partial,
-                             *self._geometry(inputs), kernels.tile_lines(g.shape[3]))
+        kernels.run_parallel(kernels.convolution_backward_weights, kernels.GROUPS, g.size * partial.shape[2], x, g,
+                             partial, *self._geometry(inputs), kernels.tile_lines(g.shape[3]))
         _store(inputs[1], partial.sum(0).reshape(inputs[1].shape), add)
 
     def _backward_data(self, inputs, g, add):
@@ -248,8 +248,8 @@ class Convolution(_Function):
             self._convolve(g, turned, dx, kernel, kernel - 1 - pad, 1, in_order=False, add=add)
         else:
             transposed = np.ascontiguousarray(self._weights(inputs).T)
-            kernels.run_parallel(kernels.convolution_backward_data, len(g), g.size, transposed, g, dx, add,
-                                 kernel, pad, stride)
+            kernels.run_parallel(kernels.convolution_backward_data, len(g), g.size * len(transposed), transposed, g,
+                                 dx, add, kernel, pad, stride)
 
     def grad_depends_input_data(self, i, j):
         return i != j

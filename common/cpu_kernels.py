@@ -16,7 +16,7 @@ import threadpoolctl
 BLOCK = 4096    # elements whose sums one partial result holds
 TILE = 256    # output pixels that a convolution treats at once: its columns stay in the cache
 GROUPS = 8    # partial sums of a weight gradient
-_SMALL = 1 << 15    # elements below which handing out work costs more than it saves
+_SMALL = 1 << 18    # operations below which handing out work costs more than it saves
 
 # Bits of a float32.
 _SIGN = np.int32(-0x80000000)
@@ -44,7 +44,7 @@ def num_threads():
     return len(os.sched_getaffinity(0))
 
 
-def run_parallel(kernel, num, size, *args):
+def run_parallel(kernel, num, operations, *args):
     """Call `kernel(start, stop, *args)` over `range(num)`, one range per core.
 
     Parameters
@@ -52,12 +52,12 @@ def run_parallel(kernel, num, size, *args):
     kernel : compiled function
     num : int
         Units of work: samples, blocks or groups.
-    size : int
-        Elements in all; little work stays on the calling thread.
+    operations : int
+        Elements, or products, in all; little work stays on the calling thread.
     """
     workers = _workers()
     threads = min(num_threads(), num)
-    if threads < 2 or size < _SMALL:
+    if threads < 2 or operations < _SMALL:
         kernel(0, num, *args)
         return
     edges = [num * k // threads for k in range(threads + 1)]

@@ -16,7 +16,8 @@ except ModuleNotFoundError as missing:
 from mixed_precision_dnns import plot, train_resnet
 
 EXPERIMENT = ("PARAMETRIC_FP_WQ_DELTA_XMAX", "--dataset", "digits", "--target-weight-kbytes", "70",
-              "--epochs", "8", "--steps-per-epoch", "25", "--batch-size", "32")
+              "--epochs", "12", "--steps-per-epoch", "30", "--batch-size", "16", "--w-stepsize", "0.03125",
+              "--initial-cost-lambda2", "0.02")
 
 
 def main(argv=None):

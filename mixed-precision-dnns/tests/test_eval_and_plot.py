@@ -10,22 +10,22 @@ from common.errors import UsageError, UserError
 from mixed_precision_dnns import benchmark, demo, eval, plot, train_resnet
 from mixed_precision_dnns.config import Config
 
-SMALL = ("--dataset", "digits", "--epochs", "2", "--steps-per-epoch", "1", "--batch-size", "4")
+SMALL = ("--epochs", "2", "--steps-per-epoch", "1", "--batch-size", "4")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, cifar):
     """A folder with a quantized run, and a float run."""
     folder = tmp_path_factory.mktemp("runs")
-    train_resnet.main(["PARAMETRIC_FP_WAQ_DELTA_XMAX", *SMALL, "-o", str(folder / "quantized")])
-    train_resnet.main(["DEFAULT", *SMALL, "-o", str(folder / "float")])
+    for experiment, name in (("PARAMETRIC_FP_WAQ_DELTA_XMAX", "quantized"), ("DEFAULT", "float")):
+        train_resnet.main([experiment, *SMALL, "--data-dir", str(cifar), "-o", str(folder / name)])
     nn.clear_parameters()
     return folder
 
 
-def test_evaluation_prints_what_training_printed(runs, capsys, tmp_path):
+def test_evaluation_prints_what_training_printed(cifar, capsys, tmp_path):
     train_resnet.main(["PARAMETRIC_POW2_WAQ_XMIN_XMAX", "--cfg", "train_resnet_quant_pow2.cfg", *SMALL,
-                       "-o", str(tmp_path / "run")])
+                       "--data-dir", str(cifar), "-o", str(tmp_path / "run")])
     trained = capsys.readouterr().out
     nn.clear_parameters()
     eval.main([str(tmp_path / "run")])
