@@ -38,7 +38,6 @@ DEFAULT_LIMITS = types.MappingProxyType({"d": (2.0 ** -8, 1.0), "xmin": (2.0 ** 
 
 def clip(name, value, limits):
     """Clip the scalar `value` to its limits; gradient 0 at and beyond them."""
-    _check_scalars(**{name: value})
     lowest, highest = (limits or {}).get(name, DEFAULT_LIMITS[name])
     return F.minimum_scalar(F.maximum_scalar(value, lowest), highest)
 
@@ -179,11 +178,13 @@ def _range_of_d_xmax(d, xmax, limits, reserved):
 
 
 def _range_of_d_b(d, n, limits, reserved):
+    _check_scalars(d=d, n=n)
     d = to_power_of_two(clip("d", d, limits))
     return d, d * (2 ** _levels_exponent(n, limits, reserved) - 1)
 
 
 def _range_of_b_xmax(n, xmax, limits, reserved):
+    _check_scalars(n=n, xmax=xmax)
     xmax = clip("xmax", xmax, limits)
     return to_power_of_two(xmax / (2 ** _levels_exponent(n, limits, reserved) - 1)), xmax
 
@@ -193,11 +194,13 @@ def _range_of_xmin_xmax(xmin, xmax, limits, reserved):
 
 
 def _range_of_pow2_b_xmax(n, xmax, limits, reserved):
+    _check_scalars(n=n, xmax=xmax)
     xmax = to_power_of_two(clip("xmax", xmax, limits))
     return 2 ** (1 - 2 ** _levels_exponent(n, limits, reserved)) * xmax, xmax
 
 
 def _range_of_pow2_b_xmin(n, xmin, limits, reserved):
+    _check_scalars(n=n, xmin=xmin)
     xmin = to_power_of_two(clip("xmin", xmin, limits))
     return xmin, 2 ** (2 ** _levels_exponent(n, limits, reserved) - 1) * xmin
 

@@ -1,4 +1,4 @@
-"""Watch a ResNet learn its own bit widths on real handwritten digits, within a budget of 70 kB; about two minutes.
+"""Watch a ResNet learn its own bit widths on real handwritten digits, within 90 kB of weights; two to three minutes.
 
     python demo.py [--output runs/demo]
 
@@ -15,8 +15,8 @@ except ModuleNotFoundError as missing:
 
 from mixed_precision_dnns import plot, train_resnet
 
-EXPERIMENT = ("PARAMETRIC_FP_WQ_DELTA_XMAX", "--dataset", "digits", "--target-weight-kbytes", "70",
-              "--epochs", "12", "--steps-per-epoch", "30", "--batch-size", "16", "--w-stepsize", "0.03125",
+EXPERIMENT = ("PARAMETRIC_FP_WQ_DELTA_XMAX", "--dataset", "digits", "--target-weight-kbytes", "90",
+              "--epochs", "10", "--steps-per-epoch", "30", "--batch-size", "16", "--w-stepsize", "0.03125",
               "--initial-cost-lambda2", "0.02")
 
 

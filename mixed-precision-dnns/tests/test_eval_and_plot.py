@@ -95,7 +95,7 @@ def test_plots_refuse(arguments, error, says, runs, monkeypatch):
 def test_the_demo_is_an_experiment_with_a_budget():
     args = train_resnet.parse_args(list(demo.EXPERIMENT))
     cfg = load_section(Config, train_resnet.find_cfg(args.cfg), args.experiment, overrides_of(args, Config))
-    assert cfg.target_weight_kbytes == 70 and cfg.dataset == "digits"
+    assert cfg.target_weight_kbytes == 90 and cfg.dataset == "digits"
 
 
 def test_benchmark_compares_all_networks(monkeypatch, capsys, tmp_path):
