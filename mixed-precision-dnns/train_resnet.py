@@ -77,19 +77,19 @@ def find_cfg(name):
 
 
 def find_weights(weightfile, folder):
-    """Path of the weights to start from: as given, or else beside the output folder, where other runs are.
+    """Path of the weights to start from: those of a run beside the output folder, or else as given.
 
     Raises
     ------
     UsageError
         There are none.
     """
-    candidates = (Path(weightfile), folder.resolve().parent / weightfile)
-    for path in candidates:
+    beside = folder.resolve().parent / weightfile
+    for path in (beside, Path(weightfile)):
         if path.is_file():
             return path
-    hint = (f"'train_resnet.py {candidates[1].parent.name} --output {candidates[1].parent}' makes it, --pretrain does "
-            "that first" if is_result(weightfile) else "check the path")
+    hint = (f"'train_resnet.py {beside.parent.name} --output {beside.parent}' makes it, --pretrain does that first"
+            if is_result(weightfile) else "check the path")
     raise UsageError(f"{weightfile}: no such weight file, neither here nor beside {folder}; {hint}")
 
 
@@ -135,7 +135,7 @@ def train(cfg, folder, resume, overwrite):
             if cfg.published and cfg.target_weight_kbytes > 0 and within_budget(cfg, *valid_net.sizes()):
                 run.keep_best(evaluate(valid_net, valid_data))
         finish_epoch(run, cfg, valid_net, evaluate(valid_net, valid_data), solver.learning_rate(), tensors)
-    report(run, cfg, valid_net, valid_data, test_data)
+    report(run, cfg, valid_net, tensors, valid_data, test_data)
 
 
 def start_from(weights, cfg, batches):
@@ -160,8 +160,9 @@ def finish_epoch(run, cfg, valid_net, valid_error, learning_rate, tensors):
           flush=True)
 
 
-def report(run, cfg, network, valid_data, test_data):
+def report(run, cfg, network, tensors, valid_data, test_data):
     """Evaluate the best parameters on the test images, and print and save what they have learned."""
+    published_files.write(run.folder, run.rows, run.extras, tensors)    # a kill may have come before the last row
     if run.best is None:
         print(f"no epoch met the budget, so there is no {BEST}: train for longer, or raise the budget or the factors "
               f"initial_cost_lambda2 and initial_cost_lambda3 (the last state is in {run.checkpoint})")
