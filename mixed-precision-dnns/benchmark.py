@@ -15,11 +15,12 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 import contextlib
-import resource
+import re
 import statistics
 import subprocess
 import time
 from collections import OrderedDict
+from pathlib import Path
 from unittest import mock
 
 import nnabla as nn
@@ -112,7 +113,9 @@ def peak_memory(cfg, batch_size):
     step = make_step(cfg, batch_size)
     step()
     step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    # Not ru_maxrss, which begins with the memory of the process that started this one.
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
 
 
 def peak_memory_in_new_process(name):
