@@ -5,18 +5,11 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common import quantizers
 from common.quantizers import QUANTIZERS
 
 DATA = Path(__file__).parent / "data"
 CASES = json.loads((DATA / "quantizers.json").read_text())
 VALUES = np.load(DATA / "quantizers.npz")
-
-
-@pytest.fixture(params=["compiled", "composed"])
-def engine(request, monkeypatch):
-    """Both ways to compute: loops on the CPU, and nnabla's functions, which a GPU runs."""
-    monkeypatch.setattr(quantizers, "on_gpu", lambda: request.param == "composed")
 
 
 def variables(*arrays):
