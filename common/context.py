@@ -1,5 +1,6 @@
 """Where nnabla computes: on the CPU, or on a GPU through nnabla's CUDA extension and cuDNN."""
 import contextlib
+import contextvars
 import ctypes
 import importlib
 import importlib.util
@@ -17,6 +18,7 @@ from common.errors import UsageError
 
 CONTEXTS = ("auto", "cpu", "cudnn")
 INSTALL = "run 'pip install -r requirements-cuda.txt', or use -c cpu"
+_native = contextvars.ContextVar("native functions", default=False)
 
 # Where NVIDIA's wheels keep what the extension links to, each after what it needs itself. NCCL serves several GPUs.
 LIBRARIES = (
@@ -81,6 +83,30 @@ def on_gpu():
     bool
     """
     return any(backend.split(":")[0] in ("cudnn", "cuda") for backend in nn.get_current_context().backend)
+
+
+@contextlib.contextmanager
+def native_functions():
+    """Inside, layers are made of nnabla's own functions on a CPU, too: to export a graph, or to compare with them.
+
+    It holds for the current thread.
+    """
+    token = _native.set(True)
+    try:
+        yield
+    finally:
+        _native.reset(token)
+
+
+def wants_native():
+    """Tell whether layers are to be made of nnabla's own functions: on a GPU, and inside `native_functions`.
+
+    Returns
+    -------
+    bool
+        Otherwise compiled ones (`common.cpu_functions`, `common.dense_functions`) are faster.
+    """
+    return _native.get() or on_gpu()
 
 
 def _checked_device_id(device_id):

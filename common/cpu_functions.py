@@ -6,51 +6,9 @@ more than 576 terms or with a number of outputs that is no multiple of 4, output
 They compute on the host. Callers (`common.layers`, `common.quantizers`) choose nnabla's functions on a GPU.
 """
 import numpy as np
-from nnabla.function import PythonFunction
 
 from common import cpu_kernels as kernels
-
-
-class _Function(PythonFunction):
-    """One output; gradients need the inputs but not the output unless a subclass says otherwise."""
-
-    @property
-    def name(self):
-        return type(self).__name__
-
-    def min_outputs(self):
-        return 1
-
-    def setup_impl(self, inputs, outputs):
-        outputs[0].reset_shape(inputs[0].shape, True)
-
-    def grad_depends_output_data(self, i, o):
-        return False
-
-    def grad_depends_input_data(self, i, j):
-        return True
-
-
-def _data(variable):
-    """Values as a float32 array that shares memory."""
-    return _float32(variable.data)
-
-
-def _grad(variable):
-    """Gradient as a float32 array that shares memory."""
-    return _float32(variable.grad)
-
-
-def _float32(nd_array):
-    # Assigning an array of another type to a variable changes the type that the variable holds.
-    array = nd_array.data
-    return array if array.dtype == np.float32 else nd_array.cast(np.float32)
-
-
-def _store(variable, value, add):
-    """Write or add `value` to the gradient of an input."""
-    gradient = _grad(variable)
-    gradient[...] = gradient + value if add else value
+from common.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
 
 
 def _over_blocks(kernel, x, *args):
@@ -61,7 +19,7 @@ def _block_sums(x, count):
     return np.empty((kernels.num_blocks(x.size), count), np.float32)
 
 
-class UniformQuantize(_Function):
+class UniformQuantize(HostFunction):
     """y = d round(clip(x, -xmax or 0, xmax) / d); inputs x, d (), xmax (). See `common.quantizers.quantize_uniform`."""
 
     def __init__(self, sign):
@@ -72,26 +30,26 @@ class UniformQuantize(_Function):
         return True
 
     def _scalars(self, inputs):
-        d, xmax = np.float32(_data(inputs[1])), np.float32(_data(inputs[2]))
+        d, xmax = np.float32(data_of(inputs[1])), np.float32(data_of(inputs[2]))
         return d, -xmax if self.sign else np.float32(0), xmax
 
     def forward_impl(self, inputs, outputs):
-        x, y = _data(inputs[0]).ravel(), _data(outputs[0]).ravel()
+        x, y = data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel()
         _over_blocks(kernels.uniform_forward, x, y, *self._scalars(inputs))
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
-        x, y, g = _data(inputs[0]).ravel(), _data(outputs[0]).ravel(), _grad(outputs[0]).ravel()
-        dx = _grad(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
+        x, y, g = data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()
+        dx = grad_of(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
         sums = _block_sums(x, 3)
         _over_blocks(kernels.uniform_backward, x, y, g, dx, accum[0], *self._scalars(inputs), sums)
         to_d, above, below = sums.sum(0, dtype=np.float64)
         if propagate_down[1]:
-            _store(inputs[1], to_d, accum[1])
+            store_gradient(inputs[1], to_d, accum[1])
         if propagate_down[2]:
-            _store(inputs[2], above - below if self.sign else above, accum[2])
+            store_gradient(inputs[2], above - below if self.sign else above, accum[2])
 
 
-class Pow2Quantize(_Function):
+class Pow2Quantize(HostFunction):
     """y = sign(x) times |x| rounded to a power of two in [xmin, xmax]; inputs x, xmin (), xmax ()."""
 
     def __init__(self, sign, with_zero):
@@ -102,27 +60,27 @@ class Pow2Quantize(_Function):
         return True
 
     def _scalars(self, inputs):
-        xmin, xmax = np.float32(_data(inputs[1])), np.float32(_data(inputs[2]))
+        xmin, xmax = np.float32(data_of(inputs[1])), np.float32(data_of(inputs[2]))
         prune = xmin / np.float32(np.sqrt(2)) if self.with_zero else np.float32(0)
         return xmin, xmax, prune
 
     def forward_impl(self, inputs, outputs):
         xmin, xmax, prune = self._scalars(inputs)
         thresholds = (np.float32(v).view(np.int32) for v in (xmin, xmax, xmin + xmax, prune))
-        x, y = _data(inputs[0]).ravel().view(np.int32), _data(outputs[0]).ravel().view(np.int32)
+        x, y = data_of(inputs[0]).ravel().view(np.int32), data_of(outputs[0]).ravel().view(np.int32)
         _over_blocks(kernels.pow2_forward, x, y, *thresholds, self.sign)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
-        x, y, g = _data(inputs[0]).ravel(), _data(outputs[0]).ravel(), _grad(outputs[0]).ravel()
-        dx = _grad(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
+        x, y, g = data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()
+        dx = grad_of(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
         sums = _block_sums(x, 2)
         _over_blocks(kernels.pow2_backward, x, y, g, dx, accum[0], *self._scalars(inputs), self.sign, sums)
         for k, total in enumerate(sums.sum(0, dtype=np.float64), start=1):
             if propagate_down[k]:
-                _store(inputs[k], total, accum[k])
+                store_gradient(inputs[k], total, accum[k])
 
 
-class ReLU(_Function):
+class ReLU(HostFunction):
     """y = max(x, 0). The gradient needs the output alone, so that the input can be freed."""
 
     def grad_depends_output_data(self, i, o):
@@ -132,11 +90,11 @@ class ReLU(_Function):
         return False
 
     def forward_impl(self, inputs, outputs):
-        _over_blocks(kernels.relu_forward, _data(inputs[0]).ravel(), _data(outputs[0]).ravel())
+        _over_blocks(kernels.relu_forward, data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel())
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         if propagate_down[0]:
-            y, g, dx = _data(outputs[0]).ravel(), _grad(outputs[0]).ravel(), _grad(inputs[0]).ravel()
+            y, g, dx = data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel(), grad_of(inputs[0]).ravel()
             _over_blocks(kernels.relu_backward, y, g, dx, accum[0])
 
 
@@ -145,7 +103,7 @@ def _by_channel(array):
     return array.reshape(*array.shape[:2], -1)
 
 
-class BatchNormalization(_Function):
+class BatchNormalization(HostFunction):
     """Batch normalization over all axes but 1; inputs x, beta, gamma, mean, var, the last four (1, channels, 1, 1).
 
     As `nnabla.functions.batch_normalization`: with `batch_stat`, the statistics of the batch normalize, and the
@@ -157,8 +115,8 @@ class BatchNormalization(_Function):
         self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
 
     def forward_impl(self, inputs, outputs):
-        x, y = _by_channel(_data(inputs[0])), _by_channel(_data(outputs[0]))
-        beta, gamma, *running = (_data(variable).ravel() for variable in inputs[1:])
+        x, y = _by_channel(data_of(inputs[0])), _by_channel(data_of(outputs[0]))
+        beta, gamma, *running = (data_of(variable).ravel() for variable in inputs[1:])
         if self.batch_stat:
             self.mean, var = np.empty_like(running[0]), np.empty_like(running[1])
             kernels.run_parallel(kernels.channel_moments, x.shape[1], x.size, x, self.mean, var)
@@ -174,29 +132,25 @@ class BatchNormalization(_Function):
         running[1][...] = decay * running[1] + (1 - decay) * var * count / max(count - 1, np.float32(1))
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
-        x, g = _by_channel(_data(inputs[0])), _by_channel(_grad(outputs[0]))
+        x, g = _by_channel(data_of(inputs[0])), _by_channel(grad_of(outputs[0]))
         mean, inverse_std = self.mean, 1 / self.std.astype(np.float64)
         sums = np.empty((*x.shape[:2], 2), np.float32)
-        kernels.run_parallel(kernels.channel_products, len(x), x.size, x, g, _f32(mean), sums)
+        kernels.run_parallel(kernels.channel_products, len(x), x.size, x, g, as_float32(mean), sums)
         to_beta, product = sums.sum(0, dtype=np.float64).T
         to_gamma = product * inverse_std
         if propagate_down[0]:
-            scale = _data(inputs[2]).ravel() * inverse_std
+            scale = data_of(inputs[2]).ravel() * inverse_std
             count = x.size // x.shape[1] if self.batch_stat else np.inf
             from_x = -scale * to_gamma * inverse_std / count
             offset = -scale * to_beta / count - from_x * mean
-            kernels.run_parallel(kernels.combine_channels, len(x), x.size, g, x, _f32(scale), _f32(from_x),
-                                 _f32(offset), _by_channel(_grad(inputs[0])), accum[0])
+            kernels.run_parallel(kernels.combine_channels, len(x), x.size, g, x, as_float32(scale), as_float32(from_x),
+                                 as_float32(offset), _by_channel(grad_of(inputs[0])), accum[0])
         for k, total in ((1, to_beta), (2, to_gamma)):
             if propagate_down[k]:
-                _store(inputs[k], total.reshape(inputs[k].shape), accum[k])
+                store_gradient(inputs[k], total.reshape(inputs[k].shape), accum[k])
 
 
-def _f32(array):
-    return np.ascontiguousarray(array, np.float32)
-
-
-class Convolution(_Function):
+class Convolution(HostFunction):
     """Convolution with square kernels; inputs x (batch, channels, height, width), w (outputs, channels, k, k)."""
 
     def __init__(self, pad, stride):
@@ -213,11 +167,11 @@ class Convolution(_Function):
 
     def _weights(self, inputs):
         """Weights as a matrix (outputs, channels k k)."""
-        w = _data(inputs[1])
+        w = data_of(inputs[1])
         return w.reshape(len(w), -1)
 
     def forward_impl(self, inputs, outputs):
-        x, y = _data(inputs[0]), _data(outputs[0])
+        x, y = data_of(inputs[0]), data_of(outputs[0])
         self._convolve(x, self._weights(inputs), y, *self._geometry(inputs), in_order=True, add=False)
 
     @staticmethod
@@ -226,21 +180,21 @@ class Convolution(_Function):
                              pad, stride, kernels.tile_lines(y.shape[3]), in_order, add)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
-        g = _grad(outputs[0])
+        g = grad_of(outputs[0])
         if propagate_down[1]:
             self._backward_weights(inputs, g, accum[1])
         if propagate_down[0]:
             self._backward_data(inputs, g, accum[0])
 
     def _backward_weights(self, inputs, g, add):
-        x = _data(inputs[0])
+        x = data_of(inputs[0])
         partial = np.empty((kernels.GROUPS, *self._weights(inputs).shape), np.float32)
         kernels.run_parallel(kernels.convolution_backward_weights, kernels.GROUPS, g.size * partial.shape[2], x, g,
                              partial, *self._geometry(inputs), kernels.tile_lines(g.shape[3]))
-        _store(inputs[1], partial.sum(0).reshape(inputs[1].shape), add)
+        store_gradient(inputs[1], partial.sum(0).reshape(inputs[1].shape), add)
 
     def _backward_data(self, inputs, g, add):
-        w, dx = _data(inputs[1]), _grad(inputs[0])
+        w, dx = data_of(inputs[1]), grad_of(inputs[0])
         kernel, pad, stride = self._geometry(inputs)
         if stride == 1 and pad < kernel:
             # The gradient is a convolution of g with the kernels turned around.

@@ -27,7 +27,7 @@ from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
 from common import cpu_functions
-from common.context import on_gpu
+from common.context import wants_native
 
 DEFAULT_LIMITS = types.MappingProxyType({"d": (2.0 ** -8, 1.0), "xmin": (2.0 ** -16, 127.0),
                                          "xmax": (2.0 ** -8, 127.0), "n": (2.0, 8.0)})
@@ -94,7 +94,7 @@ def quantize_uniform(x, d, xmax, sign=True):
     arXiv 1905.11452, equations (1) and (3a).
     """
     _check_scalars(d=d, xmax=xmax)
-    if not on_gpu():
+    if not wants_native():
         return cpu_functions.UniformQuantize(sign)(x, d, xmax)
     return compose_uniform(x, d, xmax, sign)
 
@@ -136,7 +136,7 @@ def quantize_pow2(x, xmin, xmax, sign=True, with_zero=False):
     arXiv 1905.11452, equations (2) and (4).
     """
     _check_scalars(xmin=xmin, xmax=xmax)
-    if not on_gpu():
+    if not wants_native():
         return cpu_functions.Pow2Quantize(sign, with_zero)(x, xmin, xmax)
     return compose_pow2(x, xmin, xmax, sign, with_zero)
 

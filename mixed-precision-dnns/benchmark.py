@@ -14,19 +14,17 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-import contextlib
 import re
 import statistics
 import subprocess
 import time
 from collections import OrderedDict
 from pathlib import Path
-from unittest import mock
 
 import nnabla as nn
 import numpy as np
 
-from common.context import use_context
+from common.context import native_functions, use_context
 from common.datasets import synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.files import write_json
@@ -78,18 +76,10 @@ def make_step(cfg, batch_size):
     return lambda: train_step(network, solver, tensors, cfg, image, label)
 
 
-@contextlib.contextmanager
-def nnabla_functions():
-    """Build graphs of nnabla's own functions, as for a GPU and as the published code does."""
-    with mock.patch("common.layers.on_gpu", return_value=True), \
-         mock.patch("common.quantizers.on_gpu", return_value=True):
-        yield
-
-
 def step_times(batch_size, rounds):
     """Seconds of a training step: median over the rounds, and median ratio to the float step of the same round."""
     steps = {name: make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
-    with nnabla_functions():
+    with native_functions():
         steps |= {f"{name}, nnabla's functions": make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
     seconds = {name: [] for name in steps}
     for step in steps.values():

@@ -1,0 +1,50 @@
+"""What functions that compute in Python on the host have in common: views of nnabla's arrays as NumPy arrays."""
+import numpy as np
+from nnabla.function import PythonFunction
+
+
+class HostFunction(PythonFunction):
+    """One output; gradients need the inputs but not the output unless a subclass says otherwise."""
+
+    @property
+    def name(self):
+        return type(self).__name__
+
+    def min_outputs(self):
+        return 1
+
+    def setup_impl(self, inputs, outputs):
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def grad_depends_output_data(self, i, o):
+        return False
+
+    def grad_depends_input_data(self, i, j):
+        return True
+
+
+def data_of(variable):
+    """Values as a float32 array that shares memory."""
+    return _float32(variable.data)
+
+
+def grad_of(variable):
+    """Gradient as a float32 array that shares memory."""
+    return _float32(variable.grad)
+
+
+def _float32(nd_array):
+    # Assigning an array of another type to a variable changes the type that the variable holds.
+    array = nd_array.data
+    return array if array.dtype == np.float32 else nd_array.cast(np.float32)
+
+
+def as_float32(array):
+    """Contiguous float32 array for a compiled loop."""
+    return np.ascontiguousarray(array, np.float32)
+
+
+def store_gradient(variable, value, add):
+    """Write or add `value` to the gradient of an input."""
+    gradient = grad_of(variable)
+    gradient[...] = gradient + value if add else value
