@@ -1,0 +1,185 @@
+"""The multichannel Wiener filter: against the reference, `norbert`, and what must hold of any such filter."""
+from pathlib import Path
+
+import norbert
+import numpy as np
+import pytest
+
+from common import cpu_kernels
+from common.separation import multichannel_wiener
+from common.separation.wiener import residual_model
+
+REFERENCE = Path(__file__).parent / "data" / "wiener.npz"
+BINS, FRAMES = 70, 11    # three blocks of bins, the last one shorter
+
+
+def turned(array):
+    """Turn (frames, bins, channels, ...) into (..., channels, bins, frames), and back."""
+    return array.transpose()
+
+
+@pytest.fixture(scope="module")
+def ref():
+    return dict(np.load(REFERENCE))
+
+
+def mixture(channels, dtype=np.complex128, scale=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((channels, BINS, FRAMES)) + 1j * rng.standard_normal((channels, BINS, FRAMES))
+    return (scale * x).astype(dtype)
+
+
+def models(sources, channels, dtype=np.float64, scale=1.0, seed=1):
+    return (scale * np.random.default_rng(seed).random((sources, channels, BINS, FRAMES))).astype(dtype)
+
+
+def by_norbert(magnitudes, x, iterations, softmask):
+    y = norbert.wiener(turned(magnitudes).astype(np.float64), turned(x).astype(np.complex128), iterations, softmask)
+    return turned(y)
+
+
+def assert_close(ours, expected, tolerance):
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("softmask", [False, True])
+@pytest.mark.parametrize("iterations", range(4))
+def test_agrees_with_reference(ref, iterations, softmask):
+    """One frame of it is silent, and one has no model."""
+    x, key = turned(ref["X_real_f64"] + 1j * ref["X_imag_f64"]), f"Y_n{iterations}_s{softmask:d}"
+    y = multichannel_wiener(turned(ref["V_f64"]), x, iterations, softmask)
+    assert_close(y, turned(ref[f"{key}_real_f64"] + 1j * ref[f"{key}_imag_f64"]), 1e-8)
+
+
+@pytest.mark.parametrize("alpha, key", [(1, "residual_f64"), (2, "residual_alpha2_f64")])
+def test_residual_model_agrees_with_reference(ref, alpha, key):
+    x = turned(ref["X_real_f64"] + 1j * ref["X_imag_f64"])
+    assert_close(residual_model(turned(ref["V_f64"]) ** alpha, x, alpha), turned(ref[key]), 1e-8)
+
+
+# Single precision holds the estimates between iterations; the arithmetic is the same.
+@pytest.mark.parametrize("dtype, tolerance", [(np.complex128, 1e-10), (np.complex64, 1e-6)])
+@pytest.mark.parametrize("iterations, softmask", [(0, False), (0, True), (1, False), (1, True), (3, False)])
+@pytest.mark.parametrize("sources", [1, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_agrees_with_norbert(channels, sources, iterations, softmask, dtype, tolerance):
+    for scale in (1e-2, 1, 300):    # above 10, norbert scales
+        x, magnitudes = mixture(channels, dtype, scale), models(sources, channels, scale=scale)
+        y = multichannel_wiener(magnitudes, x, iterations, softmask)
+        assert y.dtype == dtype and y.shape == magnitudes.shape
+        assert_close(y, by_norbert(magnitudes, x, iterations, softmask), tolerance)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_one_iteration_is_the_default(channels):
+    x, magnitudes = mixture(channels), models(2, channels)
+    np.testing.assert_array_equal(multichannel_wiener(magnitudes, x), multichannel_wiener(magnitudes, x, 1, False))
+
+
+@pytest.mark.parametrize("softmask", [False, True])
+@pytest.mark.parametrize("iterations", [1, 2, 3])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_sources_add_up_to_the_mixture(channels, iterations, softmask):
+    x = mixture(channels)
+    y = multichannel_wiener(models(4, channels), x, iterations, softmask)
+    np.testing.assert_allclose(y.sum(0), x, atol=1e-5)    # the filter adds sqrt(2.2e-16) to the covariance
+
+
+def test_first_estimates():
+    x, magnitudes = mixture(2), models(3, 2)
+    phases = multichannel_wiener(magnitudes, x, iterations=0)
+    assert_close(np.abs(phases), magnitudes, 1e-12)
+    np.testing.assert_allclose(np.angle(phases * x.conj()), 0, atol=1e-12)
+    softmasks = multichannel_wiener(magnitudes, x, iterations=0, softmask=True)
+    assert_close(softmasks, magnitudes / magnitudes.sum(0) * x, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("softmask", [False, True])
+@pytest.mark.parametrize("iterations", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_silence_and_missing_models_give_finite_results(channels, iterations, softmask, dtype):
+    x, magnitudes = mixture(channels, dtype), models(4, channels, np.float32)
+    x[:, :, 1] = 0    # a silent frame
+    x[:, 2] = 0    # a silent bin
+    magnitudes[:, :, :, 3] = 0    # a frame without a model
+    magnitudes[:, :, 4] = 0    # a bin without a model
+    magnitudes[2] = 0    # a source that is not there
+    x[:, 5], magnitudes[:, :, 5] = 0, 0    # nothing at all
+    y = multichannel_wiener(magnitudes, x, iterations, softmask)
+    assert np.isfinite(y).all()
+    assert (y[2] == 0).all() and (y[:, :, 5] == 0).all() and (y[:, :, 4] == 0).all() and (y[:, :, :, 3] == 0).all()
+    if iterations or softmask:
+        assert (y[:, :, :, 1] == 0).all() and (y[:, :, 2] == 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_only_silence(channels):
+    x, magnitudes = np.zeros((channels, BINS, FRAMES), np.complex64), np.zeros((4, channels, BINS, FRAMES), np.float32)
+    assert (multichannel_wiener(magnitudes, x, 2) == 0).all()
+    assert (residual_model(magnitudes, x) < 1e-15).all()
+
+
+@pytest.mark.parametrize("difference", [0, 1e-6, 1e-3])
+def test_two_nearly_equal_channels(difference):
+    """The determinants cancel; the remaining error of complex64 is that of the estimates kept in it."""
+    mono = mixture(1)
+    x = np.concatenate([mono, mono * (1 + difference * mixture(1, seed=2))])
+    magnitudes = models(4, 1) * np.abs(x)
+    expected = by_norbert(magnitudes, x, 2, False)
+    assert_close(multichannel_wiener(magnitudes, x, 2), expected, 1e-5)
+    single = multichannel_wiener(magnitudes.astype(np.float32), x.astype(np.complex64), 2)
+    assert_close(single, expected, 1e-3)
+    np.testing.assert_allclose(single.sum(0), x, atol=1e-3)
+
+
+def test_equal_channels_give_equal_stems():
+    mono, magnitudes = mixture(1), models(4, 1)
+    y = multichannel_wiener(np.repeat(magnitudes, 2, axis=1), np.repeat(mono, 2, axis=0), 2)
+    np.testing.assert_allclose(y[:, 0], y[:, 1], atol=1e-12)
+    np.testing.assert_allclose(y[:, :1], multichannel_wiener(magnitudes, mono, 2), atol=1e-6)
+
+
+def test_sources_and_bins_stand_for_themselves():
+    """Another order of the sources, or another choice of bins, leaves every result what it was."""
+    x, magnitudes = mixture(2), models(4, 2)
+    y = multichannel_wiener(magnitudes, x, 2)
+    assert_close(multichannel_wiener(magnitudes[::-1], x, 2), y[::-1], 1e-9)
+    np.testing.assert_array_equal(multichannel_wiener(magnitudes[:, :, 5:41], x[:, 5:41], 2), y[:, :, 5:41])
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_does_not_depend_on_the_number_of_threads(channels, monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        results.append(multichannel_wiener(models(4, channels), mixture(channels), 2))
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_arguments_stay_as_they_are(channels):
+    """norbert scales the mixture that it is given."""
+    x, magnitudes = mixture(channels, scale=100), models(2, channels)
+    kept = x.copy(), magnitudes.copy()
+    multichannel_wiener(magnitudes, x, 1)
+    residual_model(magnitudes, x)
+    np.testing.assert_array_equal(x, kept[0])
+    np.testing.assert_array_equal(magnitudes, kept[1])
+
+
+@pytest.mark.parametrize("shape", [(4, 2, BINS, FRAMES + 1), (4, 1, BINS, FRAMES), (2, BINS, FRAMES)])
+def test_shapes_that_do_not_fit(shape):
+    with pytest.raises(ValueError, match="magnitudes"):
+        multichannel_wiener(np.zeros(shape), mixture(2))
+
+
+def test_residual_model_keeps_the_type_and_leaves_over_what_is_not_explained():
+    x = mixture(2, np.complex64)
+    magnitudes = np.stack([np.abs(x) * np.float32(0.25)] * 2)
+    model = residual_model(magnitudes, x)
+    assert model.dtype == np.float32 and model.shape == (3, *x.shape)
+    np.testing.assert_allclose(model[0], np.abs(x) * 0.5, rtol=1e-5)    # scaled to fit the mixture
+    np.testing.assert_allclose(model[2], np.abs(x) * 0.5, rtol=1e-5)    # what they left before that
+    assert (residual_model(4 * magnitudes, x)[2] == 0).all()
