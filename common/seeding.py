@@ -1,5 +1,6 @@
 """One seed for everything random."""
 import nnabla as nn
+import numpy as np
 
 
 def seed_everything(seed):
@@ -13,3 +14,8 @@ def seed_everything(seed):
         0 to 2^31 - 1.
     """
     nn.random.seed(seed)
+
+
+def derived_seed(*numbers):
+    """Seed that follows from several numbers, such as seed, epoch and step; 0 to 2^31 - 1."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

@@ -1,0 +1,190 @@
+"""Songs of several stems, of which any stretch can be read: in audio files or in memory."""
+import contextlib
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from common.errors import UserError
+from common.separation.audio import AudioReader
+
+MIXTURE = "mixture"
+_COUNTED = 1 << 18    # frames decoded at once where only that tells how many there are
+
+
+@attrs.frozen
+class FileStem:
+    """A stream of an audio file: its first two channels, or its only one on both sides."""
+
+    path = attrs.field(converter=Path)
+    stream = attrs.field()
+    sample_rate = attrs.field()    # Hz
+    num_frames = attrs.field()
+
+    @classmethod
+    def probe(cls, path, stream=0):
+        """Look into a file, all through it where its format does not tell the length; errors as of `AudioReader`."""
+        with AudioReader(path, stream) as reader:
+            return cls(path, stream, reader.sample_rate, reader.num_frames or _count(reader))
+
+    def key(self):
+        """Something JSON-able that changes with the content."""
+        status = self.path.stat()
+        return [self.path.name, self.stream, status.st_size, status.st_mtime_ns]
+
+    @contextlib.contextmanager
+    def open(self):
+        """Yield a function `read(start, num)` of frame numbers that returns float32 (num, 2)."""
+        with AudioReader(self.path, self.stream) as reader:
+            def read(start, num):
+                if start != reader.position:    # in some formats a seek decodes from the beginning
+                    reader.seek(start)
+                audio = reader.read(num)
+                if len(audio) < num:
+                    raise UserError(f"{self.path}: ends after {reader.position / self.sample_rate:.2f} s instead of "
+                                    f"{self.num_frames / self.sample_rate:.2f} s (truncated, damaged or replaced)")
+                return audio[:, :2] if audio.shape[1] > 1 else np.repeat(audio, 2, axis=1)
+            yield read
+
+
+def _count(reader):
+    total = 0
+    while block := len(reader.read(_COUNTED)):
+        total += block
+    return total
+
+
+@attrs.frozen(eq=False)
+class ArrayStem:
+    """A stem in memory, float32 (frames, 2); its methods are those of `FileStem`."""
+
+    audio = attrs.field()
+    sample_rate = attrs.field()    # Hz
+
+    @property
+    def num_frames(self):
+        return len(self.audio)
+
+    def key(self):
+        return hashlib.sha256(np.ascontiguousarray(self.audio)).hexdigest()
+
+    @contextlib.contextmanager
+    def open(self):
+        yield lambda start, num: self.audio[start:start + num]
+
+
+@attrs.frozen(eq=False)
+class Track:
+    """A song.
+
+    Attributes
+    ----------
+    name : str
+    stems : dict of str to FileStem or ArrayStem
+        Source -> stem, all of one sample rate. The mixture is among them, unless it is their sum.
+    """
+
+    name = attrs.field()
+    stems = attrs.field()
+
+    @property
+    def sources(self):
+        """Names of the sources, without the mixture."""
+        return tuple(source for source in self.stems if source != MIXTURE)
+
+    @property
+    def sample_rate(self):
+        return next(iter(self.stems.values())).sample_rate
+
+    @property
+    def num_frames(self):
+        """Length of the shortest stem, in samples; what others have beyond it is never read."""
+        return min(stem.num_frames for stem in self.stems.values())
+
+    @property
+    def duration(self):
+        """Seconds."""
+        return self.num_frames / self.sample_rate
+
+    def read(self, source, start, num):
+        """Read `num` samples of a source, or of the mixture, from sample `start` on.
+
+        Parameters
+        ----------
+        source : str
+            One of `sources`, or 'mixture'.
+        start, num : int
+            0 <= start, start + num <= num_frames.
+
+        Returns
+        -------
+        float32 (num, 2)
+            The mixture is the real one where there is a stem of that name, otherwise the sum of all stems.
+
+        Raises
+        ------
+        UserError
+            A file is damaged or gone.
+        """
+        with self.open() as read:
+            return read(source, start, num)
+
+    @contextlib.contextmanager
+    def open(self):
+        """Yield a function like the method `read` that keeps files open, for stretches that follow each other."""
+        with contextlib.ExitStack() as stack:
+            readers = {}
+
+            def read(source, start, num):
+                assert 0 <= start <= start + num <= self.num_frames, (start, num, self.num_frames)
+                if source == MIXTURE and MIXTURE not in self.stems:
+                    return sum(read(each, start, num) for each in self.sources)
+                if source not in readers:
+                    readers[source] = stack.enter_context(self.stems[source].open())
+                return readers[source](start, num)
+            yield read
+
+
+def pieces(track, sources, duration):
+    """Cut a track into consecutive pieces for validation, without overlap.
+
+    An incomplete last piece is dropped, but a track shorter than one piece is a piece as a whole.
+
+    Parameters
+    ----------
+    track : Track
+    sources : sequence of str
+    duration : float
+        Of a piece, in seconds, > 0.
+
+    Yields
+    ------
+    mixture : float32 (1, 2, samples)
+        The real mixture, which need not be the sum of the sources.
+    targets : float32 (1, sources, 2, samples)
+    """
+    size = min(max(1, round(duration * track.sample_rate)), track.num_frames)
+    with track.open() as read:
+        for start in range(0, track.num_frames - size + 1, size):
+            mixture = np.ascontiguousarray(read(MIXTURE, start, size).T)
+            targets = np.stack([read(source, start, size).T for source in sources])
+            yield mixture[np.newaxis], targets[np.newaxis]
+
+
+@contextlib.contextmanager
+def parallel_map(workers, name):
+    """Yield a `map` that runs in `workers` threads, or the built-in one where that is 0.
+
+    Its results come in order; an error in a thread is raised where its result would come. Calls that have not begun
+    when the context is left are dropped.
+    """
+    if workers == 0:
+        yield map
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
+    try:
+        yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)

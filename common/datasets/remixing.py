@@ -1,0 +1,194 @@
+"""Training batches of music that was never played: each source from another song, at another time and gain."""
+import collections
+import math
+import random
+
+import attrs
+import numpy as np
+
+from common.datasets.multitrack import parallel_map
+from common.errors import UsageError
+from common.seeding import derived_seed
+
+AUGMENTATIONS = ("gain", "channelswap")
+AHEAD = 2    # batches that wait for the consumer
+
+
+@attrs.frozen
+class Draw:
+    """Where one source of a training item comes from, and how it is changed."""
+
+    source = attrs.field()
+    track = attrs.field()    # index
+    start = attrs.field()    # seconds
+    gain = attrs.field(default=1.0)
+    swap = attrs.field(default=False)    # left and right
+
+
+def draw_item(rng, durations, sources, seq_dur, gains=(0.25, 1.25), augmentations=AUGMENTATIONS):
+    """Draw what is random in a training item, in the order in which the published code draws.
+
+    Source by source: track, start, then what `augmentations` names, in their order.
+
+    Parameters
+    ----------
+    rng : random.Random
+    durations : sequence of float
+        Of each track, in seconds, >= `seq_dur`.
+    sources : sequence of str
+    seq_dur : float
+        Length of the item in seconds. 0 or less: a whole track, the same for all sources, drawn once at first.
+    gains : (float, float)
+        Limits of the gain, which is distributed uniformly.
+    augmentations : sequence of str
+        Of 'gain' and 'channelswap', which has probability 1/2.
+
+    Returns
+    -------
+    list of Draw
+        In the order of `sources`.
+    """
+    change = {"gain": lambda: rng.uniform(*gains), "channelswap": lambda: rng.random() < 0.5}
+    whole = rng.randrange(len(durations)) if seq_dur <= 0 else None
+    draws = []
+    for source in sources:
+        track, start = whole, 0.0
+        if whole is None:
+            track = rng.randrange(len(durations))
+            start = rng.uniform(0, durations[track] - seq_dur)
+        drawn = {name: change[name]() for name in augmentations}
+        draws.append(Draw(source, track, start, drawn.get("gain", 1.0), drawn.get("channelswap", False)))
+    return draws
+
+
+class TrainingBatches:
+    """Batches of random mixtures, for `common.training.Run.steps`.
+
+    An item takes each source from a random place of a random track; `len` is the number of batches in an epoch.
+
+    Parameters
+    ----------
+    tracks : sequence of Track
+        All of one sample rate.
+    sources : sequence of str
+        In this order they are drawn, added up, and stand in `targets`.
+    batch_size : int
+    seq_dur : float
+        Length of an item in seconds. 0 or less: items are whole tracks, whose stems are augmented but stay together,
+        and `batch_size` must be 1.
+    seed : int
+        Epoch 0 is drawn by Python's generator of this seed, as the published code does; each later one by a generator
+        that follows from seed and epoch.
+    samples_per_track : int
+        An epoch has so many items for each track.
+    gains, augmentations
+        As for `draw_item`.
+    workers : int
+        Threads that read the audio; 0: it is read when asked for.
+
+    Raises
+    ------
+    UsageError
+        A track is shorter than `seq_dur` or has not all sources, an augmentation is unknown, or there is no whole
+        batch in an epoch.
+    """
+
+    def __init__(self, tracks, sources, batch_size, seq_dur, seed, samples_per_track=64, gains=(0.25, 1.25),
+                 augmentations=AUGMENTATIONS, workers=2):
+        self.tracks, self.sources, self.batch_size = list(tracks), tuple(sources), batch_size
+        self.seq_dur, self.seed, self.gains = seq_dur, seed, gains
+        self.augmentations, self.workers = tuple(augmentations), workers
+        self.durations = [track.duration for track in self.tracks]
+        self._check_batches(len(self.tracks) * samples_per_track)
+        self._check_augmentations()
+        _check_tracks(self.tracks, self.sources, seq_dur)
+        self.num_batches = len(self.tracks) * samples_per_track // batch_size
+
+    def _check_batches(self, items):
+        if not 1 <= self.batch_size <= items:
+            raise UsageError(f"batch size {self.batch_size}: choose 1 to {items}, the number of items in an epoch")
+        if self.seq_dur <= 0 and self.batch_size > 1:
+            raise UsageError(f"batch size {self.batch_size} with --seq-dur {self.seq_dur:g}, which asks for whole "
+                             "tracks: their lengths differ, so choose batch size 1")
+
+    def _check_augmentations(self):
+        for name in self.augmentations:
+            if name not in AUGMENTATIONS:
+                raise UsageError(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}")
+
+    def __len__(self):
+        return self.num_batches
+
+    def epoch(self, epoch, start=0):
+        """Return an iterator over the batches of an epoch, from batch number `start` (0..len) on.
+
+        What it yields depends on the arguments only; the batches before `start` are drawn but not read. The next
+        batches are read in threads, which end with the iterator; an error of theirs is raised by it.
+
+        Yields
+        ------
+        mixture : float32 (batch, 2, samples)
+            Sum of the targets.
+        targets : float32 (batch, sources, 2, samples)
+            Both belong to the caller.
+        """
+        if not 0 <= start <= len(self):
+            raise ValueError(f"batch {start} of an epoch of {len(self)}")
+        return self._ahead(epoch, start)
+
+    def _ahead(self, epoch, start):
+        waiting = collections.deque()
+        with parallel_map(self.workers, "remixing") as start_all:
+            for plan in self._plans(epoch, start):
+                waiting.append(self._begin(start_all, plan))
+                if len(waiting) > AHEAD:
+                    yield _finish(*waiting.popleft())
+            while waiting:
+                yield _finish(*waiting.popleft())
+
+    def _plans(self, epoch, start):
+        """Yield what to read for each batch from number `start` on, a list of draws for each item."""
+        rng = random.Random(self.seed if epoch == 0 else derived_seed(self.seed, epoch))
+        for number in range(len(self)):
+            plan = [draw_item(rng, self.durations, self.sources, self.seq_dur, self.gains, self.augmentations)
+                    for _ in range(self.batch_size)]
+            if number >= start:
+                yield plan
+
+    def _begin(self, start_all, plan):
+        """Start to fill the arrays of a batch; returns them and an iterator that ends when they are full."""
+        track = self.tracks[plan[0][0].track]
+        samples = track.num_frames if self.seq_dur <= 0 else _samples(self.seq_dur, track)
+        targets = np.empty((len(plan), len(self.sources), 2, samples), np.float32)
+        mixture = np.empty((len(plan), 2, samples), np.float32)
+        return start_all(self._fill, plan, mixture, targets), mixture, targets
+
+    def _fill(self, draws, mixture, targets):
+        """Read an item into mixture (2, samples) and targets (sources, 2, samples)."""
+        for draw, target in zip(draws, targets, strict=True):
+            track, samples = self.tracks[draw.track], target.shape[-1]
+            start = int(draw.start * track.sample_rate)    # rounded down, so that the item ends within the track
+            audio = track.read(draw.source, start, samples).T    # (2, samples)
+            np.multiply(audio[::-1] if draw.swap else audio, np.float32(draw.gain), out=target)
+        np.sum(targets, axis=0, out=mixture)
+
+
+def _finish(filling, mixture, targets):
+    collections.deque(filling, maxlen=0)    # waits, and raises what a thread raised
+    return mixture, targets
+
+
+def _samples(seq_dur, track):
+    return max(1, round(seq_dur * track.sample_rate))
+
+
+def _check_tracks(tracks, sources, seq_dur):
+    for track in tracks:
+        for source in sources:
+            if source not in track.sources:
+                raise UsageError(f"track '{track.name}' has no source {source!r}; it has {', '.join(track.sources)}")
+    shortest = min(tracks, key=lambda track: track.duration)
+    if seq_dur > 0 and _samples(seq_dur, shortest) > shortest.num_frames:
+        enough = math.floor(shortest.duration * 100) / 100
+        raise UsageError(f"track '{shortest.name}' has {shortest.duration:.2f} s only, less than --seq-dur "
+                         f"{seq_dur:g}; choose --seq-dur {enough:g} or less, or remove the track")

@@ -1,0 +1,149 @@
+"""Mean and standard deviation of the magnitude spectrograms of a data set, for each frequency bin."""
+import contextlib
+import hashlib
+import json
+import zipfile
+
+import attrs
+import numpy as np
+
+from common.datasets.multitrack import MIXTURE, parallel_map
+from common.download import cache_dir
+from common.errors import UserError
+from common.files import replacing
+from common.monitor import progress
+from common.separation.transform import num_frames, stft
+
+BLOCK = 1 << 19    # samples read at once
+FLOOR = 1e-4    # of the largest standard deviation
+
+
+def spectrogram_statistics(tracks, n_fft=4096, hop_length=1024, workers=2):
+    """Compute mean and standard deviation over all frames of all tracks.
+
+    The spectrogram is the magnitude of the centred STFT of the real mixture, averaged over the channels. Results are
+    kept in the cache folder, as long as names, sizes and times of the files stay as they are; where that cannot be
+    written to, they are computed anew each time.
+
+    Parameters
+    ----------
+    tracks : sequence of Track, not empty
+    n_fft, hop_length : int
+        In samples; `hop_length` <= `n_fft`.
+    workers : int
+        Threads.
+
+    Returns
+    -------
+    mean, std : float32 (n_fft / 2 + 1,)
+        The standard deviation is that of the population; 1 in bins that never change, and at least `FLOOR` of its
+        maximum everywhere.
+    """
+    path = _cache_path(tracks, n_fft, hop_length)
+    cached = _load(path, n_fft // 2 + 1)
+    if cached is not None:
+        return cached
+    with parallel_map(workers, "statistics") as run_all:
+        parts = run_all(lambda track: track_moments(track, n_fft, hop_length), tracks)
+        total = _merge_all(progress(parts, total=len(tracks), desc="statistics"))
+    mean, std = total.mean.astype(np.float32), _floored(total).astype(np.float32)
+    with contextlib.suppress(OSError, UserError):    # without a cache, the next run takes its time again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            np.savez(temporary, mean=mean, std=std)
+    return mean, std
+
+
+@attrs.frozen(eq=False)
+class Moments:
+    """Of `count` frames: mean, and sum of the squared differences from it; float64 (bins,)."""
+
+    count = attrs.field()
+    mean = attrs.field()
+    scatter = attrs.field()
+
+    def merged(self, other):
+        """Moments of both sets of frames together (Chan, Golub and LeVeque, 1979)."""
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        return Moments(count, self.mean + shift * (other.count / count),
+                       self.scatter + other.scatter + shift ** 2 * (self.count * other.count / count))
+
+
+def track_moments(track, n_fft, hop_length):
+    """Moments of the frames of one track, of which a block at a time is in memory."""
+    with track.open() as read:
+        signal = _reflected(lambda start, num: read(MIXTURE, start, num), track.num_frames, n_fft // 2)
+        return _merge_all(map(_moments, _spectrograms(signal, n_fft, hop_length)))
+
+
+def _reflected(read, samples, margin):
+    """Yield a signal in blocks (n, 2), with its reflection of `margin` samples at both ends."""
+    if samples <= max(BLOCK, margin):
+        yield np.pad(read(0, samples), ((margin, margin), (0, 0)), mode="reflect")
+        return
+    tail = read(0, margin + 1)
+    yield tail[:0:-1]
+    yield tail
+    for start in range(margin + 1, samples, BLOCK):
+        block = read(start, min(BLOCK, samples - start))
+        yield block
+        tail = np.concatenate([tail, block])[-margin - 1:]
+    yield tail[-2::-1]
+
+
+def _spectrograms(blocks, n_fft, hop_length):
+    """Yield the magnitudes, float64 (bins, frames), of a signal that comes in blocks (n, 2) and is padded already."""
+    held = np.empty((0, 2), np.float32)
+    for block in blocks:
+        held = np.concatenate([held, block])
+        frames = num_frames(len(held), n_fft, hop_length, center=False)
+        if frames:
+            spectrum = stft(held.T, n_fft, hop_length, center=False)    # (2, bins, frames)
+            yield np.abs(spectrum).mean(axis=0, dtype=np.float64)
+            held = held[frames * hop_length:]
+
+
+def _moments(magnitude):
+    mean = magnitude.mean(axis=1)
+    return Moments(magnitude.shape[1], mean, ((magnitude - mean[:, np.newaxis]) ** 2).sum(axis=1))
+
+
+def _merge_all(parts):
+    total = next(parts := iter(parts))
+    for part in parts:
+        total = total.merged(part)
+    return total
+
+
+def _floored(total):
+    variance = total.scatter / total.count
+    # Rounding alone gives a bin that never changes a variance up to this, the bound of scikit-learn's StandardScaler.
+    eps = np.finfo(np.float64).eps
+    constant = variance <= total.count * eps * variance + (total.count * total.mean * eps) ** 2
+    std = np.where(constant, 1.0, np.sqrt(variance))
+    return np.maximum(std, FLOOR * std.max())
+
+
+def _cache_path(tracks, n_fft, hop_length):
+    keys = [[track.name, track.num_frames, _mixture_key(track)] for track in tracks]
+    digest = hashlib.sha256(json.dumps([n_fft, hop_length, keys]).encode()).hexdigest()
+    return cache_dir() / "statistics" / f"{digest[:32]}.npz"
+
+
+def _mixture_key(track):
+    if MIXTURE in track.stems:
+        return track.stems[MIXTURE].key()
+    return [track.stems[source].key() for source in track.sources]
+
+
+def _load(path, bins):
+    """Return mean and std from the cache, None if they are not there or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean, std = arrays["mean"], arrays["std"]
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+    sound = all(array.shape == (bins,) and array.dtype == np.float32 and np.isfinite(array).all()
+                for array in (mean, std))
+    return (mean, std) if sound else None
