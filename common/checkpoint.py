@@ -2,6 +2,7 @@
 import contextlib
 import io
 import json
+import math
 import types
 from collections import OrderedDict
 from pathlib import Path
@@ -90,7 +91,25 @@ def _undisturbed_random_state():
         nn.random.prng.set_state(state)
 
 
-def load_parameters(path, shapes, optional=lambda name: False):
+def stored_shapes(path):
+    """Return {name: shape} of the parameters in a file, or in a checkpoint, in the order in which they were made.
+
+    Raises
+    ------
+    UserError
+        The file cannot be read.
+    UsageError
+        There is no such file.
+    """
+    with _open(path) as file:
+        return {name: dataset.shape for name, dataset in _parameters_in(file).items()}
+
+
+def _parameters_in(file):
+    return _datasets(file["parameters"] if _is_checkpoint(file) else file)
+
+
+def load_parameters(path, shapes, optional=lambda name: False, reshaped=lambda name: False):
     """Read a parameter file, or a checkpoint, into the current scope, if it fits the network that `shapes` describes.
 
     Parameters that exist get new values, so that graphs built on them see them; others are made.
@@ -103,6 +122,9 @@ def load_parameters(path, shapes, optional=lambda name: False):
     optional : callable
         `optional(name)` is true for parameters that the file may lack, or have beyond the network's: those are
         left out.
+    reshaped : callable
+        `reshaped(name)` is true for parameters that may have another shape in the file, with as many elements in the
+        same order.
 
     Raises
     ------
@@ -112,11 +134,13 @@ def load_parameters(path, shapes, optional=lambda name: False):
         There is no such file.
     """
     with _open(path) as file:
-        datasets = _datasets(file["parameters"] if _is_checkpoint(file) else file)
-        _check_fit(path, {name: d.shape for name, d in datasets.items()}, shapes, optional)
+        datasets = _parameters_in(file)
+        found = {name: shapes[name] if reshaped(name) and d.size == math.prod(shapes.get(name, ())) else d.shape
+                 for name, d in datasets.items()}
+        _check_fit(path, found, shapes, optional)
         for name in shapes:
             if name in datasets:
-                _set_parameter(path, name, datasets[name])
+                _set_parameter(path, name, datasets[name], shapes[name])
 
 
 def _is_checkpoint(file):
@@ -147,8 +171,8 @@ def _check_fit(path, found, expected, optional):
         raise UserError(f"{path}: weights of another network: {'; '.join(reports)}")
 
 
-def _set_parameter(path, name, dataset):
-    value = dataset[()].astype(np.float32)
+def _set_parameter(path, name, dataset, shape):
+    value = dataset[()].astype(np.float32).reshape(shape)
     if not np.isfinite(value).all():
         raise UserError(f"{path}: {name} holds values that are not finite; the run that wrote it had diverged")
     parameter = nn.parameter.get_parameter(name)

@@ -126,6 +126,8 @@ def choice(default, options, *, help=""):
 def flag(default, *, help=""):
     """Make a field for yes or no; a file or a flag says true, yes, on, 1 or false, no, off, 0 in any case.
 
+    The flag alone means true.
+
     Parameters
     ----------
     default : bool
@@ -142,7 +144,7 @@ def flag(default, *, help=""):
             raise ValueError(value)
         return FLAGS[value.strip().lower()]
 
-    return _field(parse, "true or false", default, help, "BOOL")
+    return _field(parse, "true or false", default, help, "BOOL", nargs="?", const="true")
 
 
 def text(default, *, help=""):
@@ -167,6 +169,34 @@ def text(default, *, help=""):
         return value
 
     return _field(parse, "one line of text" + (" or none" if default is None else ""), default, help, "TEXT")
+
+
+def names(default, *, options=None, help=""):
+    """Make a field for one or more names, held as a tuple of str.
+
+    Parameters
+    ----------
+    default : sequence of str
+    options : sequence of str or None
+        What may be named; with None, anything without blanks and commas. With options, `none` means no name at all.
+    help : str
+
+    Returns
+    -------
+    attrs field
+        Takes a sequence of str, or names with blanks or commas between them. None may come twice.
+    """
+    def parse(value):
+        value = tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else tuple(value)
+        if options is not None and value in ((), ("none",)):
+            return ()
+        allowed = all(isinstance(name, str) and re.fullmatch(r"[^\s,]+", name) for name in value)
+        if not value or not allowed or len(set(value)) < len(value) or options and set(value) - set(options):
+            raise ValueError(value)
+        return value
+
+    allowed = f"some of {', '.join(options)}, or none" if options else "different names"
+    return _field(parse, allowed, default, help, "NAME", nargs="+")
 
 
 def load_section(cls, path, section, overrides=None):
@@ -208,6 +238,12 @@ def load_section(cls, path, section, overrides=None):
         raise UsageError(f"{path}, [{section}]{' with' if given else ''}{given}: {error}") from error
 
 
+def find_cfg(name, folder):
+    """Return the path of a .cfg file: relative to the current folder, or else to `folder`, that of the script."""
+    beside = Path(folder) / name
+    return Path(name) if Path(name).exists() or not beside.exists() else beside
+
+
 def section_names(path):
     """List the experiments of an INI file in their order, `DEFAULT` included where it stands.
 
@@ -237,12 +273,12 @@ def add_config_flags(parser, cls):
     for field in attrs.fields(cls):
         about, allowed, default = field.metadata["help"], field.metadata["allowed"], _shown(field.default)
         group.add_argument(_flag_name(field.name), dest=field.name, default=argparse.SUPPRESS,
-                           metavar=field.metadata["metavar"],
+                           **field.metadata["argument"],
                            help=f"{about} ({allowed}; default: {default})".replace("%", "%%"))
 
 
 def overrides_of(args, cls):
-    """Return {key: str} of the flags of `add_config_flags` that were given.
+    """Return {key: str, or list of str} of the flags of `add_config_flags` that were given.
 
     Parameters
     ----------
@@ -291,10 +327,14 @@ def from_dict(cls, values, source):
         raise UserError(f"{source}: {error}") from error
 
 
-def _field(parse, allowed, default, help, metavar):
-    """Make an attrs field whose values, the default included, go through `parse`, which raises ValueError."""
+def _field(parse, allowed, default, help, metavar, **argument):
+    """Make an attrs field whose values, the default included, go through `parse`, which raises ValueError.
+
+    `argument` is what its flag takes beside, as for argparse.
+    """
     return attrs.field(default=parse(default), converter=attrs.Converter(_convert, takes_field=True),
-                       metadata={"parse": parse, "allowed": allowed, "help": help, "metavar": metavar})
+                       metadata={"parse": parse, "allowed": allowed, "help": help,
+                                 "argument": {"metavar": metavar, **argument}})
 
 
 def _convert(value, field):
@@ -322,6 +362,8 @@ def _shown(value):
     """Spell a value as a file or a flag would; what cannot be seen there gets a word."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return " ".join(value) or "none"
     return {None: "none", "": "'' (empty)"}.get(value, str(value))
 
 
@@ -330,6 +372,7 @@ def _flag_name(key):
 
 
 def _flag_given(key, value):
+    value = " ".join(value) if isinstance(value, list) else value
     plain = re.fullmatch(r"[^\s'\"]+", str(value))
     return f"{_flag_name(key)} {value if plain else repr(value)}"
 

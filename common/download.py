@@ -9,13 +9,14 @@ import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
+import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.files import replacing
+from common.files import replacing, write_text
 
 CACHE_VARIABLE = "SONY_PAPERS_CACHE"
 BLOCK = 1 << 18    # bytes that travel at once
@@ -44,8 +45,8 @@ def fetch(url, size, digest, folder=None):
         Its last path component names the local file.
     size : int
         Bytes.
-    digest : str
-        'sha256:<hex>' or 'md5:<hex>' of the whole file.
+    digest : str or None
+        'sha256:<hex>' or 'md5:<hex>' of the whole file; None if it is not known (`fetch_first_seen`).
     folder : path, optional
         Where the file lies or will lie; `cache_dir()` if not given.
 
@@ -59,8 +60,7 @@ def fetch(url, size, digest, folder=None):
     UserError
         No network, no such file, other content than promised, no room: says which file to put where.
     """
-    name = urllib.parse.unquote(PurePosixPath(urllib.parse.urlsplit(url).path).name)
-    target = Path(folder or cache_dir()) / name
+    target = _target(url, folder)
     if not target.exists():
         _make_cache_folder(target.parent)
         with _locked(target):
@@ -68,8 +68,75 @@ def fetch(url, size, digest, folder=None):
                 _download(url, size, digest, target)
                 return target
     if not _is_as_published(target, size, digest):
-        raise UserError(f"{target}: not the published file ({size} bytes, {digest}); remove it to fetch it anew")
+        raise UserError(f"{target}: not the published file ({_described(size, digest)}); remove it to fetch it anew")
     return target
+
+
+def fetch_first_seen(url, folder=None):
+    """Fetch a file of which neither size nor digest was published: the first download settles both.
+
+    Its digest is recorded in `<name>.sha256` beside it, and holds from then on.
+
+    Parameters, returns and errors are those of `fetch`.
+    """
+    target = _target(url, folder)
+    record = target.with_name(f"{target.name}.sha256")
+    if target.exists() and record.exists():
+        return fetch(url, target.stat().st_size, record.read_text().strip(), folder)
+    fetch(url, target.stat().st_size if target.exists() else _announced_size(url, target), None, folder)
+    write_text(record, f"sha256:{_hexdigest(target, 'sha256')}\n")
+    return target
+
+
+def _target(url, folder):
+    name = urllib.parse.unquote(PurePosixPath(urllib.parse.urlsplit(url).path).name)
+    return Path(folder or cache_dir()) / name
+
+
+def _announced_size(url, target):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT) as response:
+            return int(response.headers["Content-Length"])
+    except (OSError, http.client.HTTPException, TypeError, ValueError) as error:
+        raise UserError(f"{target.name}: download from {url} failed ({_reason(error)}); put the file at {target} "
+                        "by hand") from error
+
+
+def read_zip(archive, names, limit):
+    """Read the wanted files of a ZIP archive into memory, in whichever folder of it they lie.
+
+    Parameters
+    ----------
+    archive : path
+    names : iterable of str
+        Wanted members, by file name without folder; the first of that name is taken.
+    limit : int
+        Bytes that one of them may have.
+
+    Returns
+    -------
+    dict of str to bytes
+
+    Raises
+    ------
+    UserError
+        No intact ZIP archive, or a wanted member is missing, encrypted or larger than `limit`.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for info in members.infolist():
+                name = PurePosixPath(info.filename).name
+                if name in names and name not in found:
+                    if info.file_size > limit:
+                        raise UserError(f"{archive}: member {info.filename!r} has {info.file_size} bytes, more than "
+                                        f"{limit}, refused")
+                    found[name] = members.read(info)
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError) as error:    # the last: encrypted
+        raise UserError(f"{archive}: truncated or no ZIP archive ({error}); fetch it again") from error
+    if missing := sorted(set(names) - set(found)):
+        raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(names)} files missing)")
+    return found
 
 
 def read_members(archive, names, limit):
@@ -147,11 +214,15 @@ def _download(url, size, digest, target):
         part.unlink()
     except (OSError, http.client.HTTPException) as error:
         raise UserError(f"{target.name}: download from {url} failed ({_reason(error)}); run again to go on, or put the "
-                        f"file at {target} by hand ({size} bytes, {digest})") from error
+                        f"file at {target} by hand ({_described(size, digest)})") from error
     if not resumed:
         raise UserError(f"{target.name}: {url} sent other content than was published there; put the file at {target} "
-                        f"by hand ({size} bytes, {digest})")
+                        f"by hand ({_described(size, digest)})")
     _download(url, size, digest, target)    # what an earlier call left may have been the damaged piece
+
+
+def _described(size, digest):
+    return f"{size} bytes, {digest}" if digest else f"{size} bytes"
 
 
 def _receive(url, size, part):
@@ -175,14 +246,20 @@ def _receive(url, size, part):
 
 
 def _is_as_published(path, size, digest):
-    algorithm, _, expected = digest.partition(":")
     if path.stat().st_size != size:
         return False
+    if digest is None:
+        return True
+    algorithm, _, expected = digest.partition(":")
+    return _hexdigest(path, algorithm) == expected
+
+
+def _hexdigest(path, algorithm):
     running = hashlib.new(algorithm)
     with path.open("rb") as stream:
         while block := stream.read(BLOCK):
             running.update(block)
-    return running.hexdigest() == expected
+    return running.hexdigest()
 
 
 def _reason(error):

@@ -3,6 +3,7 @@ import contextlib
 import csv
 import json
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -49,6 +50,16 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def link(path, target):
+    """Make `target` another name of the file `path`, or a copy where the file system knows no such names."""
+    with replacing(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
 
 
 def write_text(path, text):

@@ -1,11 +1,12 @@
 """What a run shows: a progress bar, a line per epoch, curves."""
 import sys
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
-from common.files import replacing
+from common.files import replacing, write_text
 
 
 def progress(iterable, **kwargs):
@@ -48,3 +49,17 @@ def plot_curves(path, rows, panels, x="epoch"):
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()
     save_figure(path, figure)
+
+
+def write_series(folder, name, values):
+    """Write `<name>.series.txt` as nnabla's monitors do: a line with index and value for each epoch.
+
+    Parameters
+    ----------
+    folder : path
+    name : str
+        Blanks become hyphens in the file's name.
+    values : sequence of float
+    """
+    lines = (f"{epoch} {value:f}\n" for epoch, value in enumerate(values))
+    write_text(Path(folder) / f"{name.replace(' ', '-')}.series.txt", "".join(lines))

@@ -14,8 +14,9 @@ from common.checkpoint import load_state, restore, save_checkpoint, save_paramet
 from common.errors import UsageError, UserError
 from common.files import make_folder, remove_leftovers, write_csv, write_json
 from common.monitor import plot_curves, progress
+from common.seeding import derived_seed, seed_everything
 
-MAY_DIFFER = ("data_dir",)    # data may move while a run rests
+MAY_DIFFER = ("data_dir", "root")    # data may move while a run rests
 CHECKPOINT = Path("checkpoint") / "latest.h5"
 BEST = "params_best.h5"
 _MINUTES_BETWEEN_CHECKPOINTS = 10
@@ -33,6 +34,7 @@ class Run:
     folder : str or pathlib.Path
     config : dict
         JSON-able; written to `config.json`, and compared when the run is resumed, but for the keys in `MAY_DIFFER`.
+        What nnabla draws at random in a step (dropout) follows from its `seed`, epoch and step.
     resume, overwrite : bool
         What to do where the folder holds a run: go on with it, or start anew.
 
@@ -99,6 +101,7 @@ class Run:
         bar = progress(batches.epoch(epoch, start), total=len(batches), initial=start, desc=f"epoch {epoch + 1}")
         with _deferred_interrupts() as interrupted, contextlib.closing(bar):
             for batch in bar:
+                seed_everything(derived_seed(self.config.get("seed", 0), epoch, self.state["step"]))
                 yield batch
                 self.state["step"] += 1
                 if interrupted:
@@ -118,11 +121,16 @@ class Run:
         UserError
             One of them is not finite. The last checkpoint and the best parameters are left as they were.
         """
+        self.require_finite(**values)
+        for name, value in values.items():
+            self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
+        self.state["last"] = values
+
+    def require_finite(self, **values):
+        """Raise a UserError if one of the values is not finite; what was saved stays as it was."""
         for name, value in values.items():
             if not math.isfinite(value):
                 self._diverged(f"{name} is {value}")
-            self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
-        self.state["last"] = values
 
     def _diverged(self, what):
         kept = f"the last good state is in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved yet"

@@ -18,7 +18,7 @@ from pathlib import Path
 import nnabla as nn
 
 from common.checkpoint import load_parameters, parameter_shapes
-from common.config import add_config_flags, load_section, overrides_of, to_dict
+from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
 from common.context import use_context
 from common.errors import UsageError
 from common.files import write_json
@@ -61,19 +61,13 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    cfg_path = find_cfg(args.cfg)
+    cfg_path = find_cfg(args.cfg, HERE)
     cfg = load_section(Config, cfg_path, args.experiment, overrides_of(args, Config))
     folder = Path(args.output or args.experiment)
     print(f"{args.experiment}: computing on {use_context(args.context, args.device_id)}", flush=True)
     if args.pretrain and cfg.weightfile:
         pretrain(cfg, cfg_path, folder, args)
     train(cfg, folder, args.resume, args.overwrite)
-
-
-def find_cfg(name):
-    """Path of a .cfg file: relative to the current folder, or else to this script's."""
-    beside = HERE / name
-    return Path(name) if Path(name).exists() or not beside.exists() else beside
 
 
 def find_weights(weightfile, folder):
