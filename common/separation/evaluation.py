@@ -1,0 +1,328 @@
+"""Scores of separated music by museval (BSS eval, version 4): of a track, and of a data set.
+
+A track is scored in a process of its own, because museval computes on one core for minutes and takes gigabytes; what
+it used is free again afterwards. Meanwhile the next track is separated.
+"""
+import contextlib
+import json
+import multiprocessing
+import multiprocessing.connection
+import signal
+import sys
+import warnings
+from multiprocessing import resource_tracker
+
+import attrs
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from common.datasets.multitrack import MIXTURE
+from common.errors import UsageError, UserError
+from common.files import make_folder, remove_leftovers, write_text
+from common.monitor import progress
+from common.separation.scores import MADE_WITH, METRICS, over_frames, read_frames
+
+_NOTES = "notes"    # which targets are not scored, beside what museval writes
+
+# One track ------------------------------------------------------------------------------------------------------------
+
+
+def import_museval():
+    """Return the module museval.
+
+    Raises
+    ------
+    UserError
+        It refuses to be imported, for want of the programs that read and write audio for it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")    # of packages that it imports, about their own future
+            import museval
+    except RuntimeError as error:
+        raise UserError("museval needs the programs ffmpeg and ffprobe: install ffmpeg (apt-get install ffmpeg, brew "
+                        "install ffmpeg), or separate without scores") from error
+    return museval
+
+
+def score_track(references, estimates, sample_rate):
+    """Score estimates in windows of one second, with filters over the whole track, as museval.eval_mus_track does.
+
+    The references of all sources serve, also of those that are not estimated; so the scores of a target do not depend
+    on which other targets there are.
+
+    Parameters
+    ----------
+    references : dict of str to array (samples, channels)
+        All sources of the track.
+    estimates : dict of str to array (any number of samples, channels)
+        Of some of the sources; cut, or filled with zeros, to the length of the references.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    scores : dict of str to dict of str to array (frames,)
+        Target -> metric -> dB; NaN where a source or an estimate is silent. All frames are NaN if the whole target is.
+    notes : list of str
+        Which targets were not scored, and why.
+
+    Raises
+    ------
+    UserError
+        museval cannot be imported.
+    """
+    museval = import_museval()
+    samples = len(next(iter(references.values())))
+    estimates = {name: _fitted(audio, samples) for name, audio in estimates.items() if name in references}
+    frames = museval.metrics.Framing(sample_rate, sample_rate, samples).nwin
+    scores = {name: {metric: np.full(frames, np.nan) for metric in METRICS} for name in estimates}
+    # museval refuses sources that are silent throughout: the references are left out, and a reference stands in for an
+    # estimate, which changes nothing for the others.
+    heard = {name: audio for name, audio in references.items() if not _is_silent(audio)}
+    scored = [name for name, audio in estimates.items() if name in heard and not _is_silent(audio)]
+    if scored:
+        stand_in = [estimates[name] if name in scored else audio for name, audio in heard.items()]
+        values = museval.evaluate(list(heard.values()), stand_in, win=sample_rate, hop=sample_rate)
+        for metric, rows in zip(("SDR", "ISR", "SIR", "SAR"), values, strict=True):
+            for name, row in zip(heard, rows, strict=True):
+                if name in scored:
+                    scores[name][metric] = row
+    return scores, [f"{name} is not scored: its {'estimate' if name in heard else 'reference'} is silent"
+                    for name in estimates if name not in scored]
+
+
+def _fitted(audio, samples):
+    return np.pad(audio[:samples], [(0, max(0, samples - len(audio))), (0, 0)])
+
+
+def _is_silent(audio):
+    return not audio.sum(axis=1).any()    # museval's definition, by the sum of the channels
+
+
+# Tracks of a data set -------------------------------------------------------------------------------------------------
+
+
+def evaluate_tracks(tracks, separator, folder, made_with, cores=1):
+    """Separate and score tracks; write `<track>.json` for each, as museval does, and skip those that are there.
+
+    What failed is said in a line on stderr, and does not keep the other tracks from being done.
+
+    Parameters
+    ----------
+    tracks : sequence of common.datasets.multitrack.Track
+    separator : object
+        Has `stems` (names) and `separate(audio (samples, 2), sample_rate)`, which returns {stem: (samples, 2)}. Stems
+        that are no sources of a track are not scored.
+    folder : path
+        A file in it is taken as it is if it was made of the same audio and with the same `made_with`.
+    made_with : dict
+        What determines the estimates: model and settings, JSON-able.
+    cores : int
+        Tracks that are scored at once. Each takes a core, and memory in proportion to its length.
+
+    Returns
+    -------
+    scores : dict of str to dict
+        Track -> target -> metric -> list of dB over frames.
+    failed : list of str
+        Names of the tracks without scores.
+
+    Raises
+    ------
+    UserError
+        museval cannot be imported, or the folder not be written to.
+    UsageError
+        The separator cannot work as it was told to.
+    """
+    import_museval()
+    folder = make_folder(folder)
+    jobs = {track.name: _Job(track, folder / f"{track.name}.json", made_with) for track in tracks}
+    for job in jobs.values():
+        remove_leftovers(job.path)
+    todo = [job for job in jobs.values() if not job.is_done()]
+    _say_what_is_there(folder, list(jobs.values()), todo)
+    errors = {}
+    try:
+        with contextlib.closing(_run(todo, separator, cores)) as ended:
+            for job, error in ended:
+                if error:
+                    errors[job.track.name] = error
+                    _say(f"error: {error}", sys.stderr)
+                else:
+                    job.report()
+    except KeyboardInterrupt:
+        done = sum(job.is_done() for job in jobs.values())
+        raise KeyboardInterrupt(f"interrupted; {done} of {len(jobs)} tracks are scored, run again to go on") from None
+    return {name: read_frames(job.path) for name, job in jobs.items() if name not in errors}, list(errors)
+
+
+@attrs.frozen
+class _Job:
+    """A track, the file of its scores, and what determines them."""
+
+    track = attrs.field()
+    path = attrs.field()
+    made_with = attrs.field()
+
+    def origin(self):
+        """What the scores depend on, as JSON gives it back."""
+        audio = {name: stem.key() for name, stem in self.track.stems.items()}
+        return json.loads(json.dumps({**self.made_with, "audio": audio}))
+
+    def is_done(self):
+        try:
+            return json.loads(self.path.read_text())[MADE_WITH] == self.origin()
+        except (OSError, ValueError, KeyError, TypeError):    # no file, or one of somebody else
+            return False
+
+    def separate(self, separator):
+        """Return the estimates of the sources of the track, {source: float32 (samples, 2)}."""
+        track = self.track
+        targets = [stem for stem in separator.stems if stem in track.sources]
+        if not targets:
+            raise UserError(f"{track.name}: has {', '.join(track.sources)}, and none of them is estimated")
+        if not track.num_frames:
+            raise UserError(f"{track.name}: holds no audio")
+        try:
+            mixture = track.read(MIXTURE, 0, track.num_frames)
+        except UsageError as error:    # its file is gone: no matter of the command
+            raise UserError(str(error)) from error
+        stems = separator.separate(mixture, track.sample_rate)
+        if not all(np.isfinite(stems[target]).all() for target in targets):
+            raise UserError(f"{track.name}: the separation gave NaN or infinite samples; are the weights intact?")
+        return {target: stems[target] for target in targets}
+
+    def score(self, estimates):
+        """Write the file of scores."""
+        track = self.track
+        references = {source: track.read(source, 0, track.num_frames) for source in track.sources}
+        scores, notes = score_track(references, estimates, track.sample_rate)
+        store = import_museval().TrackStore(track.name, win=1.0, hop=1.0)
+        for target, values in scores.items():
+            store.add_target(target, values)
+        store.scores |= {MADE_WITH: self.origin(), _NOTES: notes}
+        write_text(self.path, store.json)
+
+    def report(self):
+        scores = over_frames(read_frames(self.path))
+        _say(f"{self.track.name}: SDR {', '.join(f'{name} {values[0]:.2f}' for name, values in scores.items())} dB")
+        for note in json.loads(self.path.read_text())[_NOTES]:
+            _say(f"{self.track.name}: {note}")
+
+
+def _say_what_is_there(folder, jobs, todo):
+    if len(todo) < len(jobs):
+        _say(f"{len(jobs) - len(todo)} of {len(jobs)} tracks are scored in {folder} already")
+    if other := sum(job.path.exists() for job in todo):
+        _say(f"{other} of {len(jobs)} tracks were scored with another model, settings or audio: they are scored anew")
+
+
+def _say(text, stream=None):
+    """Print a line where a progress bar may be."""
+    stream = stream or sys.stdout
+    tqdm.write(text, stream)
+    stream.flush()
+
+
+def _run(jobs, separator, cores):
+    """Separate here, score in processes.
+
+    Yields
+    ------
+    _Job
+        As they come to their end.
+    UserError or None
+        Why it failed.
+    """
+    with _Processes(cores) as processes, progress(None, total=len(jobs), unit="track") as bar:
+        for job in jobs:
+            bar.set_description(job.track.name)
+            try:
+                estimates = job.separate(separator)
+            except UsageError:    # of the separator: no other track would do better
+                raise
+            except UserError as error:
+                bar.update()
+                yield job, error
+                continue
+            for ended in processes.start(job, estimates):
+                bar.update()
+                yield ended
+        for ended in processes.ended(0):
+            bar.update()
+            yield ended
+
+
+class _Processes:
+    """At most `count` processes that score a track each; a context manager, which leaves none behind."""
+
+    def __init__(self, count):
+        self.count = count
+        self._context = multiprocessing.get_context("spawn")    # threads of BLAS and engines do not survive a fork
+        self._running = {}    # connection -> process, job
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process, _ in self._running.values():
+            process.kill()
+            process.join()
+
+    def start(self, job, estimates):
+        """Begin a job as soon as there is room, and yield those that ended before, as `_run` does."""
+        yield from self.ended(self.count - 1)
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
+        resource_tracker.ensure_running()    # otherwise its start, within that of the process, unblocks the signal
+        # Ctrl-C reaches all processes of a terminal; this one ends the others, which inherit that it is blocked.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            process.start()
+            self._running[ours] = process, job
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        theirs.close()
+        with contextlib.suppress(ConnectionError):    # it was killed; `ended` will tell
+            ours.send((job, estimates))    # as arguments they would block this process if that one died early
+
+    def ended(self, most):
+        """Wait until at most so many are running; yield what ended."""
+        while len(self._running) > most:
+            for connection in multiprocessing.connection.wait(list(self._running)):
+                process, job = self._running.pop(connection)
+                yield job, _outcome(connection, process, job)
+
+
+def _outcome(connection, process, job):
+    """Return the error of a process that ended, or None."""
+    error = None
+    with connection, contextlib.suppress(EOFError, ConnectionError):    # unless it was killed
+        error = connection.recv()
+    process.join()
+    if process.exitcode > 0:    # a bug of ours, whose traceback stands above
+        raise RuntimeError(f"{job.track.name}: scoring failed with status {process.exitcode}")
+    if process.exitcode < 0:
+        error = (f"{job.track.name}: the process that scored it was killed (signal {-process.exitcode}), likely "
+                 "for want of memory; score fewer tracks at once")
+    return error and UserError(error)
+
+
+def _work(connection):
+    """Score a track, and send what went wrong or None; in a process of its own."""
+    with contextlib.suppress(EOFError, ConnectionError):    # nobody is left who would want to know
+        job, estimates = connection.recv()
+        connection.send(_attempt(job, estimates))
+
+
+def _attempt(job, estimates):
+    try:
+        with threadpool_limits(1):
+            job.score(estimates)
+    except UserError as error:
+        return str(error)
+    except MemoryError:
+        return f"{job.track.name}: too little memory to score it; score fewer tracks at once"
+    return None
