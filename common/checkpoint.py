@@ -137,7 +137,7 @@ def load_parameters(path, shapes, optional=lambda name: False, reshaped=lambda n
         datasets = _parameters_in(file)
         found = {name: shapes[name] if reshaped(name) and d.size == math.prod(shapes.get(name, ())) else d.shape
                  for name, d in datasets.items()}
-        _check_fit(path, found, shapes, optional)
+        check_fit(path, found, shapes, optional)
         for name in shapes:
             if name in datasets:
                 _set_parameter(path, name, datasets[name], shapes[name])
@@ -159,7 +159,18 @@ def _datasets(group):
     return dict(sorted(found.items(), key=lambda pair: int(pair[1].attrs.get("index", 0))))
 
 
-def _check_fit(path, found, expected, optional):
+def check_fit(path, found, expected, optional):
+    """Raise a UserError that names what does not fit, if the parameters in a file are not those of a network.
+
+    Parameters
+    ----------
+    path : path
+        Of the file, for the error.
+    found, expected : dict of str to tuple of int
+        Shapes.
+    optional : callable
+        As for `load_parameters`.
+    """
     missing = [name for name in expected if name not in found and not optional(name)]
     unexpected = [name for name in found if name not in expected and not optional(name)]
     wrong = [f"{name} of shape {tuple(found[name])}, here {tuple(expected[name])}" for name in expected
@@ -222,7 +233,7 @@ def restore(path, parameters, solver):
     """
     with _open(path) as file:
         datasets = _datasets(file["parameters"])
-        _check_fit(path, {name: d.shape for name, d in datasets.items()},
+        check_fit(path, {name: d.shape for name, d in datasets.items()},
                    {name: p.shape for name, p in parameters.items()}, optional=lambda name: False)
         for name, parameter in parameters.items():
             _assign(parameter, datasets[name], datasets[name][()])

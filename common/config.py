@@ -187,13 +187,15 @@ def names(default, *, options=None, help=""):
         Takes a sequence of str, or names with blanks or commas between them. None may come twice.
     """
     def parse(value):
-        value = tuple(re.split(r"[\s,]+", value.strip())) if isinstance(value, str) else tuple(value)
-        if options is not None and value in ((), ("none",)):
-            return ()
-        allowed = all(isinstance(name, str) and re.fullmatch(r"[^\s,]+", name) for name in value)
-        if not value or not allowed or len(set(value)) < len(value) or options and set(value) - set(options):
+        given = (value,) if isinstance(value, str) else value
+        if not isinstance(given, (list, tuple)) or not all(isinstance(part, str) for part in given):
             raise ValueError(value)
-        return value
+        found = tuple(filter(None, re.split(r"[\s,]+", " ".join(given))))
+        if options is not None and found in ((), ("none",)):
+            return ()
+        if not found or len(set(found)) < len(found) or options and set(found) - set(options):
+            raise ValueError(value)
+        return found
 
     allowed = f"some of {', '.join(options)}, or none" if options else "different names"
     return _field(parse, allowed, default, help, "NAME", nargs="+")

@@ -5,6 +5,7 @@ import hashlib
 import http.client
 import lzma
 import os
+import re
 import tarfile
 import urllib.error
 import urllib.parse
@@ -81,8 +82,9 @@ def fetch_first_seen(url, folder=None):
     """
     target = _target(url, folder)
     record = target.with_name(f"{target.name}.sha256")
-    if target.exists() and record.exists():
-        return fetch(url, target.stat().st_size, record.read_text().strip(), folder)
+    digest = record.read_text().strip() if target.exists() and record.exists() else ""
+    if re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        return fetch(url, target.stat().st_size, digest, folder)
     fetch(url, target.stat().st_size if target.exists() else _announced_size(url, target), None, folder)
     write_text(record, f"sha256:{_hexdigest(target, 'sha256')}\n")
     return target
@@ -132,7 +134,8 @@ def read_zip(archive, names, limit):
                         raise UserError(f"{archive}: member {info.filename!r} has {info.file_size} bytes, more than "
                                         f"{limit}, refused")
                     found[name] = members.read(info)
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError) as error:    # the last: encrypted
+    # A RuntimeError says that the archive is encrypted.
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise UserError(f"{archive}: truncated or no ZIP archive ({error}); fetch it again") from error
     if missing := sorted(set(names) - set(found)):
         raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(names)} files missing)")

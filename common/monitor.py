@@ -61,5 +61,5 @@ def write_series(folder, name, values):
         Blanks become hyphens in the file's name.
     values : sequence of float
     """
-    lines = (f"{epoch} {value:f}\n" for epoch, value in enumerate(values))
+    lines = (f"{epoch} {value:g}\n" for epoch, value in enumerate(values))
     write_text(Path(folder) / f"{name.replace(' ', '-')}.series.txt", "".join(lines))

@@ -17,5 +17,8 @@ def seed_everything(seed):
 
 
 def derived_seed(*numbers):
-    """Seed that follows from several numbers, such as seed, epoch and step; 0 to 2^31 - 1."""
+    """Seed from 0 to 2^31 - 1 that follows from several numbers, such as seed, epoch and step.
+
+    Zeros at their end change nothing.
+    """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0] >> 1)

@@ -14,12 +14,10 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-import re
 import statistics
 import subprocess
 import time
 from collections import OrderedDict
-from pathlib import Path
 
 import nnabla as nn
 import numpy as np
@@ -28,6 +26,7 @@ from common.context import native_functions, use_context
 from common.datasets import synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.files import write_json
+from common.memory import peak_megabytes
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.network import build_network, learned_tensors, make_solver, train_step
 
@@ -103,9 +102,7 @@ def peak_memory(cfg, batch_size):
     step = make_step(cfg, batch_size)
     step()
     step()
-    # Not ru_maxrss, which begins with the memory of the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
+    return peak_megabytes()
 
 
 def peak_memory_in_new_process(name):

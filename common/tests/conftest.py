@@ -1,15 +1,6 @@
-import nnabla as nn
 import pytest
 
 from common import quantizers
-
-
-@pytest.fixture(autouse=True)
-def no_parameters():
-    """Every test starts and ends without parameters."""
-    nn.clear_parameters()
-    yield
-    nn.clear_parameters()
 
 
 @pytest.fixture(params=["compiled", "composed"])

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from common import checkpoint
-from common.checkpoint import load_parameters, load_state, parameter_shapes, restore, save_checkpoint, save_parameters
+from common.checkpoint import (
+    load_parameters,
+    load_state,
+    parameter_shapes,
+    restore,
+    save_checkpoint,
+    save_parameters,
+    stored_shapes,
+)
 from common.errors import UsageError, UserError
 from common.quantized_layers import Quantization, quantized_convolution
 
@@ -138,6 +146,33 @@ def test_a_checkpoint_is_read_like_a_parameter_file(path):
     assert_equal(values(), before)
 
 
+def test_shapes_are_read_in_the_order_in_which_parameters_were_made(saved, tmp_path):
+    assert list(stored_shapes(saved).items()) == list(SHAPES.items())
+    solver = S.Adam(0.1)
+    solver.set_parameters(nn.get_parameters())
+    save_checkpoint(tmp_path / "latest.h5", parameters(), solver, {"rows": [1.0]})
+    assert list(stored_shapes(tmp_path / "latest.h5").items()) == list(SHAPES.items())
+    nn.save_parameters(str(tmp_path / "nnabla.h5"))
+    assert list(stored_shapes(tmp_path / "nnabla.h5").items()) == list(SHAPES.items())
+
+
+def test_shapes_of_no_file_or_of_a_damaged_one_are_refused(saved, tmp_path):
+    with pytest.raises(UsageError, match="no such weight file"):
+        stored_shapes(tmp_path / "none.h5")
+    saved.write_bytes(saved.read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot be read"):
+        stored_shapes(saved)
+
+
+def test_parameters_that_may_be_reshaped_keep_the_order_of_their_elements(saved):
+    elements = values()["b/W"].ravel()
+    shapes = {**SHAPES, "b/W": (2, 1, 3)}
+    nn.clear_parameters()
+    load_parameters(saved, shapes, reshaped=lambda name: name == "b/W")
+    assert {name: p.shape for name, p in parameters().items()} == shapes
+    np.testing.assert_array_equal(values()["b/W"].ravel(), elements)
+
+
 # Files that do not fit ----------------------------------------------------------------------------------------------
 
 
@@ -182,6 +217,15 @@ def test_optional_parameters_may_be_missing_or_too_many(saved):
 
 def test_optional_parameters_of_another_shape_are_refused(saved):
     assert "1 of another shape" in refusal(saved, {**SHAPES, "a/n": (1,)}, optional=lambda name: True)
+
+
+def test_other_numbers_of_elements_and_other_parameters_are_not_reshaped(saved):
+    assert "1 of another shape (b/W of shape (3, 2), here (7,))" in refusal(
+        saved, {**SHAPES, "b/W": (7,)}, reshaped=lambda name: True)
+    assert "1 of another shape (b/W of shape (3, 2), here (2, 3))" in refusal(
+        saved, {**SHAPES, "b/W": (2, 3)}, reshaped=lambda name: name != "b/W")
+    assert "1 unexpected (b/W)" in refusal(
+        saved, {name: shape for name, shape in SHAPES.items() if name != "b/W"}, reshaped=lambda name: True)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])

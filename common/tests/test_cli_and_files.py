@@ -1,5 +1,6 @@
 """What a user meets at the edges of every script: exit statuses, one-line errors, files that appear whole."""
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -11,12 +12,14 @@ import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
+from nnabla.monitor import Monitor, MonitorSeries
 
 from common import cli
 from common.errors import UsageError, UserError
-from common.files import make_folder, replacing, write_csv, write_json, write_text
+from common.files import link, make_folder, replacing, write_csv, write_json, write_text
+from common.monitor import write_series
 from common.schedules import step_decay
-from common.seeding import seed_everything
+from common.seeding import derived_seed, seed_everything
 
 SCRIPT = """
 import errno, os, signal, sys
@@ -221,6 +224,45 @@ def test_write_json(tmp_path):
     assert (tmp_path / "a.json").read_text() == text
 
 
+@pytest.mark.parametrize("links", [True, False])
+def test_another_name_of_a_file_outlives_it(tmp_path, links, monkeypatch):
+    def refuse(*args):
+        raise OSError(1, "Operation not permitted")
+
+    if not links:
+        monkeypatch.setattr("os.link", refuse)
+    path, target = tmp_path / "a.txt", tmp_path / "b.txt"
+    target.write_text("older")
+    write_text(path, "one")
+    link(path, target)
+    assert path.samefile(target) == links
+    write_text(path, "two")    # replaces the file behind one name
+    assert (path.read_text(), target.read_text()) == ("two", "one")
+    link(path, target)
+    assert target.read_text() == "two"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "b.txt"]
+
+
+def test_another_name_of_no_file_is_one_line_and_leaves_the_old_file(tmp_path):
+    (tmp_path / "b.txt").write_text("older")
+    with pytest.raises(UserError, match="b.txt: could not be written") as caught:
+        link(tmp_path / "a.txt", tmp_path / "b.txt")
+    assert "\n" not in str(caught.value)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("b.txt", "older")]
+
+
+def test_a_series_is_written_as_monitors_of_nnabla_do(tmp_path):
+    values = [0.5, 1e-7, -12345.678]
+    monitor = MonitorSeries("Validation loss", Monitor(str(tmp_path / "nnabla")), verbose=False)
+    for epoch, value in enumerate(values):
+        monitor.add(epoch, value)
+    path = tmp_path / "Validation-loss.series.txt"
+    write_series(tmp_path, "Validation loss", values)
+    assert path.read_text() == (tmp_path / "nnabla" / path.name).read_text() == "0 0.5\n1 1e-07\n2 -12345.7\n"
+    write_series(tmp_path, "Validation loss", [])
+    assert path.read_text() == ""
+
+
 # Schedules and seeds -------------------------------------------------------------------------------------------------
 
 
@@ -246,3 +288,14 @@ def initial_parameters(seed):
 def test_one_seed_gives_the_same_first_parameters():
     np.testing.assert_array_equal(initial_parameters(3), initial_parameters(3))
     assert not np.array_equal(initial_parameters(3), initial_parameters(4))
+
+
+def test_a_derived_seed_follows_from_all_its_numbers():
+    # Never other ones: a run that is resumed with another version must go on alike.
+    assert [derived_seed(42, 0, 0), derived_seed(42, 1, 2), derived_seed(42, 2, 1)] == [
+        1722418523, 1218218947, 692935514]
+    numbers = list(itertools.product((0, 1, 2 ** 31 - 1), range(20), range(50)))
+    seeds = {derived_seed(*each) for each in numbers}
+    assert len(seeds) == len(numbers)
+    assert all(type(seed) is int and 0 <= seed < 2 ** 31 for seed in seeds)
+    assert max(seeds) > 2 ** 30    # the whole range is used

@@ -1,5 +1,6 @@
 import argparse
 import json
+from pathlib import Path
 
 import attrs
 import pytest
@@ -7,10 +8,12 @@ import pytest
 from common.config import (
     add_config_flags,
     choice,
+    find_cfg,
     flag,
     from_dict,
     integer,
     load_section,
+    names,
     number,
     overrides_of,
     section_names,
@@ -33,6 +36,8 @@ class Config:
     scale = flag(False)
     weights = text(None)
     title = text("run")
+    sources = names(("bass", "drums"), help="what is in the music")
+    changes = names(("gain",), options=("gain", "swap"))
 
     def __attrs_post_init__(self):
         if self.w_bitwidth > self.bits_max:
@@ -148,6 +153,11 @@ def test_unknown_key_names_where_it_stands(cfg_file, content, origin):
     ("layers", "", "one of 20, 32"),
     ("scale", "maybe", "true or false"),
     ("scale", "", "true or false"),
+    ("sources", "", "different names"),
+    ("sources", "bass,bass", "different names"),
+    ("changes", "flip", "some of gain, swap, or none"),
+    ("changes", "gain,gain", "some of gain, swap, or none"),
+    ("changes", "none,gain", "some of gain, swap, or none"),
 ])
 def test_bad_value(cfg_file, key, value, allowed):
     path = cfg_file(f"[A]\n{key} = {value}\n")
@@ -174,6 +184,8 @@ def test_an_indented_key_does_not_vanish_in_the_text_above(cfg_file):
     ("weights", "", None), ("weights", "none", None), ("weights", "a b.h5", "a b.h5"), ("title", "none", "none"),
     ("scale", "True", True), ("scale", "YES", True), ("scale", "on", True), ("scale", "1", True),
     ("scale", "False", False), ("scale", "no", False), ("scale", "OFF", False), ("scale", "0", False),
+    ("sources", "vocals", ("vocals",)), ("sources", " b a,c ,  d ", ("b", "a", "c", "d")),
+    ("sources", "none", ("none",)), ("changes", "swap gain", ("swap", "gain")), ("changes", "none", ()),
 ])
 def test_values_mean_the_same_in_the_file_and_on_the_command_line(cfg_file, key, value, read):
     for cfg in (load_section(Config, cfg_file(f"[A]\n{key} = {value}\n"), "A"),
@@ -184,7 +196,8 @@ def test_values_mean_the_same_in_the_file_and_on_the_command_line(cfg_file, key,
 
 @pytest.mark.parametrize("key, value", [
     ("w_bitwidth", True), ("w_bitwidth", 4.0), ("rate", True), ("rate", None), ("layers", 20.0), ("scale", 1),
-    ("optimizer", 0), ("weights", 3), ("title", None)])
+    ("optimizer", 0), ("weights", 3), ("title", None), ("sources", [1]), ("sources", [["a"]]),
+    ("sources", 3), ("changes", None)])
 def test_a_value_of_another_type_is_refused(key, value):
     with pytest.raises(ValueError, match=f"^{key} = .* is not allowed "):
         Config(**{key: value})
@@ -212,6 +225,34 @@ def test_only_given_flags_override(cfg_file):
     assert load_section(Config, path, "A", overrides) == Config(rate=2, scale=False, w_bitwidth=3, budget=-5)
 
 
+@pytest.mark.parametrize("argv, key, value", [
+    (["--scale"], "scale", True), (["--scale", "--rate", "3"], "scale", True), (["--scale", "no"], "scale", False),
+    (["--sources", "b", "a"], "sources", ("b", "a")),
+    (["--sources", "b,a"], "sources", ("b", "a")), (["--sources", "b", "--scale"], "sources", ("b",)),
+    (["--changes", "none"], "changes", ()), (["--changes", "swap", "gain"], "changes", ("swap", "gain")),
+])
+def test_flags_with_no_value_or_several(cfg_file, argv, key, value):
+    path = cfg_file("[A]\nscale = false\nsources = c\n")
+    assert getattr(load_section(Config, path, "A", overrides_of(parse(*argv), Config)), key) == value
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--sources", "a", "a"], "--sources 'a a': not allowed (different names)"),
+    (["--changes", "gain", "flip"], "--changes 'gain flip': not allowed (some of gain, swap, or none)"),
+    (["--changes", "flip"], "--changes flip: not allowed (some of gain, swap, or none)"),
+    (["--scale", "A"], "--scale A: not allowed (true or false)"),
+])
+def test_flags_with_wrong_values_are_quoted(cfg_file, argv, message):
+    assert error_of(cfg_file("[A]\n"), overrides=overrides_of(parse(*argv), Config)) == message
+
+
+@pytest.mark.parametrize("argv", [["--sources"], ["--rate"]])
+def test_flags_that_lack_their_value(argv, capsys):
+    with pytest.raises(SystemExit):
+        parse(*argv)
+    assert f"argument {argv[0]}: expected" in capsys.readouterr().err
+
+
 def test_help_says_what_is_allowed_and_the_default(capsys):
     with pytest.raises(SystemExit):
         parse("--help")
@@ -219,11 +260,14 @@ def test_help_says_what_is_allowed_and_the_default(capsys):
     assert "override the section" in words
     assert "--w-bitwidth N bits per weight, 100% of them (an integer from 2 to 16; default: 4)" in words
     assert "(one of none, momentum, adam; default: none)" in words
-    assert "(true or false; default: false)" in words
+    assert "--scale [BOOL] (true or false; default: false)" in words
+    assert "--sources NAME [NAME ...] what is in the music (different names; default: bass drums)" in words
+    assert "(some of gain, swap, or none; default: gain)" in words
 
 
 def test_dict_and_back():
-    cfg = Config(rate=0.3, optimizer="adam", weights="a.h5", scale=True)
+    cfg = Config(rate=0.3, optimizer="adam", weights="a.h5", scale=True, sources=["a", "b"], changes=[])
+    assert (cfg.sources, cfg.changes) == (("a", "b"), ())
     assert from_dict(Config, json.loads(json.dumps(to_dict(cfg))), "config.json") == cfg
     assert from_dict(Config, to_dict(Config()), "config.json") == Config()
 
@@ -240,7 +284,7 @@ def test_wrong_dict(change, message):
 
 
 def test_dict_with_keys_missing_or_no_dict():
-    with pytest.raises(UserError, match=r"^config.json: no 'bits_max' in it \(10 of 11 keys are missing\)$"):
+    with pytest.raises(UserError, match=r"^config.json: no 'bits_max' in it \(12 of 13 keys are missing\)$"):
         from_dict(Config, {"w_bitwidth": 4}, "config.json")
     with pytest.raises(UserError, match="^config.json: not a configuration"):
         from_dict(Config, [1], "config.json")
@@ -249,3 +293,16 @@ def test_dict_with_keys_missing_or_no_dict():
 def test_a_default_that_is_not_allowed_is_a_bug_of_the_class():
     with pytest.raises(ValueError):
         integer(1, at_least=2)
+
+
+def test_a_cfg_file_is_looked_for_here_and_then_beside_the_script(tmp_path, monkeypatch):
+    script, here = tmp_path / "script", tmp_path / "here"
+    for folder in (script, here):
+        folder.mkdir()
+    monkeypatch.chdir(here)
+    assert find_cfg("x.cfg", script) == Path("x.cfg")    # in neither: an error will name it as it was given
+    (script / "x.cfg").write_text("")
+    assert find_cfg("x.cfg", script) == script / "x.cfg"
+    (here / "x.cfg").write_text("")
+    assert find_cfg("x.cfg", script) == Path("x.cfg")
+    assert find_cfg(str(script / "x.cfg"), here) == script / "x.cfg"

@@ -4,6 +4,7 @@ import http.server
 import io
 import tarfile
 import threading
+import zipfile
 
 import pytest
 
@@ -20,7 +21,7 @@ class Server(http.server.ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content, self.ranges, self.stop, self.status = CONTENT, True, None, 200
+        self.content, self.ranges, self.stop, self.status, self.tells_size = CONTENT, True, None, 200, True
         self.asked = []    # the Range header of each request, or None
         self.url = f"http://127.0.0.1:{self.server_port}/files/set%20one.bin?download=1"
 
@@ -37,6 +38,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(self.server.content) - start))
         self.end_headers()
         self.wfile.write(self.server.content[start:self.server.stop])
+
+    def do_HEAD(self):    # noqa: N802
+        self.server.asked.append("HEAD")
+        self.send_response(self.server.status)
+        if self.server.tells_size:
+            self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
 
     def log_message(self, *args):
         pass
@@ -162,6 +170,73 @@ def test_progress_is_silent_where_stderr_is_no_terminal(server, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+# Files of which nothing was published ---------------------------------------------------------------------------------
+
+
+def test_the_first_download_settles_what_a_file_is(server, cache):
+    path = download.fetch_first_seen(server.url)
+    assert path == cache / "set one.bin"
+    assert path.read_bytes() == CONTENT
+    assert (cache / "set one.bin.sha256").read_text() == f"{SHA256}\n"
+    assert download.fetch_first_seen(server.url) == path
+    assert server.asked == ["HEAD", None]
+    path.write_bytes(CONTENT[:-1] + b"x")
+    with pytest.raises(UserError, match=f"set one.bin: not the published file .*{SHA256}.*remove it"):
+        download.fetch_first_seen(server.url)
+
+
+@pytest.mark.parametrize("content", [b"older", b"older, and of another length"])
+def test_a_file_that_was_removed_is_fetched_anew(server, cache, content):
+    server.content = content
+    download.fetch_first_seen(server.url).unlink()
+    server.content = CONTENT
+    assert download.fetch_first_seen(server.url).read_bytes() == CONTENT
+    assert (cache / "set one.bin.sha256").read_text() == f"{SHA256}\n"
+
+
+def test_a_file_put_there_by_hand_is_taken_as_it_is(server, tmp_path):
+    (tmp_path / "set one.bin").write_bytes(CONTENT)
+    assert download.fetch_first_seen(server.url, tmp_path) == tmp_path / "set one.bin"
+    assert (tmp_path / "set one.bin.sha256").read_text() == f"{SHA256}\n"
+    assert server.asked == []
+
+
+def test_the_first_download_is_resumed_where_it_stopped(server, cache):
+    server.stop = 700000
+    with pytest.raises(UserError, match=r"ended after 700000 of 1048576 bytes.* by hand \(1048576 bytes\)"):
+        download.fetch_first_seen(server.url)
+    assert files(cache) == ["set one.bin.part"]
+    server.stop = None
+    assert download.fetch_first_seen(server.url).read_bytes() == CONTENT
+    assert server.asked == ["HEAD", None, "HEAD", "bytes=700000-"]
+    assert files(cache) == ["set one.bin", "set one.bin.sha256"]
+
+
+def refused_first_download(url, cache):
+    with pytest.raises(UserError) as caught:
+        download.fetch_first_seen(url)
+    message = str(caught.value)
+    assert message.startswith("set one.bin: download from http://127.0.0.1:")
+    assert f"put the file at {cache / 'set one.bin'} by hand" in message
+    assert "\n" not in message
+    return message
+
+
+def test_a_server_that_does_not_tell_the_size_is_one_line(server, cache):
+    server.tells_size = False
+    refused_first_download(server.url, cache)
+
+
+def test_a_server_without_the_file_or_none_is_one_line(server, cache):
+    server.status = 404
+    assert "(HTTP 404 Not Found)" in refused_first_download(server.url, cache)
+    url = server.url.replace(str(server.server_port), "1")
+    assert "(Connection refused)" in refused_first_download(url, cache)
+
+
+# Archives -------------------------------------------------------------------------------------------------------------
+
+
 def member(name, content=b"", kind=tarfile.REGTYPE, link=""):
     info = tarfile.TarInfo(name)
     info.size, info.type, info.linkname = len(content), kind, link
@@ -217,3 +292,66 @@ def test_a_damaged_archive_is_one_line(tmp_path):
         with pytest.raises(UserError, match="a.tar.gz: ") as caught:
             download.read_members(tmp_path / "a.tar.gz", ["set/one"], limit=1 << 20)
         assert "\n" not in str(caught.value)
+
+
+each_compression = pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+
+
+def make_zip(path, compression=zipfile.ZIP_DEFLATED, **members):
+    """Write an archive; '__' in a name stands for a folder."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
+
+
+@each_compression
+def test_wanted_files_of_a_zip_archive_are_found_in_any_folder(tmp_path, compression):
+    archive = make_zip(tmp_path / "a.zip", compression, one=b"1", a__b__two=b"22", other__one=b"no", three=b"no")
+    assert download.read_zip(archive, ["two", "one"], limit=2) == {"one": b"1", "two": b"22"}
+    assert files(tmp_path) == ["a.zip"]
+
+
+def test_a_large_file_in_a_zip_archive_is_refused_unless_nobody_wants_it(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", one=b"1", a__two=b"2" * 1000)
+    assert download.read_zip(archive, ["one"], limit=999) == {"one": b"1"}
+    with pytest.raises(UserError, match="a.zip: member 'a/two' has 1000 bytes, more than 999, refused"):
+        download.read_zip(archive, ["one", "two"], limit=999)
+
+
+def test_a_file_that_is_larger_than_the_zip_archive_says_is_refused(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", one=b"1" * 1000)
+    content = archive.read_bytes()
+    assert content.count((1000).to_bytes(4, "little")) == 2    # before the file, and in the list at the end
+    archive.write_bytes(content.replace((1000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
+    with pytest.raises(UserError, match="a.zip: truncated or no ZIP archive"):
+        download.read_zip(archive, ["one"], limit=10)
+
+
+def test_a_file_missing_in_a_zip_archive_is_named(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", one=b"1", two__x=b"2")
+    with pytest.raises(UserError, match=r"a.zip: no 'three' in this archive \(2 of 3 files missing\)"):
+        download.read_zip(archive, ["one", "two", "three"], limit=10)
+
+
+def test_a_damaged_or_encrypted_zip_archive_is_one_line(tmp_path):
+    archive = make_zip(tmp_path / "a.zip", one=bytes(range(256)) * 40)
+    content = archive.read_bytes()
+    # Bit 0 of the flags, at 6 and 8 of the two headers, marks a file that is encrypted.
+    flags = (content.index(b"PK\3\4") + 6, content.index(b"PK\1\2") + 8)
+    encrypted = bytes(byte | (at in flags) for at, byte in enumerate(content))
+    for damaged in (b"", b"no archive", content[:-40], content[:100], encrypted):
+        archive.write_bytes(damaged)
+        with pytest.raises(UserError, match="a.zip: truncated or no ZIP archive") as caught:
+            download.read_zip(archive, ["one"], limit=1 << 20)
+        assert "\n" not in str(caught.value)
+
+
+@each_compression
+def test_a_zip_archive_damaged_within_a_file_is_one_line(tmp_path, compression):
+    archive = make_zip(tmp_path / "a.zip", compression, one=bytes(range(256)) * 40)
+    content = archive.read_bytes()
+    archive.write_bytes(bytes(byte ^ (255 * (60 <= at < 69)) for at, byte in enumerate(content)))
+    with pytest.raises(UserError, match="a.zip: truncated or no ZIP archive"):
+        download.read_zip(archive, ["one"], limit=1 << 20)

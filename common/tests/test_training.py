@@ -1,3 +1,4 @@
+import copy
 import json
 import os
 import signal
@@ -183,6 +184,63 @@ def test_checkpoints_are_written_within_long_epochs(folder, monkeypatch):
     assert load_state(folder / CHECKPOINT)["step"] == 3
 
 
+def draw(folder, drawn, seed=0, stop=None, **flags):
+    """Keep in `drawn` what nnabla draws in each step of two epochs; interrupt the run in step `stop`."""
+    run, _ = start(folder, {"seed": seed}, **flags)
+    dropped = F.dropout(F.constant(1, (200,)), 0.5)
+    for epoch in run.epochs(2):
+        for _ in run.steps(Batches()):
+            dropped.forward()
+            where = epoch, run.state["step"]
+            drawn[where] = tuple(dropped.d), nn.random.prng.random_sample(), nn.random.prng.random_sample()
+            if where == stop:
+                os.kill(os.getpid(), signal.SIGINT)
+        run.finish_epoch({"loss": 0.0}, PANELS)
+
+
+@pytest.mark.parametrize("stop", [(0, 0), (0, 2), (1, 1)])
+def test_what_is_drawn_at_random_does_not_depend_on_interruptions(tmp_path, stop):
+    alone, interrupted = {}, {}
+    draw(tmp_path / "alone", alone)
+    with pytest.raises(KeyboardInterrupt):
+        draw(tmp_path / "interrupted", interrupted, stop=stop)
+    assert len(interrupted) == STEPS * stop[0] + stop[1] + 1
+    draw(tmp_path / "interrupted", interrupted, resume=True)
+    assert interrupted == alone
+
+
+def test_what_is_drawn_at_random_is_new_in_every_step_and_for_every_seed(tmp_path):
+    drawn = [{}, {}]
+    for seed in (0, 1):
+        draw(tmp_path / str(seed), drawn[seed], seed)
+    masks, *numbers = zip(*drawn[0].values(), *drawn[1].values(), strict=True)
+    assert len(set(masks)) == 4 * STEPS
+    assert len({*numbers[0], *numbers[1]}) == 8 * STEPS
+
+
+def test_dropout_leaves_the_same_parameters_after_a_resume(tmp_path):
+    def train_with_dropout(folder, stop=None, **flags):
+        run, _ = start(folder, **flags)
+        x, weight = nn.Variable((5, 3)), run.parameters["affine/W"]
+        loss = F.sum(F.dropout(F.affine(x, weight), 0.5) ** 2)
+        for epoch in run.epochs(2):
+            for batch in run.steps(Batches()):
+                x.d = batch[0]
+                loss.forward()
+                run.solver.zero_grad()
+                loss.backward()
+                run.solver.update()
+                if (epoch, run.state["step"]) == stop:
+                    os.kill(os.getpid(), signal.SIGINT)
+            run.finish_epoch({"loss": 0.0}, PANELS)
+        return weight.d.tolist()
+
+    alone = train_with_dropout(tmp_path / "alone")
+    with pytest.raises(KeyboardInterrupt):
+        train_with_dropout(tmp_path / "interrupted", stop=(0, 1))
+    assert train_with_dropout(tmp_path / "interrupted", resume=True) == alone
+
+
 # Folders that hold a run --------------------------------------------------------------------------------------------
 
 
@@ -255,6 +313,21 @@ def test_a_value_that_is_not_finite_ends_the_run(folder, value):
         for number, batch in enumerate(run.steps(Batches())):
             run.record(loss=value if number == 1 else step(batch))
     assert "\n" not in str(caught.value)
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_can_be_required_to_be_finite(folder, value):
+    train(folder, epochs=1)
+    before = {name: (folder / name).read_bytes() for name in (CHECKPOINT, BEST)}
+    run, _ = start(folder, resume=True)
+    state = copy.deepcopy(run.state)
+    run.require_finite()
+    run.require_finite(loss=0.5, valid_loss=np.float32(-1e30))
+    with pytest.raises(UserError, match=rf"^valid_loss is {value} in epoch 2, step 1; the last good state is in .*; "
+                                        "lower the learning rate$"):
+        run.require_finite(loss=0.5, valid_loss=value)
+    assert run.state == state    # nothing is recorded
     assert {name: (folder / name).read_bytes() for name in before} == before
 
 

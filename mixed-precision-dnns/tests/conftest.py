@@ -10,14 +10,6 @@ from mixed_precision_dnns import data
 TRAIN, TEST = 40, 9    # images of the small data set
 
 
-@pytest.fixture(autouse=True)
-def no_parameters():
-    """Every test starts and ends without parameters."""
-    nn.clear_parameters()
-    yield
-    nn.clear_parameters()
-
-
 def _value(name, shape, seed):
     rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2 ** 32)
     leaf = name.rsplit("/", 1)[-1]
