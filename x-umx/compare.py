@@ -1,0 +1,96 @@
+"""Compare X-UMX with one UMX for each source, and with X-UMX that lacks one of its three ideas, at small scale.
+
+    python x-umx/compare.py [--epochs 5] [--output compare] [--resume]
+
+All networks have the same size and see the same number of excerpts of generated songs (section SYNTHETIC of train.cfg).
+The table shows the SDR of the stems of songs that were held out, 10 log10(|s|^2 / |s - e|^2), without Wiener filter.
+"""
+import sys
+
+try:
+    from common import cli
+except ModuleNotFoundError as missing:
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+          file=sys.stderr)
+    sys.exit(2)
+
+from pathlib import Path
+
+import attrs
+import nnabla as nn
+import numpy as np
+
+from common.config import load_section
+from common.context import use_context
+from common.datasets.multitrack import MIXTURE
+from common.datasets.musdb18 import find_tracks
+from common.files import write_json
+from x_umx.config import Config
+from x_umx.separator import Separator
+from x_umx.train import train
+
+CFG = Path(__file__).resolve().parent / "train.cfg"
+VARIANTS = {
+    "UMX, one for each source": {"umx_train": True},
+    "X-UMX": {},
+    "X-UMX without crossing": {"crossing": False},
+    "X-UMX without combination loss": {"combination": False},
+    "X-UMX without loss of waveforms": {"mcoef": 0.0},
+}
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--epochs", type=cli.positive_int, default=5, help="of each network (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
+    parser.set_defaults(output="compare")
+    cli.add_run_flags(parser)
+    cli.add_context_flags(parser)
+    args = parser.parse_args(argv)
+    use_context(args.context, args.device_id)
+    base = load_section(Config, CFG, "SYNTHETIC", {"epochs": args.epochs, "seed": args.seed})
+    results = {"mixture": sdr_of_songs(base, lambda mixture: dict.fromkeys(base.sources, mixture))}
+    for number, (name, change) in enumerate(VARIANTS.items()):
+        folder = Path(args.output) / f"{number}-{'-'.join(name.replace(',', '').lower().split())}"
+        results[name] = run_variant(attrs.evolve(base, **change), name, folder, args)
+        write_json(Path(args.output) / "result.json", results)
+    print(format_table(results, base.sources))
+
+
+def run_variant(cfg, name, folder, args):
+    """Train the networks of a variant and return {source: SDR in dB}."""
+    for source in (cfg.sources if cfg.umx_train else (None,)):
+        print(f"{name}{f': {source}' if source else ''}", flush=True)
+        nn.clear_parameters()
+        one = attrs.evolve(cfg, source=source) if source else cfg
+        train(one, folder / source if source else folder, args.resume, args.overwrite)
+    separator = Separator(folder, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
+    return sdr_of_songs(cfg, lambda mixture: separator.separate(mixture, cfg.sample_rate))
+
+
+def sdr_of_songs(cfg, separate):
+    """Mean SDR in dB over the test songs, for each source; `separate` maps (samples, 2) to {source: (samples, 2)}."""
+    scores = []
+    for track in find_tracks(cfg.root, "test", sample_rate=cfg.sample_rate):
+        stems = separate(track.read(MIXTURE, 0, track.num_frames))
+        scores.append([sdr(track.read(source, 0, track.num_frames), stems[source]) for source in cfg.sources])
+    return dict(zip(cfg.sources, np.mean(scores, axis=0).tolist(), strict=True))
+
+
+def sdr(target, estimate):
+    """Signal-to-distortion ratio in dB of whole signals."""
+    signal, distortion = (np.sum(x ** 2, dtype=np.float64) for x in (target, target - estimate))
+    return float(10 * np.log10(signal / distortion))
+
+
+def format_table(results, sources):
+    """Lay the SDRs out as a table with a row for each variant."""
+    width = max(map(len, results))
+    head = f"{'SDR in dB':{width}}" + "".join(f"{name:>9}" for name in (*sources, "mean"))
+    rows = [f"{name:{width}}" + "".join(f"{value:9.2f}" for value in (*scores.values(), np.mean(list(scores.values()))))
+            for name, scores in results.items()]
+    return "\n".join([head, *rows])
+
+
+if __name__ == "__main__":
+    cli.run(main)

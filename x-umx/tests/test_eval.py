@@ -1,0 +1,153 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import pytest
+import soundfile
+
+from common.checkpoint import save_parameters
+from common.errors import UsageError
+from common.separation.scores import format_table
+from x_umx import eval, separator_flags
+from x_umx.model import CrossNetOpenUnmix, OpenUnmix, Sizes
+
+SOURCES = ("drums", "vocals")
+SIZES = Sizes(n_fft=512, hidden_size=8, max_bin=100)
+SECOND = 44100    # samples
+needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
+                                  reason="museval cannot be imported without the programs ffmpeg and ffprobe")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Random weights: xumx.h5 of both sources, and a folder umx with a file for each."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "umx").mkdir()
+    networks = {"xumx": CrossNetOpenUnmix(SIZES, sources=SOURCES)} | {f"umx/{source}": OpenUnmix(SIZES)
+                                                                      for source in SOURCES}
+    for name, network in networks.items():
+        with nn.parameter_scope(name):
+            network.masks(nn.Variable((2, 1, 2, SIZES.bins)))
+            save_parameters(folder / f"{name}.h5")
+    nn.clear_parameters()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """A data set: one song of 2 s, one whose mixture is not a number."""
+    root = tmp_path_factory.mktemp("songs")
+    for song, fault in (("Good", 0), ("Bad", np.nan)):
+        folder = root / "test" / song
+        folder.mkdir(parents=True)
+        drums, vocals = 0.1 * np.random.default_rng(0).standard_normal((2, 2 * SECOND, 2))
+        for name, audio in (("drums", drums), ("vocals", vocals), ("mixture", drums + vocals + fault)):
+            soundfile.write(folder / f"{name}.wav", audio, SECOND, subtype="FLOAT")
+    return root
+
+
+@needs_ffmpeg
+def test_scores_songs_and_says_which_failed(models, songs, tmp_path, capsys):
+    command = ["--model", str(models / "xumx.h5"), "--root", str(songs), "--is-wav", "--out-dir", str(tmp_path),
+               "-c", "cpu"]
+    assert eval.main(command) == 1
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert err.startswith(f"error: {songs / 'test' / 'Bad' / 'mixture.wav'}: ")
+    lines = out.splitlines()
+    assert lines[1].startswith("Good: SDR drums ")
+    assert [line.split()[0] for line in lines[-5:]] == ["dB", "drums", "vocals", "average", "wrote"]
+    assert all(model in lines[-5] for model in ("UMX paper", "UMXHQ paper", "X-UMX paper"))
+    assert "6.47" in lines[-4]    # drums of X-UMX
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert written["failed"] == ["Bad"]
+    assert written["made_with"]["stems"] == list(SOURCES)
+    assert f"{written['median']['vocals']['SDR']:.2f}" == lines[-3].split()[1]
+    assert [path.name for path in (tmp_path / "test").iterdir()] == ["Good.json"]
+
+    assert eval.main(command) == 1
+    assert capsys.readouterr().out.splitlines()[1:] == [f"1 of 2 tracks are scored in {tmp_path / 'test'} already",
+                                                        *lines[2:]]
+
+
+def parsed(*argv):
+    return eval.parse_args(["--root", "somewhere", "-c", "cpu", *map(str, argv)])
+
+
+@pytest.mark.parametrize("flags, attribute, value", [
+    ((), "targets", SOURCES), ((), "stems", SOURCES), ((), "niter", 1), ((), "softmask", False), ((), "alpha", 1.0),
+    ((), "chunk_seconds", 20.0), ((), "overlap", 0.1),
+    (("--targets", "vocals", "drums"), "stems", ("vocals", "drums")),
+    (("--niter", "0"), "niter", 0), (("--softmask",), "softmask", True), (("--alpha", "2"), "alpha", 2.0),
+    (("--residual-model",), "stems", (*SOURCES, "residual")), (("--residual",), "stems", (*SOURCES, "residual")),
+    (("--chunk-dur", "10"), "chunk_seconds", 10.0), (("--chunk-dur", "0"), "chunk_seconds", None),
+    (("--overlap", "0.25"), "overlap", 0.25)])
+def test_flags_reach_the_separator_and_the_record_of_settings(flags, attribute, value, models):
+    args, default = parsed("--model", models / "xumx.h5", *flags), parsed("--model", models / "xumx.h5")
+    separator = eval.make_separator(args)
+    assert getattr(separator, attribute) == value
+    assert (eval.settings(separator, args) == eval.settings(eval.make_separator(default), default)) == (flags == ())
+
+
+def test_settings_tell_weights_apart(models):
+    both, one = (eval.settings(eval.make_separator(args), args) for args in (
+        parsed("--model", models / "umx"), parsed("--model", models / "umx", "--targets", "drums")))
+    assert len(both["weights"]) == 2
+    assert both["weights"][:1] == one["weights"]
+    assert both["weights"][0] != both["weights"][1]
+
+
+def test_umx_infer_chooses_umx(models, capsys):
+    assert separator_flags.model_name(parsed()) == "xumx"
+    assert separator_flags.model_name(parsed("--umx-infer")) == "umx"
+    eval.make_separator(parsed("--umx-infer", "--model", models / "umx"))
+    assert capsys.readouterr().out == f"{models / 'umx'}: computing on cpu\n"
+    with pytest.raises(UsageError, match="xumx.h5 is X-UMX"):
+        eval.make_separator(parsed("--umx-infer", "--model", models / "xumx.h5"))
+
+
+@pytest.mark.parametrize("flags, says", [
+    (("--chunk-dur", "-1"), "--chunk-dur -1.0"), (("--chunk-dur", "inf"), "--chunk-dur inf"),
+    (("--overlap", "0.6"), "--overlap 0.6"), (("--overlap", "nan"), "--overlap nan"), (("--cores", "0"), "--cores"),
+    (("--subset", "all"), "--subset"), (("--soft",), "--soft")])
+def test_refuses_flags(flags, says):
+    with pytest.raises(UsageError, match=says):
+        parsed(*flags)
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("flags, says", [
+    (("--root", "nowhere"), "--root nowhere"), (("--model", "nowhere.h5"), "--model nowhere.h5"),
+    (("--targets", "piano"), "--targets piano"), (("--niter", "-1"), "niter -1")])
+def test_refuses_before_work(flags, says, models, songs, tmp_path):
+    command = ["--root", str(songs), "--model", str(models / "xumx.h5"), "--out-dir", str(tmp_path / "out"), *flags]
+    with pytest.raises(UsageError, match=says):
+        eval.main(command)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, columns", [("xumx", "X-UMX paper"), ("umx", "UMX paper UMX NNabla"),
+                                           ("umxhq", "UMXHQ paper UMXHQ NNabla")])
+def test_a_published_model_is_compared_with_itself(name, columns, capsys):
+    eval.print_scores({"song": {"bass": dict.fromkeys(("SDR", "SIR", "ISR", "SAR"), [1.0])}}, name, "test")
+    assert capsys.readouterr().out.splitlines()[2].split() == ["dB", "SDR", "SIR", "ISR", "SAR", *columns.split()]
+
+
+def test_published_averages():
+    none = {target: dict.fromkeys(("SDR", "SIR", "ISR", "SAR"), 0.0) for target in ("vocals", "drums", "bass", "other")}
+    published = {label: column for columns in eval.PUBLISHED_SDR.values() for label, column in columns.items()}
+    average = format_table(none, published).splitlines()[-1]
+    assert average.split()[5:] == ["5.33", "5.38", "5.41", "5.37", "5.79"]
+
+
+def test_the_command_says_how_it_is_used():
+    script = Path(eval.__file__)
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(flag in done.stdout for flag in ("--root", "--is-wav", "--cores", "--residual-model", "--engine"))
+    wrong = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)

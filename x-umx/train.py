@@ -1,0 +1,124 @@
+"""Train X-UMX, or UMX for one source (arXiv 2010.04228).
+
+    python x-umx/train.py [XUMX] --root MUSDB18 [--output DIR] [--resume]
+    python x-umx/train.py UMX --source vocals --root MUSDB18
+    python x-umx/train.py SYNTHETIC        # minutes, on generated music
+
+The first argument is a section of the .cfg file.
+"""
+import sys
+
+try:
+    from common import cli
+except ModuleNotFoundError as missing:
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+          file=sys.stderr)
+    sys.exit(2)
+
+import argparse
+import time
+from pathlib import Path
+
+import nnabla as nn
+import nnabla.solvers as S
+
+from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
+from common.context import use_context
+from common.files import link
+from common.monitor import write_series
+from common.schedules import epochs_without_gain, plateau_decay
+from common.seeding import seed_everything
+from common.training import BEST, Run
+from x_umx.config import Config
+from x_umx.data import Songs
+from x_umx.model import initialize_statistics
+from x_umx.network import Graphs, validate
+from x_umx.weights import BEST_UMX, BEST_XUMX
+
+HERE = Path(__file__).resolve().parent
+PANELS = (("loss", ("train_loss", "valid_loss")), ("learning rate", ("learning_rate",)))
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("experiment", metavar="CONFIG", nargs="?",
+                        help="section of the .cfg file (default: XUMX, or UMX with --umx-train)")
+    parser.add_argument("--cfg", default="train.cfg", metavar="FILE",
+                        help="file of experiments, looked for here and beside the script (default: %(default)s)")
+    cli.add_context_flags(parser)
+    cli.add_run_flags(parser)
+    add_config_flags(parser, Config)
+    # As the published script spells it.
+    parser.add_argument("--valid_dur", dest="valid_dur", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    overrides = overrides_of(args, Config)
+    experiment = args.experiment or ("UMX" if overrides.get("umx_train") == "true" else "XUMX")
+    cfg = load_section(Config, find_cfg(args.cfg, HERE), experiment, overrides)
+    folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
+    print(f"{experiment}: computing on {use_context(args.context, args.device_id)}", flush=True)
+    train(cfg, folder, args.resume, args.overwrite)
+
+
+def train(cfg, folder, resume=False, overwrite=False):
+    """Train the network of `cfg` in `folder`, and keep the parameters with the lowest loss in validation."""
+    songs = Songs(cfg)
+    if not songs.valid_tracks:
+        print("no validation songs: the training loss takes the place of theirs", flush=True)
+    run = Run(folder, to_dict(cfg), resume, overwrite)
+    seed_everything(cfg.seed)
+    initialize_statistics(cfg.sizes, *songs.statistics(), (None,) if cfg.umx_train else cfg.sources)
+    cfg.network.masks(nn.Variable((1, 1, cfg.nb_channels, cfg.sizes.max_bin)))    # makes the parameters
+    graphs, valid_graphs = Graphs(cfg, train=True), Graphs(cfg, train=False)
+    scale = cfg.batch_size / 16    # the published rule for learning rate and weight decay
+    solver = S.Adam(cfg.lr * scale)
+    solver.set_parameters(nn.get_parameters())
+    run.attach(solver)
+
+    for _ in run.epochs(cfg.epochs):
+        watched = [row["valid_loss"] for row in run.rows]
+        if cfg.umx_train and 0 < cfg.patience <= epochs_without_gain(watched):
+            print(f"no gain in {cfg.patience} epochs: stopped after epoch {len(run.rows)}")
+            break
+        solver.set_learning_rate(plateau_decay(cfg.lr * scale, watched, cfg.lr_decay_gamma, cfg.lr_decay_patience))
+        started = time.perf_counter()
+        for mixture, targets in run.steps(songs):
+            run.record(loss=train_step(graphs.loss(mixture, targets), solver, cfg.weight_decay * scale))
+        seconds = (time.perf_counter() - started) / len(songs)
+        train_loss = run.means()["loss"]
+        valid_loss = validate(valid_graphs, songs.validation()) if songs.valid_tracks else train_loss
+        finish_epoch(run, cfg, train_loss, valid_loss, solver.learning_rate(), seconds)
+
+
+def train_step(loss, solver, weight_decay):
+    """Update the parameters once and return the loss before."""
+    loss.forward(clear_no_need_grad=True)
+    solver.zero_grad()
+    loss.backward(clear_buffer=True)
+    solver.weight_decay(weight_decay)
+    solver.update()
+    return float(loss.d)
+
+
+def finish_epoch(run, cfg, train_loss, valid_loss, learning_rate, seconds):
+    """Keep the parameters if they are the best, log and save."""
+    run.require_finite(valid_loss=valid_loss)
+    if run.keep_best(valid_loss):
+        link(run.folder / BEST, run.folder / (BEST_UMX if cfg.umx_train else BEST_XUMX))
+    losses = [*(row["valid_loss"] for row in run.rows), valid_loss]
+    best_epoch = len(losses) - epochs_without_gain(losses)
+    run.finish_epoch({"train_loss": train_loss, "valid_loss": valid_loss, "learning_rate": learning_rate,
+                      "best_epoch": best_epoch}, PANELS, seconds)
+    for name, column in (("Training loss", "train_loss"), ("Validation loss", "valid_loss"),
+                         ("learning rate", "learning_rate"), ("Best epoch", "best_epoch")):
+        write_series(run.folder, name, [row[column] for row in run.rows])
+    write_series(run.folder, "training time per iteration", run.extras)
+    print(f"epoch {len(run.rows)}/{cfg.epochs}: training loss {train_loss:.4f}, validation loss {valid_loss:.4f}, "
+          f"best in epoch {best_epoch}, {seconds:.2f} s per step", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
