@@ -13,6 +13,7 @@ demo: .venv/installed
 	@.venv/bin/python mixed-precision-dnns/demo.py
 
 tour: demo
+	@.venv/bin/python x-umx/train.py SYNTHETIC --epochs 1 --output runs/x-umx --overwrite
 
 test: .venv/installed
 	@.venv/bin/python -m pytest
@@ -22,6 +23,7 @@ lint: .venv/installed
 
 benchmark: .venv/installed
 	@.venv/bin/python mixed-precision-dnns/benchmark.py
+	@.venv/bin/python x-umx/benchmark.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
@@ -39,11 +41,12 @@ endif
 pip = .venv/bin/python -m pip --disable-pip-version-check
 usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 
-.venv/installed: requirements.txt pyproject.toml
+# With every engine for inference, to test and to compare.
+.venv/installed: requirements.txt requirements-openvino.txt pyproject.toml
 	@$(if $(usable_venv),:,'$(call checked,$(python))' -m venv --clear .venv)
 	@rm -f $@
 	@echo "Installing the packages of requirements.txt into .venv, which takes a minute or two ..."
-	@$(pip) install --quiet -r requirements.txt
+	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt
 	@touch $@
 
 .PHONY: help demo tour test lint benchmark clean

@@ -86,7 +86,7 @@ def compile_network(build, shapes, engine="auto", precision="float32"):
     UsageError
         An engine that is unknown or not installed; a precision that it, or this CPU, does not have.
     """
-    _check(engine, precision)
+    check_engine(engine, precision)
     shapes = [tuple(shape) for shape in shapes]
     if engine == "nnabla" or (engine == "auto" and on_gpu()):
         return Network("nnabla", shapes, _nnabla(*_graph(build, shapes)))
@@ -100,7 +100,8 @@ def compile_network(build, shapes, engine="auto", precision="float32"):
     return Network(engine, shapes, compute)
 
 
-def _check(engine, precision):
+def check_engine(engine, precision):
+    """Raise a UsageError if there is no such engine here, or it has no such precision; `compile_network` does, too."""
     if engine not in ("auto", *ENGINES):
         raise UsageError(f"--engine {engine!r}: choose one of {', '.join(('auto', *ENGINES))}")
     if precision not in PRECISIONS:

@@ -23,9 +23,10 @@ class Songs:
     """
 
     def __init__(self, cfg):
-        if 0 < cfg.seq_dur * cfg.sample_rate < shortest_excerpt(cfg):
-            raise UsageError(f"--seq-dur {cfg.seq_dur:g}: too short for the loss; at least "
-                             f"{shortest_excerpt(cfg) / cfg.sample_rate:.3f} s are needed")
+        for flag, seconds in (("--seq-dur", cfg.seq_dur), ("--valid-dur", cfg.valid_dur)):
+            if 0 < seconds * cfg.sample_rate < shortest_excerpt(cfg):
+                raise UsageError(f"{flag} {seconds:g}: too short for the loss; at least "
+                                 f"{shortest_excerpt(cfg) / cfg.sample_rate:.3f} s are needed")
         self.cfg = cfg
         self.train_tracks, self.valid_tracks = (
             find_tracks(cfg.root or SYNTHETIC, split, cfg.is_wav, cfg.setup_file, cfg.sources, cfg.sample_rate)

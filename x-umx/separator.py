@@ -6,7 +6,7 @@ import nnabla.functions as F
 import numpy as np
 
 from common.checkpoint import parameter_shapes
-from common.engines import compile_network
+from common.engines import check_engine, compile_network
 from common.errors import UsageError
 from common.separation.stems import separate_stream
 from common.separation.transform import istft, stft
@@ -57,8 +57,8 @@ class Separator:
 
     def __init__(self, model="xumx", targets=None, *, niter=1, softmask=False, alpha=1.0, residual=False,
                  chunk_seconds=CHUNK_SECONDS, overlap=OVERLAP, engine="auto", precision="float32"):
-        if niter < 0 or not alpha > 0:
-            raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha above 0")
+        _check(targets, niter, alpha, chunk_seconds, overlap)
+        check_engine(engine, precision)
         self.files = find_weights(model, targets)
         self.network, self.sample_rate = self.files[0].network, self.files[0].sample_rate
         self.sources = tuple(source for file in self.files for source in file.sources)
@@ -185,3 +185,14 @@ class Separator:
             return refined[[*index, -1]]
         rest = refined[[k for k in range(len(refined)) if k not in index]].sum(0, keepdims=True)
         return np.concatenate([refined[index], rest])
+
+
+def _check(targets, niter, alpha, chunk_seconds, overlap):
+    """Raise a UsageError for a value that is not allowed."""
+    if niter < 0 or not 0 < alpha < np.inf:
+        raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
+    if chunk_seconds is not None and not chunk_seconds > 0 or not 0 <= overlap <= 0.5:
+        raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, and "
+                         "the overlap from 0 to 0.5")
+    if len(set(targets or ())) < len(targets or ()):
+        raise UsageError(f"--targets {' '.join(targets)}: each may be named once")

@@ -22,7 +22,7 @@ from pathlib import Path
 import nnabla as nn
 import nnabla.solvers as S
 
-from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
+from common.config import FLAGS, add_config_flags, find_cfg, load_section, overrides_of, to_dict
 from common.context import use_context
 from common.files import link
 from common.monitor import write_series
@@ -56,7 +56,7 @@ def parse_args(argv):
 def main(argv=None):
     args = parse_args(argv)
     overrides = overrides_of(args, Config)
-    experiment = args.experiment or ("UMX" if overrides.get("umx_train") == "true" else "XUMX")
+    experiment = args.experiment or ("UMX" if FLAGS.get(overrides.get("umx_train", "").lower()) else "XUMX")
     cfg = load_section(Config, find_cfg(args.cfg, HERE), experiment, overrides)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
     print(f"{experiment}: computing on {use_context(args.context, args.device_id)}", flush=True)
@@ -69,6 +69,7 @@ def train(cfg, folder, resume=False, overwrite=False):
     if not songs.valid_tracks:
         print("no validation songs: the training loss takes the place of theirs", flush=True)
     run = Run(folder, to_dict(cfg), resume, overwrite)
+    nn.clear_parameters()
     seed_everything(cfg.seed)
     initialize_statistics(cfg.sizes, *songs.statistics(), (None,) if cfg.umx_train else cfg.sources)
     cfg.network.masks(nn.Variable((1, 1, cfg.nb_channels, cfg.sizes.max_bin)))    # makes the parameters
@@ -77,6 +78,9 @@ def train(cfg, folder, resume=False, overwrite=False):
     solver = S.Adam(cfg.lr * scale)
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
+    if run.best is None:
+        for name in (BEST_XUMX, BEST_UMX):
+            (folder / name).unlink(missing_ok=True)    # of a run that is overwritten
 
     for _ in run.epochs(cfg.epochs):
         watched = [row["valid_loss"] for row in run.rows]

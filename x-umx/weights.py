@@ -87,7 +87,9 @@ def find_weights(model, targets=None):
         raise UsageError(f"--model {model}: no such file or folder; the published models are {', '.join(PUBLISHED)}")
     files = _in_folder(path) if path.is_dir() else {path.stem: path}
     found = [_describe(file, name) for name, file in files.items()]
-    if len(found) == 1 and len(found[0].sources) > 1:
+    if len(found) > 1 and any(len(file.sources) > 1 for file in found):
+        raise UsageError(f"--model {model}: X-UMX and other weights in one folder; name the file")
+    if len(found[0].sources) > 1:
         _check_targets(targets, found[0].sources, model)
         return found
     by_source = {source: file for file in found for source in file.sources}
@@ -168,6 +170,10 @@ def _run_config(path):
     if path.name not in (BEST_XUMX, BEST_UMX, BEST) or not config.is_file():
         return {}
     try:
-        return json.loads(config.read_text())
-    except ValueError as error:
-        raise UserError(f"{config}: not the configuration of a training run; remove it to use the defaults") from error
+        values = json.loads(config.read_text())
+    except ValueError:
+        values = None
+    numbers = (values.get(key, 1) for key in ("nhop", "sample_rate")) if isinstance(values, dict) else (None,)
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise UserError(f"{config}: not the configuration of a training run; remove it to use the defaults")
+    return values

@@ -1,0 +1,493 @@
+"""The command that trains: what a run writes, the same bits after a kill, and what it says to bad input."""
+import csv
+import itertools
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import nnabla as nn
+import numpy as np
+import pytest
+import soundfile
+
+from common import cli
+from common.checkpoint import load_state
+from common.config import section_names
+from common.schedules import plateau_decay
+from x_umx import train
+from x_umx.config import Config
+from x_umx.model import SOURCES
+from x_umx.network import Graphs, build_graph, shortest_excerpt, validate
+from x_umx.weights import find_weights
+
+SCRIPT = Path(train.__file__)
+RATE, SONG = 8000, 4000    # Hz, samples
+SMALL = ("--nfft", "64", "--nhop", "16", "--hidden-size", "8", "--seq-dur", "0.1", "--valid-dur", "0.2", "--batch-size",
+         "2", "--samples-per-track", "2", "--epochs", "2", "--sample-rate", str(RATE), "--bandwidth", "3000",
+         "-c", "cpu")
+STEPS = 2    # per epoch, of the two songs below
+SERIES = ("Training-loss", "Validation-loss", "learning-rate", "Best-epoch", "training-time-per-iteration")
+LINE = re.compile(r"[^\n]+\n")
+
+
+@pytest.fixture(autouse=True)
+def keep_sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def make_songs(root, **splits):
+    rng = np.random.default_rng(0)
+    for split, num in splits.items():
+        for song in range(num):
+            folder = root / split / f"song {song}"
+            folder.mkdir(parents=True)
+            for k, source in enumerate(SOURCES):
+                tone = np.sin(np.arange(SONG)[:, None] * 0.1 * (k + 1) * rng.uniform(0.8, 1.2)) * [1, 0.7]
+                audio = 0.1 * tone + 0.02 * rng.standard_normal((SONG, 2))
+                soundfile.write(folder / f"{source}.wav", audio, RATE, subtype="FLOAT")
+    return root
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory):
+    """Two songs to train with and one to validate, half a second each."""
+    return make_songs(tmp_path_factory.mktemp("songs"), train=2, valid=1)
+
+
+def arguments(output, root, *flags):
+    # A section, where there is one, comes first.
+    section = flags[:1] if flags and not str(flags[0]).startswith("-") else ()
+    return [str(arg) for arg in (*section, "--output", output, "--root", root, *SMALL, *flags[len(section):])]
+
+
+@pytest.fixture
+def command(songs, capsys):
+    """Run the command in this process; returns its exit status, stdout and stderr."""
+    def run(output, *flags, root=songs):
+        nn.clear_parameters()
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.run(lambda: train.main(arguments(output, root, *flags)))
+        return caught.value.code or 0, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Curves take longer than all the rest; the fixture below draws them."""
+    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, songs):
+    """Folder of a run of two epochs; not to be written to."""
+    folder = tmp_path_factory.mktemp("runs") / "XUMX"
+    train.main(arguments(folder, songs))
+    nn.clear_parameters()
+    return folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def parameters_in(path):
+    """{name: array} of a parameter file or a checkpoint."""
+    found = {}
+    with h5py.File(path) as file:
+        file.get("parameters", file).visititems(
+            lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def same_parameters(a, b):
+    a, b = parameters_in(a), parameters_in(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def assert_same_run(a, b):
+    for name in ("params_best.h5", "best_xumx.h5", "checkpoint/latest.h5"):
+        assert same_parameters(a / name, b / name), name
+    assert (a / "log.csv").read_text() == (b / "log.csv").read_text()
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open() as stream:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
+def content(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_one_line(result, status, *words):
+    code, _, err = result
+    assert code == status, err
+    assert LINE.fullmatch(err), err
+    assert all(word in err for word in words), err
+
+
+def scripted(monkeypatch, losses):
+    """Replace the validation losses of a run; the last one stays."""
+    values = itertools.chain(losses, itertools.repeat(losses[-1]))
+    monkeypatch.setattr(train, "validate", lambda graphs, songs: next(values))
+
+
+# What a run writes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_writes_its_files(finished):
+    assert sorted(path.as_posix() for path in content(finished)) == sorted([
+        "best_xumx.h5", "checkpoint/latest.h5", "config.json", "curves.png", "log.csv", "params_best.h5",
+        *(f"{name}.series.txt" for name in SERIES)])
+    assert (finished / "best_xumx.h5").samefile(finished / "params_best.h5")
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((finished / "config.json").read_text())
+    assert (config["nfft"], config["sources"], config["dropout"]) == (64, list(SOURCES), 0.4)
+
+
+def test_the_log_and_the_series_tell_the_same(finished):
+    rows = rows_of(finished)
+    assert list(rows[0]) == ["epoch", "train_loss", "valid_loss", "learning_rate", "best_epoch"]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for column, name in (("train_loss", "Training-loss"), ("valid_loss", "Validation-loss"),
+                         ("learning_rate", "learning-rate"), ("best_epoch", "Best-epoch")):
+        lines = (finished / f"{name}.series.txt").read_text().splitlines()
+        values = [[float(word) for word in line.split()] for line in lines]
+        np.testing.assert_allclose(values, [[k, row[column]] for k, row in enumerate(rows)], rtol=1e-4, atol=1e-6)
+    assert rows[0]["learning_rate"] == pytest.approx(1e-3 * 2 / 16, rel=1e-5)    # in proportion to the batch size
+    losses = [row["valid_loss"] for row in rows]
+    assert rows[-1]["best_epoch"] == 1 + losses.index(min(losses))
+    assert load_state(finished / "checkpoint/latest.h5")["best"] == pytest.approx(min(losses))
+
+
+def test_the_best_parameters_give_the_loss_in_the_log(finished, songs):
+    cfg = Config(root=str(songs), nfft=64, nhop=16, hidden_size=8, seq_dur=0.1, valid_dur=0.2, batch_size=2,
+                 sample_rate=RATE, bandwidth=3000)
+    nn.load_parameters(str(finished / "best_xumx.h5"))
+    loss = validate(Graphs(cfg, train=False), train.Songs(cfg).validation())
+    assert loss == pytest.approx(min(row["valid_loss"] for row in rows_of(finished)), rel=1e-5)
+
+
+def test_the_best_parameters_are_those_of_the_lowest_validation_loss(command, tmp_path, monkeypatch):
+    scripted(monkeypatch, (3.0, 1.0, 2.0))
+    assert command(tmp_path / "three", "--epochs", 3)[0] == 0
+    scripted(monkeypatch, (3.0, 1.0))
+    assert command(tmp_path / "two", "--epochs", 2)[0] == 0
+    assert same_parameters(tmp_path / "three/best_xumx.h5", tmp_path / "two/checkpoint/latest.h5")
+    assert not same_parameters(tmp_path / "three/best_xumx.h5", tmp_path / "three/checkpoint/latest.h5")
+    assert [row["best_epoch"] for row in rows_of(tmp_path / "three")] == [1, 2, 2]
+
+
+@pytest.mark.parametrize("flags", [(), ("UMX",)], ids=["X-UMX", "UMX"])
+def test_the_loss_falls(flags, command, tmp_path):
+    more = ("--epochs", 3, "--samples-per-track", 8, "--lr", 0.1)
+    assert command(tmp_path / "run", *flags, *more)[0] == 0
+    losses = [row["train_loss"] for row in rows_of(tmp_path / "run")]
+    assert losses[-1] < 0.8 * losses[0], losses
+
+
+@pytest.mark.parametrize("section", section_names(SCRIPT.with_name("train.cfg")))
+def test_every_section_trains(section, command, tmp_path):
+    assert command(tmp_path / "run", section, "--epochs", 1)[0] == 0
+    assert np.isfinite(rows_of(tmp_path / "run")[0]["valid_loss"])
+    umx = "UMX" in section and section != "XUMX"
+    assert (tmp_path / "run" / ("best_umx.h5" if umx else "best_xumx.h5")).is_file()
+
+
+def test_generated_music_needs_no_data(command, tmp_path):
+    flags = ("--samples-per-track", 1, "--valid-dur", 8, "--epochs", 1)
+    code, out, err = command(tmp_path / "run", "SYNTHETIC", *flags, root="synthetic")
+    assert (code, err) == (0, "") and out.startswith("SYNTHETIC: computing on cpu\nepoch 1/1: training loss ")
+
+
+def test_parameters_of_another_run_in_this_process_do_not_enter(finished, songs, tmp_path):
+    train.main(arguments(tmp_path / "umx", songs, "UMX", "--nfft", 128, "--epochs", 1))
+    train.main(arguments(tmp_path / "run", songs))
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_the_output_folder_is_named_like_the_experiment(songs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for flags, folder in ((["UMX", "--source", "drums"], "UMX-drums"), (["--umx-train"], "UMX-vocals"),
+                          (["--umx-train", "True", "--source", "bass"], "UMX-bass"), ([], "XUMX")):
+        nn.clear_parameters()
+        train.main([*flags, "--root", str(songs), *SMALL, "--epochs", "1"])
+        assert (tmp_path / folder / "log.csv").is_file()
+
+
+def test_umx_learns_the_source_that_is_named(command, tmp_path):
+    for source in ("bass", "other"):
+        assert command(tmp_path / source, "UMX", "--source", source)[0] == 0
+    assert not same_parameters(tmp_path / "bass/best_umx.h5", tmp_path / "other/best_umx.h5")
+    found, = find_weights(tmp_path / "other")
+    assert (found.sources, found.network.hop_length, found.sample_rate) == (("other",), 16, RATE)
+
+
+def test_mono(command, tmp_path):
+    for section in ("XUMX", "UMX"):
+        assert command(tmp_path / section, section, "--nb-channels", 1, "--epochs", 1)[0] == 0
+        assert np.isfinite(rows_of(tmp_path / section)[0]["valid_loss"])
+        assert find_weights(tmp_path / section)[0].network.sizes.nb_channels == 1
+
+
+def test_whole_songs(command, tmp_path):
+    assert command(tmp_path / "run", "--seq-dur", 0, "--batch-size", 1, "--epochs", 1)[0] == 0
+    assert np.isfinite(rows_of(tmp_path / "run")[0]["train_loss"])
+
+
+def test_without_validation_songs_the_training_loss_stands_in(command, tmp_path):
+    root = make_songs(tmp_path / "songs", train=2)
+    code, out, err = command(tmp_path / "run", root=root)
+    assert (code, err) == (0, "") and "no validation songs: the training loss takes the place of theirs\n" in out
+    assert all(row["train_loss"] == row["valid_loss"] for row in rows_of(tmp_path / "run"))
+    assert (tmp_path / "run/best_xumx.h5").is_file()
+
+
+@pytest.mark.parametrize("flags", [
+    ("--seed", 1), ("--lr", 0.01), ("--weight-decay", 1), ("--dropout", 0), ("--mcoef", 0), ("--mcoef", 1),
+    ("--combination", "false"), ("--crossing", "false"), ("--source-augmentations", "gain"),
+    ("--source-augmentations", "none"), ("--seq-dur", 0.15)], ids=lambda flags: " ".join(map(str, flags)))
+def test_the_flag_changes_the_result(flags, command, finished, tmp_path):
+    assert command(tmp_path / "run", *flags, "--epochs", 1)[0] == 0
+    assert rows_of(tmp_path / "run")[0]["valid_loss"] != rows_of(finished)[0]["valid_loss"]
+
+
+def test_valid_dur_as_the_published_script_spells_it(command, finished, tmp_path):
+    assert command(tmp_path / "run", "--valid_dur", 0.5, "--epochs", 1)[0] == 0
+    assert json.loads((tmp_path / "run/config.json").read_text())["valid_dur"] == 0.5
+    assert rows_of(tmp_path / "run")[0]["valid_loss"] != rows_of(finished)[0]["valid_loss"]
+
+
+# Learning rate and end ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags, epochs", [
+    (("UMX", "--patience", 2), 3), (("UMX", "--patience", 0), 5), (("XUMX", "--patience", 2), 5)],
+    ids=["UMX", "UMX without patience", "X-UMX"])
+def test_umx_stops_without_gain(flags, epochs, command, tmp_path, monkeypatch):
+    scripted(monkeypatch, (1.0, 2.0))
+    code, out, err = command(tmp_path / "run", *flags, "--epochs", 5)
+    assert (code, err, len(rows_of(tmp_path / "run"))) == (0, "", epochs)
+    assert ("no gain in 2 epochs: stopped after epoch 3" in out) == (epochs == 3)
+
+
+def test_the_learning_rate_drops_on_a_plateau(command, tmp_path, monkeypatch):
+    scripted(monkeypatch, (1.0, 2.0))
+    flags = ("--epochs", 5, "--lr-decay-patience", 1, "--lr-decay-gamma", 0.5, "--lr", 0.016)
+    assert command(tmp_path / "run", *flags)[0] == 0
+    rates = [row["learning_rate"] for row in rows_of(tmp_path / "run")]
+    assert rates == pytest.approx([plateau_decay(0.002, [1.0, 2.0, 2.0, 2.0][:n], 0.5, 1) for n in range(5)])
+    assert rates[2] == pytest.approx(0.002) and rates[3] == pytest.approx(0.001)
+
+
+# Graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def small(**values):
+    return Config(**{"nfft": 64, "nhop": 16, "hidden_size": 8, "sample_rate": RATE, "bandwidth": 3000} | values)
+
+
+@pytest.mark.parametrize("umx_train", [False, True])
+def test_the_shortest_excerpt_has_a_loss(umx_train):
+    cfg = small(umx_train=umx_train)
+    samples = shortest_excerpt(cfg)
+    graph = build_graph(cfg, 1, samples, train=True)
+    rng = np.random.default_rng(0)
+    graph.fill(rng.standard_normal((1, 2, samples)), rng.standard_normal((1, len(cfg.targets), 2, samples)))
+    graph.loss.forward()
+    assert np.isfinite(graph.loss.d)
+
+
+def test_the_validation_loss_is_the_mean_over_songs_of_the_mean_over_pieces():
+    cfg, rng = small(), np.random.default_rng(0)
+    graphs = Graphs(cfg, train=False)
+    pieces = [(rng.standard_normal((1, 2, n)).astype(np.float32), rng.standard_normal((1, 4, 2, n)).astype(np.float32))
+              for n in (600, 600, 700)]
+    a, b, c = (validate(graphs, [[piece]]) for piece in pieces)
+    assert len({a, b, c}) == 3
+    assert validate(graphs, [pieces[:2], pieces[2:]]) == pytest.approx(((a + b) / 2 + c) / 2)
+
+
+def test_a_perfect_estimate_of_a_silent_source_has_no_loss():
+    cfg = small(umx_train=True)
+    graph = build_graph(cfg, 1, 640, train=False)
+    nn.get_parameters()["output_mean"].d = -100    # the mask is zero
+    graph.fill(np.ones((1, 2, 640)), np.zeros((1, 1, 2, 640)))
+    graph.loss.forward()
+    assert graph.loss.d < 1e-12
+    graph.fill(np.ones((1, 2, 640)), np.ones((1, 1, 2, 640)))
+    graph.loss.forward()
+    assert graph.loss.d > 1
+
+
+def test_mono_takes_the_mean_of_both_channels():
+    graph = build_graph(small(nb_channels=1), 1, 640, train=False)
+    rng = np.random.default_rng(0)
+    mixture, targets = rng.standard_normal((1, 2, 640)), rng.standard_normal((1, 4, 2, 640))
+    graph.fill(mixture, targets)
+    np.testing.assert_allclose(graph.mixture.d, mixture.mean(1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(graph.target.d, targets.mean(2), atol=1e-6)
+
+
+# The same bits --------------------------------------------------------------------------------------------------------
+
+
+def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, finished, tmp_path):
+    assert command(tmp_path / "run", "--workers", 0)[0] == 0
+    assert_same_run(finished, tmp_path / "run")
+
+
+KILLED = """
+import os, signal, sys
+from x_umx import train
+step, calls = train.train_step, []
+def killing(*args):
+    calls.append(0)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(*args)
+train.train_step = killing
+train.main(sys.argv[2:])
+"""
+
+
+def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
+    folder = tmp_path / "run"
+    done = subprocess.run([sys.executable, "-c", KILLED, str(2 * STEPS), *arguments(folder, songs)],
+                          capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert load_state(folder / "checkpoint/latest.h5")["epoch"] == 1
+    code, out, err = command(folder, "--resume")
+    assert (code, err) == (0, "") and "epoch 1/2" not in out
+    assert_same_run(finished, folder)
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path, monkeypatch):
+    step = train.train_step
+
+    def interrupting(*args):
+        signal.raise_signal(signal.SIGINT)
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", interrupting)
+        assert_one_line(command(tmp_path / "run"), 130, "interrupted in epoch 1 after step 1", "--resume")
+    assert command(tmp_path / "run", "--resume")[0] == 0
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_resuming_a_finished_run_changes_nothing_but_the_time(command, copy, finished):
+    code, out, err = command(copy, "--resume")
+    assert (code, err) == (0, "") and "epoch" not in out
+    assert_same_run(finished, copy)
+
+
+def test_an_overwritten_run_leaves_no_weights_of_the_old_one(command, copy):
+    assert command(copy, "UMX", "--overwrite")[0] == 0
+    found, = find_weights(copy)
+    assert found.sources == ("vocals",)
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("XUMXX",), ["no section [XUMXX]", "did you mean 'XUMX'?"]),
+    (("--cfg", "nowhere.cfg"), ["nowhere.cfg: no such file"]),
+    (("--bogus",), ["--bogus"]),
+    (("--epoch", 3), ["--epoch"]),
+    (("--epochs", 0), ["--epochs 0: not allowed"]),
+    (("--lr", "nan"), ["--lr nan: not allowed"]),
+    (("--valid_dur", "-1"), ["--valid-dur -1: not allowed"]),
+    (("--nb-channels", 3), ["--nb-channels 3: not allowed"]),
+    (("--source-augmentations", "pitch"), ["--source-augmentations pitch"]),
+    (("--seq-dur", 1), ["0.50 s only, less than --seq-dur 1", "choose --seq-dur 0.5 or less"]),
+    (("--seq-dur", 0.04), ["--seq-dur 0.04: too short", "at least 0.052 s"]),
+    (("UMX", "--seq-dur", 0.007), ["--seq-dur 0.007: too short", "at least 0.008 s"]),
+    (("--valid-dur", 0.04), ["--valid-dur 0.04: too short"]),
+    (("--seq-dur", 0), ["batch size 2", "--seq-dur 0"]),
+    (("--batch-size", 5), ["batch size 5", "1 to 4"]),
+    (("UMX", "--source", "piano"), ["source = 'piano' is none of the sources bass, drums, vocals, other"]),
+    (("--sources", "bass"), ["X-UMX needs two sources"]),
+    (("--nhop", 24), ["nhop = 24 must divide nfft = 64"]),
+    (("--nhop", 32), ["nhop = 32", "3 parts or more"]),
+    (("--hidden-size", 9), ["hidden_size = 9 must be even"]),
+    (("--resume", "--overwrite"), ["--overwrite", "--resume"]),
+    (("-c", "tpu"), ["tpu"]),
+], ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "")
+def test_wrong_arguments_are_one_line(flags, words, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(command(tmp_path / "run", *flags), 2, *words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_key_is_one_line(command, tmp_path):
+    path = tmp_path / "mine.cfg"
+    path.write_text("[XUMX]\nseq_duration = 6\n")
+    assert_one_line(command(tmp_path / "run", "--cfg", path), 2, f"{path}, [XUMX]: unknown key 'seq_duration'",
+                    "did you mean 'seq_dur'?")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("damage, status, words", [
+    ("missing", 2, ["no such folder"]), ("empty", 2, ["no 'train' folder"]),
+    ("source", 1, ["no stem 'drums'", "choose other sources"]), ("rate", 1, ["44100 Hz instead of 8000"]),
+    ("damaged", 1, ["bass.wav"])])
+def test_bad_data_are_one_line(damage, status, words, command, songs, tmp_path):
+    root = tmp_path / "songs"
+    if damage == "empty":
+        root.mkdir()
+    elif damage != "missing":
+        shutil.copytree(songs, root)
+    song = root / "train" / "song 0"
+    if damage == "source":
+        (song / "drums.wav").unlink()
+    elif damage == "rate":
+        soundfile.write(song / "drums.wav", np.zeros((9000, 2)), 44100)
+    elif damage == "damaged":
+        (song / "bass.wav").write_bytes(b"no audio at all")
+    assert_one_line(command(tmp_path / "run", root=root), status, *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_existing_run_is_not_touched_unasked(command, copy):
+    before = content(copy)
+    assert_one_line(command(copy), 2, f"{copy}: holds a run already (epoch 2)", "--resume", "--overwrite")
+    assert_one_line(command(copy, "--resume", "--seed", 1), 2, "seed = 42, not 1")
+    assert_one_line(command(copy, "UMX", "--resume"), 2, "umx_train = False, not True")
+    assert content(copy) == before
+
+
+def test_divergence_keeps_the_last_good_state(command, copy, monkeypatch, tmp_path):
+    result = command(tmp_path / "run", "--lr", 1e30)
+    assert_one_line(result, 1, "in epoch 1", "nothing was saved", "lower the learning rate")
+    assert not (tmp_path / "run/best_xumx.h5").exists()
+
+
+def test_a_validation_loss_that_is_not_a_number_is_one_line(command, tmp_path, monkeypatch):
+    scripted(monkeypatch, (1.0, float("nan")))
+    assert_one_line(command(tmp_path / "run"), 1, "valid_loss is nan in epoch 2", str(tmp_path / "run"))
+    assert len(rows_of(tmp_path / "run")) == 1
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(command, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert_one_line(command(tmp_path / "file/run"), 1, str(tmp_path / "file/run"), "choose another --output")
+
+
+# In a process of its own ----------------------------------------------------------------------------------------------
+
+
+def test_missing_install_is_one_line(tmp_path):
+    # -S: without the installed packages.
+    done = subprocess.run([sys.executable, "-S", SCRIPT], cwd=tmp_path, capture_output=True, text=True)
+    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "pip install -r requirements.txt")

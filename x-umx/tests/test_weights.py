@@ -1,0 +1,324 @@
+"""Finding weights: files, folders, training runs and published names; what is in them and what is wrong with them."""
+import io
+import json
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import h5py
+import nnabla as nn
+import numpy as np
+import pytest
+
+from common.checkpoint import parameter_shapes, save_parameters
+from common.errors import UsageError, UserError
+from x_umx import weights
+from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
+from x_umx.separator import Separator
+from x_umx.weights import find_weights
+
+SIZES = Sizes(n_fft=64, hidden_size=8, max_bin=20)
+MAGNITUDE = 3, 1
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def build(network):
+    return network.masks(nn.Variable((*MAGNITUDE, network.sizes.nb_channels, network.sizes.bins)))
+
+
+def save(path, network, seed=0):
+    """Write random weights of a network, and leave none behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nn.clear_parameters()
+    nn.random.seed(seed)
+    build(network)
+    save_parameters(path)
+    nn.clear_parameters()
+    return path
+
+
+def save_umx(folder, sources=SOURCES, name="{}.h5", network=OpenUnmix(SIZES)):    # noqa: B008
+    for seed, source in enumerate(sources):
+        save(folder / name.format(source), network, seed)
+    return folder
+
+
+def loaded(found):
+    """{name: array} of the parameters that a WeightFile loads."""
+    nn.clear_parameters()
+    found.load(parameter_shapes(lambda: build(found.network)))
+    return {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()}
+
+
+def stored(path):
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+# What is found --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sizes", [
+    SIZES, Sizes(n_fft=32, nb_channels=1, hidden_size=6, max_bin=17), Sizes(n_fft=64, hidden_size=8, max_bin=1),
+    Sizes(n_fft=128, hidden_size=4, nb_layers=2, max_bin=9, unidirectional=True)],
+    ids=["stereo", "mono", "one bin", "forward only"])
+@pytest.mark.parametrize("cross", [False, True], ids=["UMX", "X-UMX"])
+def test_sizes_are_those_of_the_file(sizes, cross, tmp_path):
+    sources = ("piano", "vocals")
+    path = save(tmp_path / "piano.h5", CrossNetOpenUnmix(sizes, sources=sources) if cross else OpenUnmix(sizes))
+    found, = find_weights(path)
+    assert (found.network.sizes, found.sources) == (sizes, sources if cross else ("piano",))
+    assert (found.network.hop_length, found.sample_rate) == (sizes.n_fft // 4, 44100)
+    values = loaded(found)
+    assert values.keys() == stored(path).keys()
+    assert all(np.array_equal(values[name], value) for name, value in stored(path).items())
+
+
+def test_a_folder_of_umx_has_a_file_for_each_target_in_the_published_order(tmp_path):
+    save_umx(tmp_path / "umx", ("piano", *reversed(SOURCES)))
+    files = find_weights(tmp_path / "umx")
+    assert [file.sources for file in files] == [(source,) for source in (*SOURCES, "piano")]
+    assert [file.path.name for file in files] == [f"{source}.h5" for source in (*SOURCES, "piano")]
+
+
+def test_targets_choose_the_files_of_umx(tmp_path):
+    save_umx(tmp_path / "umx")
+    assert [file.sources for file in find_weights(tmp_path / "umx", ["vocals", "bass"])] == [("vocals",), ("bass",)]
+
+
+def test_a_run_says_hop_length_rate_and_source(tmp_path):
+    run = tmp_path / "run"
+    save(run / "best_umx.h5", OpenUnmix(SIZES))
+    (run / "config.json").write_text(json.dumps({"nhop": 8, "sample_rate": 8000, "source": "drums"}))
+    for model in (run, run / "best_umx.h5"):
+        found, = find_weights(model)
+        assert (found.sources, found.network.hop_length, found.sample_rate) == (("drums",), 8, 8000)
+
+
+def test_a_run_without_crossing_is_separated_without(tmp_path):
+    save(tmp_path / "run/best_xumx.h5", CrossNetOpenUnmix(SIZES, crossing=False))
+    (tmp_path / "run/config.json").write_text(json.dumps({"nhop": 16, "sample_rate": 44100, "crossing": False}))
+    assert find_weights(tmp_path / "run")[0].network.crossing is False
+
+
+def test_a_folder_of_runs_has_a_run_for_each_target(tmp_path):
+    save_umx(tmp_path / "runs", ("vocals", "bass"), "{}/best_umx.h5")
+    assert [file.sources for file in find_weights(tmp_path / "runs")] == [("bass",), ("vocals",)]
+
+
+def test_weights_beside_a_strange_configuration_are_taken_by_their_name(tmp_path):
+    save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
+    (tmp_path / "config.json").write_text(json.dumps({"nhop": 8, "source": "drums"}))    # of something else
+    found, = find_weights(tmp_path / "vocals.h5")
+    assert (found.sources, found.network.hop_length) == (("vocals",), 16)
+
+
+# Old files ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_transform_with_parameters_is_ignored_with_a_note(tmp_path, capsys):
+    path = save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
+    wanted = stored(path)
+    with h5py.File(path, "a") as file:
+        for name in ("conv_r", "conv_i", "conv_cos", "conv_sin"):
+            file[name] = np.zeros((33, 1, 64), np.float32)
+    values = loaded(find_weights(path)[0])
+    assert values.keys() == wanted.keys()
+    err = capsys.readouterr().err
+    assert err == f"note: {path}: conv_cos, conv_i, conv_r, conv_sin ignored: the transform has no parameters\n"
+
+
+def test_lstm_weights_of_another_shape_are_taken_in_their_order_with_a_warning(tmp_path, capsys):
+    path = save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
+    wanted = stored(path)
+    with h5py.File(path, "a") as file:
+        for name in ("lstm/lstm/weight_l0", "lstm/lstm/weight"):
+            attributes, value = dict(file[name].attrs), file[name][()]
+            del file[name]
+            file[name] = value.reshape(-1, value.shape[-1])
+            file[name].attrs.update(attributes)
+    values = loaded(find_weights(path)[0])
+    assert all(np.array_equal(values[name], value) for name, value in wanted.items())
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert err.startswith(f"warning: {path}: lstm/lstm/weight") and "another shape" in err
+
+
+def test_intact_files_are_loaded_in_silence(tmp_path, capsys):
+    loaded(find_weights(save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES)))[0])
+    assert capsys.readouterr() == ("", "")
+
+
+# Published names ------------------------------------------------------------------------------------------------------
+
+
+class Handler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        self.server.asked.append(f"{self.command} {self.path}")
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Serves the folder `server.folder` of published files, whose names are those of the real ones."""
+    folder = tmp_path / "published"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as running:
+        running.folder, running.asked = folder, []
+        monkeypatch.setattr(weights, "PUBLISHED", {
+            name: f"http://127.0.0.1:{running.server_port}/{url.rsplit('/', 1)[-1]}"
+            for name, url in weights.PUBLISHED.items()})
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+
+
+def archive(path, files):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as members:
+        for name, data in files.items():
+            members.writestr(name, data)
+    path.write_bytes(content.getvalue())
+
+
+def test_xumx_is_fetched_once(server, cache):
+    save(server.folder / "x-umx.h5", CrossNetOpenUnmix(SIZES))
+    for _ in range(2):
+        found, = find_weights("xumx")
+        assert (found.path, found.sources) == (cache / "x-umx.h5", SOURCES)
+    assert sum(line.startswith("GET") for line in server.asked) == 1
+
+
+@pytest.mark.parametrize("name", ["umx", "umxhq"])
+def test_umx_is_fetched_once_and_unpacked(name, server, cache, tmp_path):
+    save_umx(tmp_path / "made")
+    archive(server.folder / f"{name}.zip", {f"{name}/{source}.h5": (tmp_path / f"made/{source}.h5").read_bytes()
+                                            for source in SOURCES} | {"README": b"", "../evil.h5": b"x"})
+    for _ in range(2):
+        files = find_weights(name)
+        assert [file.path for file in files] == [cache / name / f"{source}.h5" for source in SOURCES]
+        assert all(file.path.read_bytes() == (tmp_path / f"made/{file.path.name}").read_bytes() for file in files)
+    assert sum(line.startswith("GET") for line in server.asked) == 1
+    assert not (cache / "evil.h5").exists() and not (tmp_path / "evil.h5").exists()
+
+
+def test_an_archive_without_all_targets_is_one_line(server, cache):
+    archive(server.folder / "umx.zip", {"umx/vocals.h5": b""})
+    with pytest.raises(UserError, match="umx.zip: no 'bass.h5' in this archive") as caught:
+        find_weights("umx")
+    assert "\n" not in str(caught.value)
+    assert not list((cache / "umx").glob("*.h5"))
+
+
+def test_without_network_one_line_says_which_file_to_put_where(cache, monkeypatch):
+    monkeypatch.setattr(weights, "PUBLISHED", {"xumx": "http://127.0.0.1:1/x-umx.h5"})
+    with pytest.raises(UserError, match="put the file at") as caught:
+        find_weights("xumx")
+    assert str(cache / "x-umx.h5") in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_put_there_by_hand_needs_no_network(cache, monkeypatch):
+    monkeypatch.setattr(weights, "PUBLISHED", {"xumx": "http://127.0.0.1:1/x-umx.h5"})
+    save(cache / "x-umx.h5", CrossNetOpenUnmix(SIZES))
+    assert find_weights("xumx")[0].sources == SOURCES
+
+
+# What is wrong --------------------------------------------------------------------------------------------------------
+
+
+def refused(error, model, targets=None):
+    """Let `find_weights` or loading raise `error`; returns its message, one line."""
+    with pytest.raises(error) as caught:
+        Separator(model, targets)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    message = refused(UsageError, "xumx2")
+    assert "--model xumx2: no such file or folder; the published models are xumx, umx, umxhq" in message
+    assert str(tmp_path / "none.h5") in refused(UsageError, tmp_path / "none.h5")
+
+
+def test_a_folder_without_weights(tmp_path):
+    assert f"--model {tmp_path}: no weights here" in refused(UsageError, tmp_path)
+
+
+def test_a_target_that_the_model_does_not_separate(tmp_path):
+    save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES))
+    save_umx(tmp_path / "umx", ("drums", "vocals"))
+    for model, has in (("xumx.h5", "bass, drums, vocals, other"), ("umx", "drums, vocals")):
+        message = refused(UsageError, tmp_path / model, ["vocals", "piano"])
+        assert f"--targets piano: {tmp_path / model} separates {has}" in message
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
+def test_a_damaged_file(damage, tmp_path):
+    path = save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES))
+    content = {"truncated": path.read_bytes()[:5000], "empty": b"", "text": b"no weights"}[damage]
+    path.write_bytes(content)
+    assert f"{path}: cannot be read, truncated or not HDF5" in refused(UserError, path)
+
+
+def test_weights_that_are_not_numbers(tmp_path):
+    path = save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES))
+    with h5py.File(path, "a") as file:
+        file["fc2_drums/affine/W"][0, 0] = np.nan
+    assert f"{path}: fc2_drums/affine/W holds values that are not finite" in refused(UserError, path)
+
+
+def test_an_archive_is_not_a_weight_file(tmp_path):
+    archive(tmp_path / "umx.zip", {"vocals.h5": b""})
+    assert f"{tmp_path / 'umx.zip'}: a ZIP archive; unpack it" in refused(UserError, tmp_path / "umx.zip")
+
+
+@pytest.mark.parametrize("names", [{"conv1/conv/W": (3, 3)}, {}, {"input_mean_vocals": (20,)},
+                                   {"input_mean": (20,), "output_mean": (33,), "fc1/affine/W": (39, 8),
+                                    "lstm/lstm/bias": (3, 2, 4, 4)}])
+def test_weights_of_another_network(names, tmp_path):
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        for name, shape in names.items():
+            file[name] = np.zeros(shape, np.float32)
+    assert f"{tmp_path / 'other.h5'}: weights of another network" in refused(UserError, tmp_path / "other.h5")
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected"])
+def test_names_that_do_not_fit(change, tmp_path):
+    path = save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
+    with h5py.File(path, "a") as file:
+        if change == "missing":
+            del file["fc2/bn/gamma"]
+        else:
+            file["fc4/affine/W"] = np.zeros((2, 2), np.float32)
+    name = "fc2/bn/gamma" if change == "missing" else "fc4/affine/W"
+    assert f"{path}: weights of another network: 1 {change} ({name})" in refused(UserError, path)
+
+
+def test_networks_of_several_spectrograms_do_not_go_together(tmp_path):
+    save_umx(tmp_path / "umx", ("bass", "drums"))
+    save(tmp_path / "umx/vocals.h5", OpenUnmix(Sizes(n_fft=32, hidden_size=8, max_bin=17)))
+    message = refused(UserError, tmp_path / "umx")
+    assert "vocals.h5: another n_fft, hop length or sample rate than" in message
+    assert [file.sources for file in find_weights(tmp_path / "umx", ["drums"])] == [("drums",)]
+
+
+def test_a_folder_with_weights_of_two_models_is_no_model(tmp_path):
+    save(tmp_path / "models/xumx.h5", CrossNetOpenUnmix(SIZES))
+    save_umx(tmp_path / "models", ("vocals",))
+    assert str(tmp_path / "models") in refused((UsageError, UserError), tmp_path / "models")
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"nhop": "fast"}', '{"nhop": 0}'])
+def test_a_strange_configuration_of_a_run(text, tmp_path):
+    save(tmp_path / "best_xumx.h5", CrossNetOpenUnmix(SIZES))
+    (tmp_path / "config.json").write_text(text)
+    assert f"{tmp_path / 'config.json'}: not the configuration of a training run" in refused(UserError, tmp_path)
