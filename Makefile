@@ -14,6 +14,7 @@ demo: .venv/installed
 
 tour: demo
 	@.venv/bin/python x-umx/train.py SYNTHETIC --epochs 1 --output runs/x-umx --overwrite
+	@.venv/bin/python data-cleansing/cleanse.py --dataset digits --flip-labels 0.1 --n-trials 1 --output runs/digits --overwrite
 
 test: .venv/installed
 	@.venv/bin/python -m pytest
@@ -24,6 +25,7 @@ lint: .venv/installed
 benchmark: .venv/installed
 	@.venv/bin/python mixed-precision-dnns/benchmark.py
 	@.venv/bin/python x-umx/benchmark.py
+	@.venv/bin/python data-cleansing/benchmark.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache

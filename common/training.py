@@ -16,7 +16,7 @@ from common.files import make_folder, remove_leftovers, write_csv, write_json
 from common.monitor import plot_curves, progress
 from common.seeding import derived_seed, seed_everything
 
-MAY_DIFFER = ("data_dir", "root")    # data may move while a run rests
+MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rests
 CHECKPOINT = Path("checkpoint") / "latest.h5"
 BEST = "params_best.h5"
 _MINUTES_BETWEEN_CHECKPOINTS = 10

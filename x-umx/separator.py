@@ -13,7 +13,7 @@ from common.separation.transform import istft, stft
 from common.separation.wiener import multichannel_wiener, residual_model
 from x_umx.weights import find_weights
 
-CHUNK_SECONDS, OVERLAP, BATCH = 20.0, 0.1, 2
+CHUNK_SECONDS, OVERLAP, BATCH = 16.0, 0.1, 2
 RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
 
 

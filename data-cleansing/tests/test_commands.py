@@ -1,0 +1,366 @@
+"""The commands: what they write, how they go on after an interrupt, and what they say to bad input."""
+import csv
+import html.parser
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import cli
+from common.config import find_cfg, load_section, section_names
+from data_cleansing import cleanse, eval, experiment, influence, report, results, score, train, trial
+from data_cleansing.config import Config
+from data_cleansing.influence import METHODS
+from data_cleansing.parameters import ParameterCache
+from data_cleansing.training import Trainer
+
+SHORT = ("--side", "8", "--width", "0.1", "-e", "2", "--batch-size", "8", "-nt", "2", "-r", "0", "2", "5",
+         "--methods", "final", "-c", "cpu")
+SINGLE = (*SHORT, "-nt", "1", "-r", "2")
+SCRIPT = Path(cleanse.__file__)
+
+
+@pytest.fixture(autouse=True)
+def keep_sigterm():
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with three classes of 14 coloured pictures of 10x12 pixels."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    for number, name in enumerate(("apple", "<b>plum", "pear")):
+        (folder / name).mkdir()
+        for k in range(14):
+            pixels = rng.integers(0, 120, (12, 10, 3))
+            pixels[..., number] += 100
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{k:02d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(pictures, tmp_path_factory):
+    """A finished run of cleanse.py with planted errors."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    cleanse.main(["--data-dir", str(pictures), "-o", str(folder), "--flip-labels", "0.2", *SHORT])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(pictures, tmp_path_factory):
+    """A finished run of one trial, to compare with."""
+    folder = tmp_path_factory.mktemp("single") / "run"
+    cleanse.main(["--data-dir", str(pictures), "-o", str(folder), *SINGLE])
+    return folder
+
+
+@pytest.fixture
+def command(capsys):
+    """Run a script in this process; returns its exit status, stdout and stderr."""
+    def run(script, *argv):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.run(lambda: script.main([str(argument) for argument in argv]))
+        return caught.value.code or 0, *capsys.readouterr()
+    return run
+
+
+@pytest.fixture
+def refused(command):
+    """Run a script that must fail with one line; returns its status and that line."""
+    def run(script, *argv):
+        status, _, err = command(script, *argv)
+        lines = [line for line in err.splitlines() if not line.startswith("warning:")]
+        assert status in (1, 2) and len(lines) == 1 and lines[0].startswith("error: "), (status, err)
+        return status, lines[0]
+    return run
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_files_have_the_published_names_and_columns(finished):
+    table = rows_of(finished / "influence" / "Ours" / "influence_ours_1.csv")
+    assert list(table[0]) == ["x:image", "y:label", "influence", "datasource_index"]
+    influence = [float(row["influence"]) for row in table]
+    assert influence == sorted(influence)
+    assert sorted(int(row["datasource_index"]) for row in table) == list(range(28))
+    measures = rows_of(finished / "score" / "Random" / "score_delete_worst_5_seed_1.csv")
+    assert list(measures[0]) == ["val_loss", "test_loss", "val_accuracy", "test_accuracy"] and len(measures) == 1
+    summary = rows_of(finished / "summary" / "summary.csv")
+    assert list(summary[0])[:3] == ["method", "seed", "n_drops"]
+    assert {(row["method"], row["seed"], row["n_drops"]) for row in summary} == {
+        (method, seed, n) for method in ("Ours", "Loss", "Random", "No Removal") for seed in ("0", "1", "mean", "std")
+        for n in ("2", "5")}
+    assert (finished / "fig" / "result.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_means_of_the_summary(finished):
+    summary = rows_of(finished / "summary" / "summary.csv")
+    chosen = {row["seed"]: float(row["test_loss"]) for row in summary
+              if row["method"] == "Ours" and row["n_drops"] == "5"}
+    values = [chosen["0"], chosen["1"]]
+    assert chosen["mean"] == pytest.approx(np.mean(values)) and chosen["std"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_paths_in_lists_lead_to_the_images(finished):
+    for path in (finished / "influence" / "Ours" / "influence_ours_0.csv", finished / "cleaned" / "cleaned_0.csv"):
+        for row in rows_of(path):
+            assert (path.parent / row["x:image"]).is_file() and not row["x:image"].startswith("/")
+
+
+def test_the_cleaned_list_marks_the_worst(finished, command):
+    status, out, _ = command(report, finished)
+    removed = int(re.search(r"cleaned: (\d+) images", out)[1])
+    table = rows_of(finished / "cleaned" / "cleaned_1.csv")
+    worst = sorted(table, key=lambda row: float(row["influence"]))[:removed]
+    assert status == 0 and [row for row in table if row["action"] == "look at"] == sorted(
+        worst, key=lambda row: int(row["datasource_index"]))
+    assert len(table) == 28
+
+
+def test_planted_errors_are_measured(finished):
+    table = rows_of(finished / "detection.csv")
+    assert {(row["method"], row["seed"]) for row in table} == {
+        (method, seed) for method in ("final", "loss", "random") for seed in "01"}
+    assert all(row["wrong"] == "6" and 0 <= float(row["auc"]) <= 1 for row in table)
+
+
+def test_the_report_needs_nothing_else(finished):
+    page = (finished / "report.html").read_text()
+    assert re.findall(r"(?:src|href)='(?!data:image/png;base64,)", page) == []
+    assert "http" not in page and "<b>plum" not in page and "&lt;b&gt;plum" in page
+    tags = []
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: tags.append(tag)
+    parser.feed(page)
+    assert tags.count("figure") == 2 * 2 * 24    # worst and best of final and loss
+    assert results.SIGN in page
+
+
+def test_the_number_of_images_bounds_the_report(finished, command, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    command(report, tmp_path / "run", "--num-images", 2)
+    assert (tmp_path / "run" / "report.html").read_text().count("<figure>") == 2 * 2 * 2
+
+
+def test_sizes_of_the_caches(finished):
+    sizes = [int(row["bytes"]) for row in rows_of(finished / "cache.csv")]
+    assert sizes[0] == 2 * sizes[1] == 2 * 4 * sizes[2]    # 28 images in batches of 8, two epochs
+    assert sizes[3] > 3 * sizes[2]
+
+
+def test_stages_one_by_one_give_the_same_files(single, pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stages") / "run"
+    train.main(["--data-dir", str(pictures), "-o", str(folder), *SINGLE])
+    for script in (score, eval, report):
+        script.main([str(folder), "-c", "cpu"])
+    assert files(folder) == files(single)
+
+
+@pytest.mark.parametrize("owner, name, call", [
+    (Trainer, "step", 6), (Trainer, "step", 10), (influence, "_score_step", 3), (trial, "write_csv", 4),
+    (ParameterCache, "store", 2)])
+def test_an_interrupted_run_goes_on_to_the_same_bits(pictures, single, tmp_path_factory, monkeypatch, command, owner,
+                                                     name, call):
+    folder = tmp_path_factory.mktemp("again") / "run"    # lists hold paths from there, so it must be as deep
+    original, calls = getattr(owner, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(name)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+    argv = ["--data-dir", pictures, "-o", folder, *SINGLE]
+    assert command(cleanse, *argv)[0] == 130
+    monkeypatch.undo()
+    status, _, err = command(cleanse, *argv, "--resume")
+    assert status == 0, err
+    assert files(folder) == files(single)
+
+
+def test_a_killed_process_goes_on_to_the_same_bits(pictures, single, tmp_path_factory, command):
+    folder = tmp_path_factory.mktemp("killed") / "run"
+    argv = ["--data-dir", str(pictures), "-o", str(folder), *SINGLE]
+    process = subprocess.Popen([sys.executable, str(SCRIPT), *argv], stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (folder / "training" / "seed_00" / "log.csv").exists():
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert command(cleanse, *argv, "--resume")[0] == 0
+    assert files(folder) == files(single)
+
+
+def test_a_finished_run_is_extended(finished, pictures, tmp_path, command):
+    shutil.copytree(finished, tmp_path / "run")
+    before = files(tmp_path / "run" / "training")
+    status, out, err = command(cleanse, "--data-dir", pictures, "-o", tmp_path / "run", "--flip-labels", "0.2", *SHORT,
+                               "--methods", "final", "koh_liang", "-r", "3", "1000", "--resume")
+    assert status == 0, err
+    assert "1000 images cannot be removed from 28: skipped" in out
+    assert (tmp_path / "run" / "score" / "Influence_functions" / "score_delete_worst_3_seed_1.csv").exists()
+    assert files(tmp_path / "run" / "training") == before
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_in_both_ways(finished, tmp_path, command, method):
+    shutil.copytree(finished, tmp_path / "run")
+    scores = []
+    for flag in ("false", "true"):
+        status, out, err = command(score, tmp_path / "run", "--methods", method, "--published", flag, "--overwrite")
+        assert status == 0, err
+        assert results.SIGN in out
+        scores.append(results.read_influence(results.influence_path(tmp_path / "run", method, 0), 28))
+    same = np.array_equal(*scores)
+    assert same == (method in ("loss", "random"))
+
+
+def test_retraining_everything_measures_each_epoch(finished, tmp_path, command):
+    shutil.copytree(finished, tmp_path / "run")
+    status, line = command(eval, tmp_path / "run", "-ra")[::2]
+    assert status == 2 and "retrain_all" in line
+    assert command(eval, tmp_path / "run", "-ra", "-r", "2", "--overwrite")[0] == 0
+    assert len(rows_of(tmp_path / "run" / "score" / "Ours" / "score_delete_worst_2_seed_0.csv")) == 2
+
+
+def test_scores_of_other_settings_are_not_mixed(finished, refused):
+    status, line = refused(score, finished, "--published")
+    assert status == 2 and "was scored with published = False, not True" in line
+
+
+@pytest.mark.parametrize("changed, says", [
+    (("-e", "3"), "n_epochs = 2, not 3"), (("--width", "0.2"), "width = 0.1, not 0.2")])
+def test_resume_refuses_another_configuration(finished, pictures, refused, changed, says):
+    status, line = refused(cleanse, "--data-dir", pictures, "-o", finished, "--flip-labels", "0.2", *SHORT, *changed,
+                           "--resume")
+    assert status == 2 and says in line
+
+
+def test_an_older_run_is_kept(finished, pictures, refused):
+    before = files(finished)
+    status, line = refused(cleanse, "--data-dir", pictures, "-o", finished, *SHORT)
+    assert status == 2 and "holds a run already" in line and "--overwrite" in line
+    assert files(finished) == before
+
+
+def test_overwrite_starts_anew_and_leaves_other_files(finished, pictures, tmp_path, command):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    assert command(train, "--data-dir", pictures, "-o", tmp_path / "run", *SHORT, "--overwrite")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "notes.txt", "training"]
+
+
+@pytest.mark.parametrize("key, value, says", [("width", 0.2, "another network"), ("lr", 0.1, "lr = 0.05, not 0.1"),
+                                              ("flip_labels", 0.4, "another images|images = ")])
+def test_a_cache_of_another_training_is_refused(finished, tmp_path, refused, key, value, says):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    status, line = refused(score, tmp_path / "run")
+    assert status == 2 and re.search(says, line)
+
+
+def test_stages_ask_for_the_one_before(pictures, tmp_path, refused):
+    assert "no config.json there" in refused(score, tmp_path)[1]
+    train.main(["--data-dir", str(pictures), "-o", str(tmp_path / "run"), *SHORT])
+    assert "run score.py first" in refused(eval, tmp_path / "run")[1]
+    assert "run score.py first" in refused(report, tmp_path / "run")[1]
+    (tmp_path / "run" / "training" / "seed_01" / "final_model.h5").unlink()
+    assert "not trained to the end" in refused(score, tmp_path / "run")[1]
+
+
+def test_damaged_results_are_told(finished, tmp_path, refused):
+    shutil.copytree(finished, tmp_path / "run")
+    path = results.influence_path(tmp_path / "run", "final", 0)
+    path.write_text(path.read_text()[:300])
+    assert "influence_ours_0.csv: holds no scores of this run" in refused(eval, tmp_path / "run", "-r", "1")[1]
+    (tmp_path / "run" / "config.json").write_text("{")
+    assert "damaged" in refused(report, tmp_path / "run")[1]
+
+
+def write_list(path, rows):
+    path.write_text("x:image,y:label\n" + "".join(f"{image},{label}\n" for image, label in rows))
+    return path
+
+
+def test_errors_in_the_data(pictures, tmp_path, refused):
+    def says(source, *flags):
+        return refused(cleanse, "--data-dir", source, "-o", tmp_path / "run", *SHORT, *flags)[1]
+
+    (tmp_path / "empty").mkdir()
+    assert "no folders with images" in says(tmp_path / "empty")
+    assert "no such" in says(tmp_path / "missing")
+    shutil.copytree(pictures / "pear", tmp_path / "one" / "pear")
+    assert "two are needed" in says(tmp_path / "one")
+    images = sorted((pictures / "pear").iterdir())
+    assert "too few" in says(write_list(tmp_path / "few.csv", [(images[0], 0), (images[1], 1)]))
+    assert "no such image" in says(write_list(tmp_path / "gone.csv", [("nowhere.png", 1), (images[1], 0)]))
+    assert "none of its 2 images can be read" in says(
+        write_list(tmp_path / "gone.csv", [("a.png", 1), ("b.png", 0)]), "--damaged", "skip")
+    (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
+    assert "first line must be" in says(tmp_path / "wrong.csv")
+    assert "not a number of images" in says(pictures, "-r", "few")
+    assert "8 at least" in says(pictures, "--side", "4")
+    assert "no section" in refused(cleanse, "NOTHING")[1]
+    assert "unrecognized" in refused(cleanse, "--flip", "0.1")[1]
+
+
+def test_corrupt_images_stop_or_are_counted(pictures, tmp_path, refused, command):
+    shutil.copytree(pictures, tmp_path / "data")
+    (tmp_path / "data" / "pear" / "00.png").write_bytes(b"no image")
+    (tmp_path / "data" / "apple" / "00.png").write_bytes(b"")
+    argv = ("--data-dir", tmp_path / "data", "-o", tmp_path / "run", *SHORT)
+    assert "cannot be read as an image" in refused(train, *argv)[1]
+    status, _, err = command(train, *argv, "--damaged", "skip", "--overwrite")
+    assert status == 0 and err.startswith("warning: 2 images cannot be read and are left out, the first: ")
+
+
+def test_a_class_of_one_image(pictures, tmp_path, command):
+    shutil.copytree(pictures, tmp_path / "data")
+    for path in sorted((tmp_path / "data" / "pear").iterdir())[1:]:
+        path.unlink()
+    assert command(cleanse, "--data-dir", tmp_path / "data", "-o", tmp_path / "run", *SHORT)[0] == 0
+
+
+@pytest.mark.parametrize("labels", [(3, 12), ("cat", "dog")])
+def test_lists_with_numbers_and_names(pictures, tmp_path, command, labels):
+    rows = [(path, label) for name, label in zip(("pear", "apple"), labels, strict=True)
+            for path in sorted((pictures / name).iterdir())]
+    source = write_list(tmp_path / "list.csv", rows)
+    assert command(cleanse, "--data-dir", source, "--valid-dir", source, "--test-dir", source, "-o", tmp_path / "run",
+                   *SHORT)[0] == 0
+    table = rows_of(tmp_path / "run" / "cleaned" / "cleaned_0.csv")
+    assert len(table) == 28 and {row["y:label"] for row in table} == {str(label) for label in labels}
+
+
+@pytest.mark.parametrize("section", section_names(find_cfg("cleansing.cfg", experiment.HERE)))
+def test_every_section_is_valid(section):
+    assert load_section(Config, find_cfg("cleansing.cfg", experiment.HERE), section).methods
+
+
+def test_a_data_set_chooses_its_section():
+    parser = cli.parser("")
+    experiment.add_experiment_flags(parser)
+    for argv, name in (([], "CIFAR10"), (["-ds", "mnist"], "MNIST"), (["--data-dir", "x"], "FILES"),
+                       (["DIGITS"], "DIGITS")):
+        assert experiment.load_experiment(parser.parse_args(argv))[0] == name
+    cfg = experiment.load_experiment(parser.parse_args(["-ra", "-nt", "3", "-e", "4", "-r", "7", "9"]))[1]
+    assert (cfg.retrain_all, cfg.n_trials, cfg.n_epochs, cfg.removals) == (True, 3, 4, [0, 7, 9])

@@ -1,0 +1,72 @@
+"""The published order of images, and the file of a record."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import UsageError, UserError
+from data_cleansing.record import Record, permutation, published_record, split
+
+CASES = json.loads((Path(__file__).parent / "data" / "indices.json").read_text())
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['n']} images")
+def test_agrees_with_reference(case):
+    train_rows, valid_rows = split(case["n"], case["val_size"], case["split_seed"])
+    assert train_rows.tolist() == case["train_rows"]
+    assert valid_rows.tolist() == case["val_rows"]
+    order = permutation(len(train_rows), case["split_seed"])
+    assert order.tolist() == case["order_train"]
+    record = published_record(len(train_rows), len(case["epochs"]), case["batch_size"], 0.1, case["split_seed"])
+    expected = [order[positions].tolist() for epoch in case["epochs"] for positions in epoch]
+    assert [record.batch(step)[0].tolist() for step in range(record.num_steps)] == expected
+
+
+def test_every_use_of_an_image_has_its_own_seed():
+    record = published_record(7, epochs=2, batch_size=3, learning_rate=0.1)
+    assert record.num_steps == 6
+    assert [record.batch(step)[1].tolist() for step in range(6)] == [
+        [0, 1, 2], [3, 4, 5], [6], [7, 8, 9], [10, 11, 12], [13]]
+    assert [record.first_step(epoch) for epoch in range(3)] == [0, 3, 6]
+    for epoch in (0, 1):
+        assert sorted(record.rows[7 * epoch:7 * epoch + 7]) == list(range(7))
+
+
+def test_without_augmentation_there_are_no_seeds():
+    assert published_record(7, 1, 3, 0.1, augment=False).batch(0)[1] is None
+
+
+def test_the_global_random_state_is_left_alone():
+    np.random.seed(5)    # noqa: NPY002
+    before = np.random.get_state()[1].copy()    # noqa: NPY002
+    published_record(20, 2, 4, 0.1)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)    # noqa: NPY002
+
+
+def test_a_record_survives_its_file(tmp_path):
+    record = published_record(7, 2, 3, 0.1, split_seed=1)
+    record.save(tmp_path / "record.npz")
+    loaded = Record.load(tmp_path / "record.npz")
+    for name in ("num_images", "rows", "seeds", "bounds", "epochs", "learning_rates"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(record, name))
+
+
+def test_damaged_records_are_told(tmp_path):
+    path = tmp_path / "record.npz"
+    with pytest.raises(UsageError, match="no such record"):
+        Record.load(path)
+    published_record(7, 2, 3, 0.1).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        Record.load(path)
+    np.savez(path, rows=np.arange(3))
+    with pytest.raises(UserError, match="no record"):
+        Record.load(path)
+
+
+@pytest.mark.parametrize("valid_size", [0, 5, 6])
+def test_a_split_leaves_both_sides_something(valid_size):
+    with pytest.raises(UsageError, match="choose 1 to 4"):
+        split(5, valid_size, 0)

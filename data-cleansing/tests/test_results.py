@@ -1,0 +1,52 @@
+"""Rankings, labels made wrong, and files of results."""
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from common.errors import UserError
+from data_cleansing import results
+from data_cleansing.data import flip_labels
+from data_cleansing.detection import precision_at, ranking_area
+from data_cleansing.experiment import number_to_remove
+
+
+def test_area_agrees_with_sklearn():
+    rng = np.random.default_rng(0)
+    scores, wrong = rng.integers(0, 9, 200), rng.random(200) < 0.2    # many ties
+    assert ranking_area(scores, wrong) == pytest.approx(roc_auc_score(wrong, -scores), abs=1e-12)
+    assert np.isnan(ranking_area(scores, np.zeros(200, bool)))
+
+
+def test_precision_counts_the_lowest_scores():
+    wrong = np.array([True, False, True, False])
+    assert precision_at([-3, -2, -1, 0], wrong, 1) == 1
+    assert precision_at([-3, -2, -1, 0], wrong, 3) == pytest.approx(2 / 3)
+
+
+def test_flipped_labels_are_wrong_and_no_others(random_images):
+    images = random_images(50)
+    changed, flipped = flip_labels(images, 0.3, seed=1)
+    assert flipped.sum() == 15
+    np.testing.assert_array_equal(changed.labels != images.labels, flipped)
+    assert (flip_labels(images, 0.3, seed=2)[1] != flipped).any()
+    np.testing.assert_array_equal(flip_labels(images, 0.3, seed=1)[0].labels, changed.labels)
+
+
+def test_influence_files_keep_all_bits(random_images, tmp_path):
+    images = random_images(20)
+    images = type(images)(images.pixels, images.labels, images.class_names, [f"a,\"b\"/{k}" for k in range(20)])
+    scores = np.random.default_rng(0).standard_normal(20).round(1)
+    results.write_influence(tmp_path / "i.csv", scores, images)
+    np.testing.assert_array_equal(results.read_influence(tmp_path / "i.csv", 20), scores)
+    with pytest.raises(UserError, match="not those of the 21"):
+        results.read_influence(tmp_path / "i.csv", 21)
+
+
+def test_validation_accuracy_chooses_the_number_and_fewer_of_equals():
+    def value(valid, test):
+        return {0: np.array([0, 0, valid, test])}
+    found = {(results.NONE, 0): value(0.5, 0.9), ("Ours", 5): value(0.7, 0.1), ("Ours", 9): value(0.7, 0.8),
+             ("Random", 7): value(0.9, 0.9)}
+    assert number_to_remove(found, "final") == 5
+    assert number_to_remove({(results.NONE, 0): value(0.5, 0), ("Ours", 5): value(0.5, 1)}, "final") == 0
+    assert number_to_remove({}, "final") == 0

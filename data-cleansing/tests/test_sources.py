@@ -1,0 +1,93 @@
+"""Lists, folders and named data sets of labelled images."""
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import datasets
+from common.errors import UsageError, UserError
+from data_cleansing.record import split
+from data_cleansing.sources import check_splits, load_files, load_named
+
+
+def write_image(path, value, mode="L", size=(32, 32)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, value).save(path)
+
+
+@pytest.fixture
+def listing(tmp_path):
+    """A list of three grey images of the classes 10 and 9."""
+    for number, value in enumerate((10, 20, 30)):
+        write_image(tmp_path / "images" / f"{number}.png", value)
+    path = tmp_path / "list.csv"
+    path.write_text("x:image,y:label\nimages/2.png,10\nimages/0.png,9\nimages/1.png,10\n")
+    return path
+
+
+def test_rows_of_a_list_are_its_lines(listing):
+    images = load_files(listing)
+    assert images.pixels[:, 0, 0, 0].tolist() == [30, 10, 20]
+    assert images.class_names == ("9", "10")    # in the order of numbers
+    assert images.labels.tolist() == [1, 0, 1]
+    assert images.paths[1] == str(listing.parent / "images" / "0.png")
+
+
+def test_a_folder_for_each_class(tmp_path):
+    for name, value in (("cat/b.png", 2), ("cat/a.png", 1), ("ant/c.JPG", 3), ("empty/notes.txt", None)):
+        if value is None:
+            (tmp_path / "empty").mkdir()
+        else:
+            write_image(tmp_path / name, value)
+    images = load_files(tmp_path)
+    assert images.class_names == ("ant", "cat")
+    assert images.labels.tolist() == [0, 1, 1]
+    assert images.pixels[1:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_other_sets_follow_the_training_images(listing, tmp_path):
+    train = load_files(listing)
+    write_image(tmp_path / "colour.png", (90, 90, 90), "RGB", size=(64, 50))
+    other = tmp_path / "valid.csv"
+    other.write_text("x:image,y:label\ncolour.png,10\n")
+    valid = load_files(other, like=train)
+    assert (valid.shape, valid.labels.tolist(), valid.class_names) == (train.shape, [1], train.class_names)
+    other.write_text("x:image,y:label\ncolour.png,7\n")
+    with pytest.raises(UserError, match="valid.csv: label '7' is none of the 2 classes"):
+        load_files(other, like=train)
+
+
+@pytest.mark.parametrize("content, message", [
+    ("", "first line must be 'x:image,y:label'"), ("image,label\na.png,0\n", "first line must be"),
+    ("x:image,y:label\n", "lists no images"), ("x:image,y:label\na.png\n", "line 2: 1 columns"),
+    ("x:image,y:label\nmissing.png,0\n", "missing.png: no such image"), (b"\xff\xfe\x00", "cannot be read"),
+])
+def test_damaged_lists_are_told(tmp_path, content, message):
+    path = tmp_path / "list.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        load_files(path)
+
+
+def test_what_is_not_there_is_told(tmp_path):
+    with pytest.raises(UsageError, match="no such list of images, nor a folder"):
+        load_files(tmp_path / "nothing.csv")
+    with pytest.raises(UserError, match="no folders with images"):
+        load_files(tmp_path)
+
+
+def test_named_data_sets_are_split_as_published():
+    train, valid, test = load_named("digits", split_seed=2)
+    known = datasets.digits.load("train", channels=1)
+    train_rows, valid_rows = split(len(known), len(known) // 5, 2)
+    np.testing.assert_array_equal(train.pixels, known.images[train_rows])
+    np.testing.assert_array_equal(valid.labels, known.labels[valid_rows])
+    assert train.shape == valid.shape == test.shape == (1, 32, 32)
+    check_splits(train, valid, test)
+
+
+def test_sets_that_do_not_belong_together_are_told(listing, random_images):
+    train = load_files(listing)
+    with pytest.raises(UserError, match="validation images"):
+        check_splits(train, random_images(3), train)
+    with pytest.raises(UserError, match="two are needed"):
+        check_splits(random_images(3, num_classes=1), train, train)
