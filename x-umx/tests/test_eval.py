@@ -14,6 +14,7 @@ from common.errors import UsageError
 from common.separation.scores import format_table
 from x_umx import eval, separator_flags
 from x_umx.model import CrossNetOpenUnmix, OpenUnmix, Sizes
+from x_umx.separator import CHUNK_SECONDS
 
 SOURCES = ("drums", "vocals")
 SIZES = Sizes(n_fft=512, hidden_size=8, max_bin=100)
@@ -80,7 +81,7 @@ def parsed(*argv):
 
 @pytest.mark.parametrize("flags, attribute, value", [
     ((), "targets", SOURCES), ((), "stems", SOURCES), ((), "niter", 1), ((), "softmask", False), ((), "alpha", 1.0),
-    ((), "chunk_seconds", 20.0), ((), "overlap", 0.1),
+    ((), "chunk_seconds", CHUNK_SECONDS), ((), "overlap", 0.1),
     (("--targets", "vocals", "drums"), "stems", ("vocals", "drums")),
     (("--niter", "0"), "niter", 0), (("--softmask",), "softmask", True), (("--alpha", "2"), "alpha", 2.0),
     (("--residual-model",), "stems", (*SOURCES, "residual")), (("--residual",), "stems", (*SOURCES, "residual")),
