@@ -137,8 +137,7 @@ def read_zip(archive, names, limit):
     # A RuntimeError says that the archive is encrypted.
     except (zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
         raise UserError(f"{archive}: truncated or no ZIP archive ({error}); fetch it again") from error
-    if missing := sorted(set(names) - set(found)):
-        raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(names)} files missing)")
+    _check_complete(archive, names, found)
     return found
 
 
@@ -174,9 +173,13 @@ def read_members(archive, names, limit):
     except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise UserError(f"{archive}: truncated or no tar archive ({reason}); fetch it again") from error
-    if missing := sorted(wanted - set(found)):
-        raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(wanted)} files missing)")
+    _check_complete(archive, wanted, found)
     return found
+
+
+def _check_complete(archive, names, found):
+    if missing := sorted(set(names) - set(found)):
+        raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(names)} files missing)")
 
 
 def extract(archive, names, folder, limit):
