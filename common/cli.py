@@ -1,12 +1,16 @@
 """The command-line conventions of every script: shared flags, one-line errors, exit statuses."""
 import argparse
 import errno
+import os
 import signal
 import sys
+import time
 
+from common.distributed import launched_rank, launched_size
 from common.errors import UsageError, UserError
 
 INTERRUPTED = 130
+_TURN = 0.5    # seconds that a rank leaves to each before it to say what they fail of as well
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,9 +77,26 @@ def run(main):
                                errno.ENOTDIR):
             raise
         status = _complain(f"{error.filename or 'output'}: {error.strerror}", UserError.exit_status)
+    except Exception:
+        if launched_size() == 1:
+            raise
+        time.sleep(_TURN * launched_rank())
+        sys.excepthook(*sys.exc_info())
+        status = UserError.exit_status
+    if status and launched_size() > 1:
+        _end_all_ranks(status)
     sys.exit(status)
 
 
+def _end_all_ranks(status):
+    """Leave without waiting for the others, which an ordinary exit does; mpirun ends them when it sees the status."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(status)
+
+
 def _complain(message, status):
+    time.sleep(_TURN * launched_rank())    # mpirun ends the others when the first rank fails
     print(f"error: {message}" if status != INTERRUPTED else message, file=sys.stderr)
     return status

@@ -8,6 +8,7 @@ They compute on the host. Callers (`common.layers`, `common.quantizers`) choose 
 import numpy as np
 
 from common import cpu_kernels as kernels
+from common.distributed import world
 from common.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
 
 
@@ -107,7 +108,8 @@ class BatchNormalization(HostFunction):
     """Batch normalization over all axes but 1; inputs x, beta, gamma, mean, var, the last four (1, channels, 1, 1).
 
     As `nnabla.functions.batch_normalization`: with `batch_stat`, the statistics of the batch normalize, and the
-    running ones in `mean` and `var` move towards them by 1 - decay_rate, the variance without bias.
+    running ones in `mean` and `var` move towards them by 1 - decay_rate, the variance without bias. Those of the batch
+    are taken over all ranks that train together (`common.distributed`).
     """
 
     def __init__(self, decay_rate, eps, batch_stat):
@@ -120,11 +122,20 @@ class BatchNormalization(HostFunction):
         if self.batch_stat:
             self.mean, var = np.empty_like(running[0]), np.empty_like(running[1])
             kernels.run_parallel(kernels.channel_moments, x.shape[1], x.size, x, self.mean, var)
-            self._update_running(running, self.mean, var, x.size // x.shape[1])
+            self.mean, var = self._over_ranks(self.mean, var)
+            self._update_running(running, self.mean, var, world().size * x.size // x.shape[1])
         else:
             self.mean, var = running
         self.std = np.sqrt(var + np.float32(self.eps))
         kernels.run_parallel(kernels.normalize_channels, len(x), x.size, x, self.mean, self.std, beta, gamma, y)
+
+    @staticmethod
+    def _over_ranks(mean, var):
+        """Join mean and variance of ranks with so many elements each."""
+        if world().size == 1:    # whose bits are nnabla's
+            return mean, var
+        joint, square = world().mean([mean, var + mean.astype(np.float64) ** 2])
+        return as_float32(joint), as_float32(np.maximum(square - joint ** 2, 0))
 
     def _update_running(self, running, mean, var, count):
         decay, count = np.float32(self.decay_rate), np.float32(count)
@@ -140,9 +151,12 @@ class BatchNormalization(HostFunction):
         to_gamma = product * inverse_std
         if propagate_down[0]:
             scale = data_of(inputs[2]).ravel() * inverse_std
-            count = x.size // x.shape[1] if self.batch_stat else np.inf
-            from_x = -scale * to_gamma * inverse_std / count
-            offset = -scale * to_beta / count - from_x * mean
+            # Through the statistics all elements depend on each; those of constants, on none.
+            by_beta, by_gamma = np.zeros((2, scale.size))
+            if self.batch_stat:
+                by_beta, by_gamma = world().mean([to_beta, to_gamma]) / (x.size // x.shape[1])
+            from_x = -scale * by_gamma * inverse_std
+            offset = -scale * by_beta - from_x * mean
             kernels.run_parallel(kernels.combine_channels, len(x), x.size, g, x, as_float32(scale), as_float32(from_x),
                                  as_float32(offset), _by_channel(grad_of(inputs[0])), accum[0])
         for k, total in ((1, to_beta), (2, to_gamma)):

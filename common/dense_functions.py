@@ -5,6 +5,7 @@ import numpy as np
 
 from common import dense_kernels as kernels
 from common.cpu_kernels import run_parallel
+from common.distributed import world
 from common.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
 
 
@@ -108,19 +109,24 @@ class ScaleShift(_ByFeature):
 class FeatureNormalization(_ByFeature):
     """Batch normalization of the last axis; inputs x (..., features), beta, gamma, mean, var of so many elements.
 
-    As `nnabla.functions.batch_normalization` with that axis: `mean` and `var` are the running statistics.
+    As `nnabla.functions.batch_normalization` with that axis: `mean` and `var` are the running statistics. Those of the
+    batch are taken over all ranks that train together (`common.distributed`).
     """
 
     def __init__(self, decay_rate, eps, batch_stat):
         super().__init__()
         self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
 
+    def _count(self, inputs):
+        """Rows of all ranks."""
+        return inputs[0].size // inputs[1].size * world().size
+
     def forward_impl(self, inputs, outputs):
         x = data_of(inputs[0])
         beta, gamma, *running = (data_of(variable).ravel() for variable in inputs[1:])
         if self.batch_stat:
             self.mean, var = self._moments(rows_of(x))
-            self._update_running(running, self.mean, var, x.size // len(self.mean))
+            self._update_running(running, self.mean, var, self._count(inputs))
         else:
             self.mean, var = running[0].copy(), running[1]    # backward must see the ones that were used
         self.inverse_std = 1 / np.sqrt(var.astype(np.float64) + self.eps)
@@ -130,7 +136,7 @@ class FeatureNormalization(_ByFeature):
     def _moments(x):
         sums = np.empty((kernels.num_blocks(len(x)), 2, x.shape[1]))
         _over_rows(kernels.moments, x, sums)
-        mean, square = sums.sum(0) / len(x)
+        mean, square = world().mean(sums.sum(0) / len(x))
         return mean, np.maximum(square - mean * mean, 0)
 
     def _update_running(self, running, mean, var, count):
@@ -142,9 +148,12 @@ class FeatureNormalization(_ByFeature):
         to_gamma = product * self.inverse_std
         if propagate_down[0]:
             scale = data_of(inputs[2]).ravel() * self.inverse_std
-            count = inputs[0].size // scale.size if self.batch_stat else np.inf
-            self._combine(inputs, outputs, accum[0], self.mean, scale, -scale * to_gamma * self.inverse_std / count,
-                          -scale * to_beta / count)
+            # Through the statistics all rows depend on each; those of constants, on none.
+            by_beta, by_gamma = np.zeros((2, scale.size))
+            if self.batch_stat:
+                by_beta, by_gamma = world().sum([to_beta, to_gamma]) / self._count(inputs)
+            self._combine(inputs, outputs, accum[0], self.mean, scale, -scale * by_gamma * self.inverse_std,
+                          -scale * by_beta)
         for k, total in ((1, to_beta), (2, to_gamma)):
             if propagate_down[k]:
                 store_gradient(inputs[k], total.reshape(inputs[k].shape), accum[k])

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from common.distributed import launched_rank
 from common.errors import UserError
 
 
@@ -15,6 +16,7 @@ def replacing(path):
     """Yield a path beside `path` to write to; on success it takes the place of `path`, on failure it vanishes.
 
     The bytes are on the disk before the name changes, so a kill or a power cut leaves the old file or the new one.
+    What ranks of mpirun other than 0 write vanishes, as they would all write the same.
 
     Raises
     ------
@@ -22,6 +24,12 @@ def replacing(path):
         The folder cannot be written to, or the disk is full.
     """
     path = Path(path)
+    if launched_rank():
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            temporary.touch()
+            yield temporary
+        return
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
         os.close(handle)
@@ -54,6 +62,8 @@ def _umask():
 
 def link(path, target):
     """Make `target` another name of the file `path`, or a copy where the file system knows no such names."""
+    if launched_rank():    # `path` may not be there yet
+        return
     with replacing(target) as temporary:
         temporary.unlink()
         try:

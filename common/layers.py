@@ -7,6 +7,7 @@ from nnabla.parameter import get_parameter_or_create
 
 from common import cpu_functions, dense_functions
 from common.context import wants_native
+from common.distributed import world
 
 
 def convolution(x, w, pad=0, stride=1):
@@ -35,7 +36,8 @@ def batch_normalization(x, train, decay_rate=0.9, eps=1e-5):
     ----------
     x : nn.Variable (batch, channels, height, width)
     train : bool
-        Normalize by the statistics of the batch and let the running ones follow them; otherwise by the running ones.
+        Normalize by the statistics of the batch, over all ranks that train together (`common.distributed`), and let the
+        running ones follow them; otherwise by the running ones.
     decay_rate, eps : float
         Share of the running statistics that an update keeps; what is added to the variance.
 
@@ -44,9 +46,18 @@ def batch_normalization(x, train, decay_rate=0.9, eps=1e-5):
     nn.Variable, shape of `x`
     """
     if wants_native():
-        return PF.batch_normalization(x, decay_rate=decay_rate, eps=eps, batch_stat=train)
+        return _native_normalization(x, 1, train, decay_rate, eps)
     parameters = _normalization_parameters((1, x.shape[1], 1, 1))
     return cpu_functions.BatchNormalization(decay_rate, eps, train)(x, *parameters)
+
+
+def _native_normalization(x, axis, train, decay_rate, eps):
+    """Normalize by nnabla's functions; the statistics of a batch are those of all ranks that train together."""
+    settings = {"axes": [axis], "decay_rate": decay_rate, "eps": eps, "batch_stat": train}
+    communicator = world().communicator
+    if train and communicator is not None:
+        return PF.sync_batch_normalization(x, communicator, **settings)
+    return PF.batch_normalization(x, **settings)
 
 
 def _normalization_parameters(shape):
@@ -95,7 +106,7 @@ def feature_normalization(x, train, decay_rate=0.9, eps=1e-5):
     nn.Variable, shape of `x`
     """
     if wants_native():
-        return PF.batch_normalization(x, axes=[x.ndim - 1], decay_rate=decay_rate, eps=eps, batch_stat=train)
+        return _native_normalization(x, x.ndim - 1, train, decay_rate, eps)
     parameters = _normalization_parameters((1,) * (x.ndim - 1) + x.shape[-1:])
     return dense_functions.FeatureNormalization(decay_rate, eps, train)(x, *parameters)
 

@@ -11,6 +11,7 @@ import nnabla as nn
 import numpy as np
 
 from common.checkpoint import load_state, restore, save_checkpoint, save_parameters
+from common.distributed import world
 from common.errors import UsageError, UserError
 from common.files import make_folder, remove_leftovers, write_csv, write_json
 from common.monitor import plot_curves, progress
@@ -28,6 +29,9 @@ class Run:
     Everything that a run accumulates is in `state`, which a checkpoint holds beside parameters and solver: the epoch
     and step to come, sums over the steps of the epoch, rows of the log, the best value. Data must follow from (seed,
     epoch, step) alone, as that of `common.datasets.batches.Batches` does.
+
+    Ranks that train together (`common.distributed`) have a Run each, take the same steps, and record means over all of
+    them; rank 0 writes. Resumed by another number of ranks, a run goes on after as many examples.
 
     Parameters
     ----------
@@ -55,10 +59,19 @@ class Run:
         if self._resuming:
             self.state = load_state(self.checkpoint)
             _check_same(self.folder, self.state["config"], config)
+            self._share_steps()
         elif self.checkpoint.exists() and not overwrite:
             raise UsageError(f"{self.folder}: holds a run already (epoch {load_state(self.checkpoint)['epoch']}); "
                              "add --resume to go on, --overwrite to start anew, or choose another --output")
         make_folder(self.checkpoint.parent)
+
+    def _share_steps(self):
+        """Count the steps of an interrupted epoch as those of the present ranks."""
+        before, step = self.state.get("ranks", 1), self.state["step"]
+        if step and before != world().size:
+            self.state["step"] = step * before // world().size
+            share = self.state["step"] / step
+            self.state["sums"] = {name: total * share for name, total in self.state["sums"].items()}
 
     @property
     def best(self):
@@ -76,14 +89,14 @@ class Run:
         Only now does a run that is started anew remove what was there before.
         """
         self.solver, self.parameters = solver, nn.get_parameters(grad_only=False)
-        for path in (self.checkpoint, self.folder / BEST):
-            remove_leftovers(path)
         if self._resuming:
             restore(self.checkpoint, self.parameters, solver)
-        else:
-            for old in (self.checkpoint, self.folder / BEST):
-                old.unlink(missing_ok=True)
-        self.state["config"] = self.config
+        world().sum(0)    # all have read before one removes
+        for path in (self.checkpoint, self.folder / BEST):
+            remove_leftovers(path)
+            if not self._resuming:
+                path.unlink(missing_ok=True)
+        self.state.update(config=self.config, ranks=world().size)
         write_json(self.folder / "config.json", self.config)
 
     def epochs(self, num):
@@ -96,31 +109,35 @@ class Run:
         `batches.epoch(epoch, start)` is an iterable of `len(batches) - start` batches. An interrupt waits for the end
         of the step, saves, and then ends the run.
         """
-        epoch, start = self.state["epoch"], self.state["step"]
+        epoch, start, rank = self.state["epoch"], self.state["step"], world().rank
         saved = time.monotonic()
         bar = progress(batches.epoch(epoch, start), total=len(batches), initial=start, desc=f"epoch {epoch + 1}")
         with _deferred_interrupts() as interrupted, contextlib.closing(bar):
             for batch in bar:
-                seed_everything(derived_seed(self.config.get("seed", 0), epoch, self.state["step"]))
+                seed_everything(derived_seed(self.config.get("seed", 0), epoch, self.state["step"], rank))
                 yield batch
                 self.state["step"] += 1
-                if interrupted:
+                due = time.monotonic() - saved > 60 * _MINUTES_BETWEEN_CHECKPOINTS
+                stop, due = world().any([interrupted, due])    # ranks notice in different steps
+                if stop:
                     self.save()
                     raise KeyboardInterrupt(f"interrupted in epoch {epoch + 1} after step {self.state['step']}; "
                                             f"--resume goes on from there ({self.folder})")
-                if time.monotonic() - saved > 60 * _MINUTES_BETWEEN_CHECKPOINTS:
+                if due:
                     self.save()
                     saved = time.monotonic()
                 bar.set_postfix({name: f"{mean:.4f}" for name, mean in self.means().items()}, refresh=False)
 
     def record(self, **values):
-        """Add the values of a step to the sums of the epoch.
+        """Add the values of a step, or their means over all ranks, to the sums of the epoch.
 
         Raises
         ------
         UserError
             One of them is not finite. The last checkpoint and the best parameters are left as they were.
         """
+        if world().size > 1:
+            values = dict(zip(values, world().mean(list(values.values())).tolist(), strict=True))
         self.require_finite(**values)
         for name, value in values.items():
             self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
@@ -163,7 +180,8 @@ class Run:
             return False
         self._check_finite()
         self.state["best"] = value
-        save_parameters(self.folder / BEST, self.parameters)
+        if world().rank == 0:
+            save_parameters(self.folder / BEST, self.parameters)
         return True
 
     def finish_epoch(self, row, panels, extra=None):
@@ -189,7 +207,8 @@ class Run:
     def save(self):
         """Write the checkpoint, unless the parameters have diverged."""
         self._check_finite()
-        save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)
+        if world().rank == 0:
+            save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)
 
     def _check_finite(self):
         """Keep parameters that are not finite from replacing good ones."""

@@ -3,6 +3,7 @@ from common.datasets.multitrack import pieces
 from common.datasets.musdb18 import SYNTHETIC, find_tracks
 from common.datasets.remixing import TrainingBatches
 from common.datasets.spectrogram_statistics import spectrogram_statistics
+from common.distributed import world
 from common.errors import UsageError
 from x_umx.network import shortest_excerpt
 
@@ -33,7 +34,7 @@ class Songs:
             for split in ("train", "valid"))
         self._batches = TrainingBatches(self.train_tracks, cfg.sources, cfg.batch_size, cfg.seq_dur, cfg.seed,
                                         cfg.samples_per_track, augmentations=cfg.source_augmentations,
-                                        workers=cfg.workers)
+                                        workers=cfg.workers, world=world())
         self._targets = [cfg.sources.index(target) for target in cfg.targets]
 
     def __len__(self):
@@ -45,8 +46,8 @@ class Songs:
             yield mixture, sources[:, self._targets]
 
     def validation(self):
-        """Yield, for each song, its pieces: mixture (1, 2, samples), targets (1, targets, 2, samples)."""
-        for track in self.valid_tracks:
+        """Yield, for each song of this rank, its pieces: mixture (1, 2, samples), targets (1, targets, 2, samples)."""
+        for track in world().share(self.valid_tracks):
             yield pieces(track, self.cfg.targets, self.cfg.valid_dur)
 
     def statistics(self):

@@ -3,6 +3,7 @@ import attrs
 import nnabla as nn
 import numpy as np
 
+from common.distributed import world
 from common.separation.spectral_functions import spectrum
 from x_umx.loss import IGNORED, mse_combination_loss, sdr_combination_loss
 
@@ -102,12 +103,13 @@ def shortest_excerpt(cfg):
 
 
 def validate(graphs, songs):
-    """Mean loss over songs of the mean over their pieces.
+    """Mean loss over the songs of all ranks of the mean over their pieces.
 
     Parameters
     ----------
     graphs : Graphs
     songs : iterable of iterable of (mixture, targets)
+        Those of this rank.
 
     Returns
     -------
@@ -118,4 +120,6 @@ def validate(graphs, songs):
         value.forward(clear_buffer=True)
         return float(value.d)
 
-    return float(np.mean([np.mean([loss(piece) for piece in song]) for song in songs]))
+    losses = [np.mean([loss(piece) for piece in song]) for song in songs]
+    total, count = world().sum([sum(losses), len(losses)])
+    return float(total / count)

@@ -23,7 +23,7 @@ import nnabla as nn
 import nnabla.solvers as S
 
 from common.config import FLAGS, add_config_flags, find_cfg, load_section, overrides_of, to_dict
-from common.context import use_context
+from common.distributed import join, world
 from common.files import link
 from common.monitor import write_series
 from common.schedules import epochs_without_gain, plateau_decay
@@ -59,23 +59,27 @@ def main(argv=None):
     experiment = args.experiment or ("UMX" if FLAGS.get(overrides.get("umx_train", "").lower()) else "XUMX")
     cfg = load_section(Config, find_cfg(args.cfg, HERE), experiment, overrides)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
-    print(f"{experiment}: computing on {use_context(args.context, args.device_id)}", flush=True)
+    print(f"{experiment}: computing on {join(args.context, args.device_id)}", flush=True)
     train(cfg, folder, args.resume, args.overwrite)
 
 
 def train(cfg, folder, resume=False, overwrite=False):
     """Train the network of `cfg` in `folder`, and keep the parameters with the lowest loss in validation."""
-    songs = Songs(cfg)
+    with world().main_first():
+        songs = Songs(cfg)
+        statistics = songs.statistics()
     if not songs.valid_tracks:
         print("no validation songs: the training loss takes the place of theirs", flush=True)
     run = Run(folder, to_dict(cfg), resume, overwrite)
     nn.clear_parameters()
     seed_everything(cfg.seed)
-    initialize_statistics(cfg.sizes, *songs.statistics(), (None,) if cfg.umx_train else cfg.sources)
+    initialize_statistics(cfg.sizes, *statistics, (None,) if cfg.umx_train else cfg.sources)
     cfg.network.masks(nn.Variable((1, 1, cfg.nb_channels, cfg.sizes.max_bin)))    # makes the parameters
     graphs, valid_graphs = Graphs(cfg, train=True), Graphs(cfg, train=False)
-    scale = cfg.batch_size / 16    # the published rule for learning rate and weight decay
-    solver = S.Adam(cfg.lr * scale)
+    # The published rule scales learning rate and weight decay by ranks times batch / 16, and adds up the gradients of
+    # the ranks. Here they are averaged, so the weight decay is smaller by their number; to Adam both are the same.
+    learning_rate, weight_decay = (rate * cfg.batch_size / 16 for rate in (cfg.lr * world().size, cfg.weight_decay))
+    solver = S.Adam(learning_rate)
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
     if run.best is None:
@@ -87,10 +91,10 @@ def train(cfg, folder, resume=False, overwrite=False):
         if cfg.umx_train and 0 < cfg.patience <= epochs_without_gain(watched):
             print(f"no gain in {cfg.patience} epochs: stopped after epoch {len(run.rows)}")
             break
-        solver.set_learning_rate(plateau_decay(cfg.lr * scale, watched, cfg.lr_decay_gamma, cfg.lr_decay_patience))
+        solver.set_learning_rate(plateau_decay(learning_rate, watched, cfg.lr_decay_gamma, cfg.lr_decay_patience))
         started = time.perf_counter()
         for mixture, targets in run.steps(songs):
-            run.record(loss=train_step(graphs.loss(mixture, targets), solver, cfg.weight_decay * scale))
+            run.record(loss=train_step(graphs.loss(mixture, targets), solver, weight_decay))
         seconds = (time.perf_counter() - started) / len(songs)
         train_loss = run.means()["loss"]
         valid_loss = validate(valid_graphs, songs.validation()) if songs.valid_tracks else train_loss
@@ -101,7 +105,7 @@ def train_step(loss, solver, weight_decay):
     """Update the parameters once and return the loss before."""
     loss.forward(clear_no_need_grad=True)
     solver.zero_grad()
-    loss.backward(clear_buffer=True)
+    world().backward(loss, solver)
     solver.weight_decay(weight_decay)
     solver.update()
     return float(loss.d)

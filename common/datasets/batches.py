@@ -6,6 +6,7 @@ import attrs
 import numba
 import numpy as np
 
+from common.distributed import World
 from common.errors import UsageError
 
 CENTERED = ((np.arange(256) / 255 - 0.5) * 2).astype(np.float32)    # byte -> [-1, 1]
@@ -83,12 +84,14 @@ def make_batch(images, index, table, offsets, flips, pad):
 class Batches:
     """Batches of a data set, epoch by epoch.
 
-    Iterating over it gives epoch 0; `len` is the number of batches in an epoch.
+    Iterating over it gives epoch 0; `len` is the number of batches in an epoch. Where several ranks train together,
+    each has its rows of batches that are larger by their number.
 
     Parameters
     ----------
     dataset : Dataset
     batch_size : int
+        Of a rank.
     seed : int, optional
         Shuffle, anew each epoch. Not given: the order of the data set.
     augment : PadCropFlip, optional
@@ -99,6 +102,8 @@ class Batches:
         Leave out the last batch of an epoch where it is smaller than the others.
     steps : int, optional
         End each epoch after its first so many batches.
+    world : common.distributed.World, optional
+        Who shares the batches, which needs `drop_last`. Not given: nobody.
 
     Raises
     ------
@@ -106,16 +111,22 @@ class Batches:
         `batch_size` or `steps` is not positive, or there is no whole batch and `drop_last` is set.
     """
 
-    def __init__(self, dataset, batch_size, seed=None, augment=None, normalize=CENTERED, drop_last=False, steps=None):
-        if batch_size < 1 or (drop_last and batch_size > len(dataset)):
-            raise UsageError(f"batch size {batch_size}: choose 1 to {len(dataset)}, the number of examples")
+    def __init__(self, dataset, batch_size, seed=None, augment=None, normalize=CENTERED, drop_last=False, steps=None,
+                 world=None):
+        self.world = world or World()
+        largest = len(dataset) // self.world.size if drop_last else np.inf
+        if not 1 <= batch_size <= largest:
+            raise UsageError(f"batch size {batch_size}: choose 1 to {len(dataset) // self.world.size}, the number of "
+                             f"examples{' for each rank' if self.world.size > 1 else ''}")
+        if self.world.size > 1 and not drop_last:
+            raise ValueError("a batch that is smaller than the others cannot be shared")
         if steps is not None and steps < 1:
             raise UsageError(f"{steps} steps per epoch: choose at least 1")
         if augment is not None and seed is None:
             raise ValueError("augmentation is random and needs a seed")
         self.dataset, self.batch_size, self.seed, self.augment = dataset, batch_size, seed, augment
         self.table = np.ascontiguousarray(normalize, dtype=np.float32)
-        whole, partial = divmod(len(dataset), batch_size)
+        whole, partial = divmod(len(dataset), batch_size * self.world.size)
         self.num_batches = whole + (partial > 0 and not drop_last)
         if steps is not None:
             self.num_batches = min(self.num_batches, steps)
@@ -167,8 +178,9 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def _make(self, plan, number):
-        part = slice(number * self.batch_size, (number + 1) * self.batch_size)
-        index, offsets, flips = (array[part] for array in plan)
+        together = self.batch_size * self.world.size
+        batch = slice(number * together, (number + 1) * together)
+        index, offsets, flips = (array[batch][self.world.rows(self.batch_size)] for array in plan)
         pad = 0 if self.augment is None else self.augment.pad
         image = make_batch(self.dataset.images, index, self.table, offsets, flips, pad)
         return image, self.dataset.labels[index][:, np.newaxis]

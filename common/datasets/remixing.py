@@ -7,6 +7,7 @@ import attrs
 import numpy as np
 
 from common.datasets.multitrack import parallel_map
+from common.distributed import World
 from common.errors import UsageError
 from common.seeding import derived_seed
 
@@ -85,6 +86,9 @@ class TrainingBatches:
         As for `draw_item`.
     workers : int
         Threads that read the audio; 0: it is read when asked for.
+    world : common.distributed.World, optional
+        Who shares the batches: each rank has `batch_size` items of batches that are larger by their number. Not given:
+        nobody.
 
     Raises
     ------
@@ -94,7 +98,8 @@ class TrainingBatches:
     """
 
     def __init__(self, tracks, sources, batch_size, seq_dur, seed, samples_per_track=64, gains=(0.25, 1.25),
-                 augmentations=AUGMENTATIONS, workers=2):
+                 augmentations=AUGMENTATIONS, workers=2, world=None):
+        self.world = world or World()
         self.tracks, self.sources, self.batch_size = list(tracks), tuple(sources), batch_size
         self.seq_dur, self.seed, self.gains = seq_dur, seed, gains
         self.augmentations, self.workers = tuple(augmentations), workers
@@ -102,11 +107,13 @@ class TrainingBatches:
         self._check_batches(len(self.tracks) * samples_per_track)
         self._check_augmentations()
         _check_tracks(self.tracks, self.sources, seq_dur)
-        self.num_batches = len(self.tracks) * samples_per_track // batch_size
+        self.num_batches = len(self.tracks) * samples_per_track // (batch_size * self.world.size)
 
     def _check_batches(self, items):
-        if not 1 <= self.batch_size <= items:
-            raise UsageError(f"batch size {self.batch_size}: choose 1 to {items}, the number of items in an epoch")
+        largest = items // self.world.size
+        if not 1 <= self.batch_size <= largest:
+            raise UsageError(f"batch size {self.batch_size}: choose 1 to {largest}, the number of items in an epoch"
+                             f"{' for each rank' if self.world.size > 1 else ''}")
         if self.seq_dur <= 0 and self.batch_size > 1:
             raise UsageError(f"batch size {self.batch_size} with --seq-dur {self.seq_dur:g}, which asks for whole "
                              "tracks: their lengths differ, so choose batch size 1")
@@ -147,13 +154,13 @@ class TrainingBatches:
                 yield _finish(*waiting.popleft())
 
     def _plans(self, epoch, start):
-        """Yield what to read for each batch from number `start` on, a list of draws for each item."""
+        """Yield what to read for each batch from number `start` on, a list of draws for each item of this rank."""
         rng = random.Random(self.seed if epoch == 0 else derived_seed(self.seed, epoch))
         for number in range(len(self)):
             plan = [draw_item(rng, self.durations, self.sources, self.seq_dur, self.gains, self.augmentations)
-                    for _ in range(self.batch_size)]
+                    for _ in range(self.batch_size * self.world.size)]
             if number >= start:
-                yield plan
+                yield plan[self.world.rows(self.batch_size)]
 
     def _begin(self, start_all, plan):
         """Start to fill the arrays of a batch; returns them and an iterator that ends when they are full."""

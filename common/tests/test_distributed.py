@@ -1,0 +1,92 @@
+"""Ranks that train together do what one process with the whole batch does."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.checkpoint import load_state
+from common.distributed import World, join, launched_rank, launched_size, world
+from common.errors import UsageError
+
+WORKER = Path(__file__).parent / "ranks_worker.py"
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+needs_mpi = pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install -r requirements-distributed.txt")
+
+
+def start(ranks, folder, *flags, batch_size=8, epochs=1):
+    """Run the worker and return (exit status, stdout, stderr)."""
+    command = [sys.executable, str(WORKER), "--folder", str(folder), "--batch-size", str(batch_size), "--epochs",
+               str(epochs), *flags]
+    if ranks > 1:
+        command = [MPIRUN, "--oversubscribe", "-n", str(ranks), *command]
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return done.returncode, done.stdout, done.stderr
+
+
+def results(folder, rank=0):
+    with np.load(Path(folder) / f"rank{rank}.npz") as archive:
+        return dict(archive)
+
+
+@needs_mpi
+@pytest.mark.parametrize("flags", [(), ("--normalize",)], ids=["plain", "normalized"])
+def test_two_ranks_train_as_one_process_with_twice_the_batch(tmp_path, flags):
+    for ranks, batch_size in ((1, 16), (2, 8)):
+        status, out, err = start(ranks, tmp_path / str(ranks), *flags, batch_size=batch_size, epochs=2)
+        assert status == 0, err
+    assert out.count("rank") == 1 and "2 processes" in out    # the other rank is silent
+    alone, first, second = results(tmp_path / "1"), results(tmp_path / "2"), results(tmp_path / "2", 1)
+    assert len(alone["losses"]) == 12 and np.ptp(alone["losses"]) > 0.05
+    for name, value in first.items():
+        np.testing.assert_allclose(value, alone[name], rtol=1e-5, atol=2e-6, err_msg=name)
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+@needs_mpi
+def test_a_run_is_resumed_by_another_number_of_ranks(tmp_path):
+    status, _, err = start(2, tmp_path, "--fail", "rank1", epochs=2)
+    assert status == 1 and err.count("error: rank 1 failed") == 1, err
+    assert load_state(tmp_path / "checkpoint" / "latest.h5")["epoch"] == 1
+    status, _, err = start(1, tmp_path, "--resume", batch_size=16, epochs=2)
+    assert status == 0, err
+    status, _, err = start(1, tmp_path / "alone", batch_size=16, epochs=2)
+    assert status == 0, err
+    np.testing.assert_allclose(results(tmp_path)["losses"], results(tmp_path / "alone")["losses"][6:], rtol=1e-5)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+
+
+@needs_mpi
+@pytest.mark.parametrize(("fail", "status", "message"), [
+    ("all", 2, "error: all ranks refuse this"), ("bug1", 1, "ZeroDivisionError: a bug of ours"),
+])
+def test_a_failure_ends_all_ranks_and_is_shown_once(tmp_path, fail, status, message):
+    found, _, err = start(2, tmp_path, "--fail", fail)
+    assert found == status and err.count(message) == 1, err
+
+
+def test_one_process_needs_no_mpi(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    assert (launched_rank(), launched_size()) == (0, 1)
+    assert join("cpu") == "cpu"
+    alone = world()
+    assert alone.any([True, 0]) == [True, False] and alone.mean([1.5, 2]).tolist() == [1.5, 2]
+
+
+def test_missing_mpi4py_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="requirements-distributed.txt"):
+        join("cpu")
+
+
+def test_each_item_belongs_to_one_rank():
+    worlds = [World() for _ in range(3)]
+    for rank, each in enumerate(worlds):
+        each.rank, each.size = rank, 3
+    assert sorted(sum((each.share([*range(10)]) for each in worlds), [])) == [*range(10)]
+    assert [[*range(12)][each.rows(4)] for each in worlds] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
