@@ -17,7 +17,6 @@ except ModuleNotFoundError as missing:
 
 import importlib.util
 import statistics
-import subprocess
 import tempfile
 import time
 from collections import OrderedDict
@@ -27,12 +26,12 @@ import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
 
+from common.benchmarking import compare, decaying_noise, separate_long_file, show
 from common.checkpoint import save_parameters
 from common.context import native_functions, use_context
 from common.engines import compile_network
 from common.files import write_json
 from common.recurrent import lstm
-from common.separation.audio import AudioWriter
 from common.separation.transform import stft
 from common.separation.wiener import multichannel_wiener
 from x_umx.config import Config
@@ -66,44 +65,9 @@ def main(argv=None):
         write_json(args.output, results)
 
 
-def show(name, rows):
-    """Print the numbers of one measurement."""
-    print(name, flush=True)
-    for row, values in rows.items():
-        print(f"  {row:44} " + "   ".join(f"{value:.3g} {unit}" for unit, value in values.items()), flush=True)
-
-
-def compare(functions, rounds, slow):
-    """Time functions in turns.
-
-    Returns
-    -------
-    dict of str to dict
-        For each, the median of its seconds, and of the ratio to it of the time of `slow` in the same round.
-    """
-    seconds = {name: [] for name in functions}
-    for function in functions.values():
-        function()    # compiles, allocates
-    for _ in range(rounds):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: {"s": statistics.median(times), "x faster": statistics.median(
-        b / a for a, b in zip(times, seconds[slow], strict=True))} for name, times in seconds.items()}
-
-
-def music(seconds):
-    """Stereo noise with decays, float32 (samples, 2)."""
-    rng = np.random.default_rng(0)
-    samples = round(seconds * SAMPLE_RATE)
-    envelope = np.exp(-(np.arange(samples) % 22050) / 8000)[:, None]
-    return (rng.standard_normal((samples, 2)) * envelope * 0.2).astype(np.float32)
-
-
 def separation(seconds, rounds):
     """Separate audio in memory to stems in memory, with each engine that is installed; the process stands ready."""
-    audio, rows = music(seconds), {}
+    audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
     with tempfile.TemporaryDirectory() as folder:
         weights = random_weights(folder)
         for engine in ("onnxruntime", "openvino", "nnabla"):
@@ -132,27 +96,15 @@ def random_weights(folder):
 def long_file():
     """Separate a file of 10 minutes with separate.py, and measure time and peak memory of that process."""
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_weights(folder)
-        song = Path(folder) / "song.wav"
-        minute = music(60)
-        with AudioWriter(song, SAMPLE_RATE, 2) as writer:
-            for _ in range(LONG_MINUTES):
-                writer.write(minute)
-        script = ("import sys; from common.memory import peak_megabytes; from x_umx import separate; "
-                  "separate.main(sys.argv[1:]); print(peak_megabytes())")
-        start = time.perf_counter()
-        run = subprocess.run([sys.executable, "-c", script, str(song), "--model", str(weights), "--out-dir", folder],
-                             check=True, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
-    return {f"separate.py, {LONG_MINUTES} minutes": {
-        "s": seconds, "real-time factor": seconds / (60 * LONG_MINUTES), "MB peak": float(run.stdout.split()[-1])}}
+        return {f"separate.py, {LONG_MINUTES} minutes":
+                separate_long_file("x_umx", random_weights(folder), LONG_MINUTES, SAMPLE_RATE)}
 
 
 def wiener(rounds):
     """The Wiener filter of 6 s and four sources."""
     import norbert
 
-    mixture = stft(music(6).T)    # (2, bins, frames)
+    mixture = stft(decaying_noise(6, SAMPLE_RATE).T)    # (2, bins, frames)
     shares = np.random.default_rng(1).random((4, *mixture.shape), np.float32)
     magnitudes = shares * np.abs(mixture)
     v, x = magnitudes.transpose(3, 2, 1, 0).astype(np.float64), mixture.transpose(2, 1, 0).astype(np.complex128)
