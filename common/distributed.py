@@ -85,14 +85,15 @@ class World:
         """
         return items[self.rank::self.size]
 
-    def rows(self, batch_size):
-        """Where the rows of this rank lie in a batch of `size` times `batch_size`.
+    def rows(self, batch_size, number=0):
+        """Where the rows of this rank in batch `number` lie, if a batch has `batch_size` rows for each rank.
 
         Returns
         -------
         slice
         """
-        return slice(self.rank * batch_size, (self.rank + 1) * batch_size)
+        start = (number * self.size + self.rank) * batch_size
+        return slice(start, start + batch_size)
 
     @contextlib.contextmanager
     def main_first(self):
@@ -102,6 +103,24 @@ class World:
         yield
         if not self.rank:
             self.sum(0)
+
+    def update(self, loss, solver, weight_decay=0.0):
+        """Take a training step: forward and backward pass, weight decay, update.
+
+        Parameters
+        ----------
+        loss : nn.Variable ()
+            A mean over the rows of this rank.
+        solver : nnabla solver
+        weight_decay : float
+            Factor of the parameters that are added to their gradients.
+        """
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        self.backward(loss, solver)
+        if weight_decay:
+            solver.weight_decay(weight_decay)
+        solver.update()
 
     def backward(self, loss, solver):
         """Compute the gradients of `solver`'s parameters, averaged over the ranks; all have to call it.

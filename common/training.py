@@ -217,6 +217,18 @@ class Run:
                 self._diverged(f"{name} is not finite")
 
 
+def train_step(loss, solver, weight_decay=0.0):
+    """Update the parameters once, as `common.distributed.World.update` does.
+
+    Returns
+    -------
+    float
+        The loss before, on this rank.
+    """
+    world().update(loss, solver, weight_decay)
+    return float(loss.d)
+
+
 def _check_same(folder, before, now):
     different = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
     if different:

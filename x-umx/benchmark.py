@@ -29,6 +29,7 @@ import numpy as np
 from common.benchmarking import compare, decaying_noise, separate_long_file, show
 from common.checkpoint import save_parameters
 from common.context import native_functions, use_context
+from common.distributed import world
 from common.engines import compile_network
 from common.files import write_json
 from common.recurrent import lstm
@@ -38,7 +39,6 @@ from x_umx.config import Config
 from x_umx.model import SAMPLE_RATE, CrossNetOpenUnmix
 from x_umx.network import Graphs
 from x_umx.separator import Separator
-from x_umx.train import train_step
 
 HERE = Path(__file__).resolve().parent
 LSTM_SHAPE = (129, 8, 512)    # frames, batch, features: 3 s
@@ -178,7 +178,7 @@ def step_function(targets):
     loss = Graphs(cfg, train=True).loss(targets.sum(1), targets)
     solver = S.Adam(cfg.lr)
     solver.set_parameters(nn.get_parameters())
-    return lambda: train_step(loss, solver, cfg.weight_decay)
+    return lambda: world().update(loss, solver, cfg.weight_decay)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from common.context import use_context
 from common.datasets.multitrack import MIXTURE
 from common.datasets.musdb18 import SPLITS, find_tracks
 from common.files import write_json
+from common.out_of_core import InCore
 from x_umx.config import Config
 from x_umx.separator import Separator
 from x_umx.train import train
@@ -68,7 +69,7 @@ def run_variant(cfg, name, folder, args):
     for source in (cfg.sources if cfg.umx_train else (None,)):
         print(f"{name}{f': {source}' if source else ''}", flush=True)
         one = attrs.evolve(cfg, source=source) if source else cfg
-        train(one, folder / source if source else folder, args.resume, args.overwrite)
+        train(one, folder / source if source else folder, InCore(), args.resume, args.overwrite)
     separator = Separator(folder, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
     return sdr_of_songs(cfg, args.split, lambda mixture: separator.separate(mixture, cfg.sample_rate))
 

@@ -26,9 +26,10 @@ from common.config import FLAGS, add_config_flags, find_cfg, load_section, overr
 from common.distributed import join, world
 from common.files import link
 from common.monitor import write_series
+from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.schedules import epochs_without_gain, plateau_decay
 from common.seeding import seed_everything
-from common.training import BEST, Run
+from common.training import BEST, Run, train_step
 from x_umx.config import Config
 from x_umx.data import Songs
 from x_umx.model import initialize_statistics
@@ -45,6 +46,7 @@ def parse_args(argv):
                         help="section of the .cfg file (default: XUMX, or UMX with --umx-train)")
     parser.add_argument("--cfg", default="train.cfg", metavar="FILE",
                         help="file of experiments, looked for here and beside the script (default: %(default)s)")
+    add_out_of_core_flag(parser)
     cli.add_context_flags(parser)
     cli.add_run_flags(parser)
     add_config_flags(parser, Config)
@@ -60,11 +62,14 @@ def main(argv=None):
     cfg = load_section(Config, find_cfg(args.cfg, HERE), experiment, overrides)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
     print(f"{experiment}: computing on {join(args.context, args.device_id)}", flush=True)
-    train(cfg, folder, args.resume, args.overwrite)
+    train(cfg, folder, out_of_core(args), args.resume, args.overwrite)
 
 
-def train(cfg, folder, resume=False, overwrite=False):
-    """Train the network of `cfg` in `folder`, and keep the parameters with the lowest loss in validation."""
+def train(cfg, folder, memory, resume=False, overwrite=False):
+    """Train the network of `cfg` in `folder`, and keep the parameters with the lowest loss in validation.
+
+    `memory` says where the arrays are kept.
+    """
     with world().main_first():
         songs = Songs(cfg)
         statistics = songs.statistics()
@@ -82,6 +87,7 @@ def train(cfg, folder, resume=False, overwrite=False):
     solver = S.Adam(learning_rate)
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
+    memory.attach(solver)
     if run.best is None:
         for name in (BEST_XUMX, BEST_UMX):
             (folder / name).unlink(missing_ok=True)    # of a run that is overwritten
@@ -94,21 +100,14 @@ def train(cfg, folder, resume=False, overwrite=False):
         solver.set_learning_rate(plateau_decay(learning_rate, watched, cfg.lr_decay_gamma, cfg.lr_decay_patience))
         started = time.perf_counter()
         for mixture, targets in run.steps(songs):
-            run.record(loss=train_step(graphs.loss(mixture, targets), solver, weight_decay))
+            with memory:
+                loss = train_step(graphs.loss(mixture, targets), solver, weight_decay)
+            run.record(loss=loss)
         seconds = (time.perf_counter() - started) / len(songs)
         train_loss = run.means()["loss"]
-        valid_loss = validate(valid_graphs, songs.validation()) if songs.valid_tracks else train_loss
+        with memory.validation():
+            valid_loss = validate(valid_graphs, songs.validation()) if songs.valid_tracks else train_loss
         finish_epoch(run, cfg, train_loss, valid_loss, solver.learning_rate(), seconds)
-
-
-def train_step(loss, solver, weight_decay):
-    """Update the parameters once and return the loss before."""
-    loss.forward(clear_no_need_grad=True)
-    solver.zero_grad()
-    world().backward(loss, solver)
-    solver.weight_decay(weight_decay)
-    solver.update()
-    return float(loss.d)
 
 
 def finish_epoch(run, cfg, train_loss, valid_loss, learning_rate, seconds):

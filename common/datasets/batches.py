@@ -178,9 +178,8 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def _make(self, plan, number):
-        together = self.batch_size * self.world.size
-        batch = slice(number * together, (number + 1) * together)
-        index, offsets, flips = (array[batch][self.world.rows(self.batch_size)] for array in plan)
+        part = self.world.rows(self.batch_size, number)
+        index, offsets, flips = (array[part] for array in plan)
         pad = 0 if self.augment is None else self.augment.pad
         image = make_batch(self.dataset.images, index, self.table, offsets, flips, pad)
         return image, self.dataset.labels[index][:, np.newaxis]

@@ -18,6 +18,7 @@ COLUMNS = dense_kernels.COLUMNS + 5
 # name -> layer of one or several variables, shapes of these
 LAYERS = {
     "convolution": (lambda x, w: layers.convolution(x, w, 1, 2), (2, 3, 5, 6), (4, 3, 3, 3)),
+    "dilated_convolution": (layers.dilated_convolution, (2, 3, 12, 16), (4, 3, 3, 3), (4,)),
     "batch_normalization": (lambda x: layers.batch_normalization(x, False), (4, 3, 2, 2)),
     "batch_normalization, train": (lambda x: layers.batch_normalization(x, True), (4, 3, 2, 2)),
     "relu": (layers.relu, (3, 7)),

@@ -7,9 +7,10 @@ import pytest
 
 from common import cpu_kernels
 from common.separation import multichannel_wiener
-from common.separation.wiener import residual_model
+from common.separation.wiener import SourceModel, filter_estimates, filter_mixture, mixture_phase, residual_model
 
 REFERENCE = Path(__file__).parent / "data" / "wiener.npz"
+REFERENCE_D3NET = Path(__file__).parent / "data" / "wiener_d3net.npz"
 BINS, FRAMES = 70, 11    # three blocks of bins, the last one shorter
 
 
@@ -183,3 +184,108 @@ def test_residual_model_keeps_the_type_and_leaves_over_what_is_not_explained():
     np.testing.assert_allclose(model[0], np.abs(x) * 0.5, rtol=1e-5)    # scaled to fit the mixture
     np.testing.assert_allclose(model[2], np.abs(x) * 0.5, rtol=1e-5)    # what they left before that
     assert (residual_model(4 * magnitudes, x)[2] == 0).all()
+
+
+# D3Net ----------------------------------------------------------------------------------------------------------------
+
+
+def per_matrix(estimates, x):
+    """D3Net's filter as its definition reads, in double precision, with NumPy's inverse."""
+    x, estimates = x.astype(np.complex128).transpose(2, 1, 0), estimates.astype(np.complex128).transpose(0, 3, 2, 1)
+    terms = []    # v_j R_j, (frames, bins, 2, 2)
+    for y in estimates:
+        v = (np.abs(y) ** 2).mean(-1)
+        v += 1e-10 * v.max()
+        r = np.einsum("tfa,tfb->fab", y, y.conj()) / (v.sum(0) + 2.22e-16)[:, None, None]
+        terms.append(v[:, :, None, None] * r)
+    z = np.linalg.inv(sum(terms)) @ x[..., None]
+    return np.stack([(term @ z)[..., 0] for term in terms]).transpose(0, 3, 2, 1)
+
+
+def estimates(sources, dtype=np.complex64, scale=1.0):
+    phases = np.random.default_rng(3).random((sources, 2, BINS, FRAMES))
+    return (models(sources, 2, scale=scale) * np.exp(2j * np.pi * phases)).astype(dtype)
+
+
+@pytest.mark.parametrize("case", ["four", "mixphase", "two", "mono"])
+def test_d3net_agrees_with_reference(case):
+    ref = dict(np.load(REFERENCE_D3NET))
+    sources = [name.removeprefix(f"{case}_in_") for name in ref if name.startswith(f"{case}_in_")]
+    given, expected = (np.stack([ref[f"{case}_{kind}_{source}"].transpose(1, 2, 0) for source in sources])
+                       for kind in ("in", "out"))
+    assert_close(filter_estimates(given, ref[f"{case}_mix"].transpose(1, 2, 0)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [1, 300])
+@pytest.mark.parametrize("sources", [1, 2, 4])
+def test_d3net_agrees_with_its_definition(sources, scale):
+    x, y = mixture(2, np.complex64, scale), estimates(sources, scale=scale)
+    filtered = filter_estimates(y, x)
+    assert filtered.dtype == np.complex64 and filtered.shape == y.shape
+    assert_close(filtered, per_matrix(y, x), 1e-5)
+    assert_close(filtered.sum(0), x, 1e-5)
+
+
+def test_d3net_of_blocks_is_that_of_the_song():
+    x, y = mixture(2, np.complex64), estimates(3)
+    whole, sources = filter_estimates(y, x), [SourceModel(BINS) for _ in y]
+    edges = [(0, 4), (4, 5), (5, FRAMES)]
+    powers = [np.stack([model.add(estimate[:, :, a:b]) for model, estimate in zip(sources, y, strict=True)])
+              for a, b in edges]
+    blocks = [filter_mixture(power, sources, x[:, :, a:b]) for power, (a, b) in zip(powers, edges, strict=True)]
+    assert_close(np.concatenate(blocks, axis=-1), whole, 1e-6)
+
+
+def test_d3net_with_silence_and_missing_sources():
+    x, y = mixture(2, np.complex64), estimates(4)
+    x[:, :, 1], y[:, :, :, 1] = 0, 0
+    x[:, 2] = 0
+    y[:, :, 4] = 0
+    y[2] = 0
+    x[:, 5], y[:, :, 5] = 0, 0
+    filtered = filter_estimates(y, x)
+    assert np.isfinite(filtered).all()
+    assert not filtered[:, :, :, 1].any() and not filtered[:, :, 2].any() and not filtered[2].any()
+    assert not filter_estimates(np.zeros_like(y), np.zeros_like(x)).any()
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("difference", [0, 1e-9, 1e-7, 1e-3])
+def test_d3net_of_nearly_equal_channels(difference, scale):
+    """As for mono music in two channels, be it with an error of rounding."""
+    mono = mixture(1, scale=scale)
+    x = np.concatenate([mono, mono * (1 + difference * mixture(1, seed=2))]).astype(np.complex64)
+    y = mixture_phase(models(4, 1, np.float32, scale) * np.ones((2, 1, 1), np.float32), x)
+    filtered = filter_estimates(y, x)
+    assert_close(filtered.sum(0), x, 1e-3 if difference < 1e-3 else 1e-2)
+    assert np.abs(filtered).max() < 2 * np.abs(x).max()
+    if not difference:
+        np.testing.assert_array_equal(filtered[:, 0], filtered[:, 1])
+
+
+def test_d3net_does_not_depend_on_the_number_of_threads(monkeypatch):
+    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        results.append(filter_estimates(estimates(4), mixture(2, np.complex64)))
+    np.testing.assert_array_equal(*results)
+
+
+def test_mixture_phase():
+    x, magnitudes = mixture(2, np.complex64), models(3, 2, np.float32)
+    x[:, 0, 0] = 0
+    assert_close(mixture_phase(magnitudes, x), magnitudes * np.exp(1j * np.angle(x)), 1e-6)
+
+
+def test_d3net_refuses_what_is_not_stereo():
+    model, x = SourceModel(BINS), mixture(2, np.complex64)
+    with pytest.raises(ValueError, match="estimate"):
+        model.add(x[:1])
+    with pytest.raises(ValueError, match="estimate"):
+        model.add(x[:, :3])
+    power = model.add(x)[None]
+    with pytest.raises(ValueError, match="powers"):
+        filter_mixture(power[:, :, 1:], [model], x)
+    with pytest.raises(ValueError, match="powers"):
+        filter_mixture(power, [model, model], x)

@@ -348,14 +348,15 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
 
 KILLED = """
 import os, signal, sys
+from common.distributed import World
 from x_umx import train
-step, calls = train.train_step, []
+step, calls = World.update, []
 def killing(*args):
     calls.append(0)
     if len(calls) == int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(*args)
-train.train_step = killing
+World.update = killing
 train.main(sys.argv[2:])
 """
 
@@ -369,6 +370,12 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out
     assert_same_run(finished, folder)
+
+
+def test_swapping_changes_where_arrays_are_and_nothing_else(command, finished, tmp_path):
+    code, _, err = command(tmp_path / "run", "--out-of-core", "2GB")
+    assert code == 0 and "no memory is saved" in err
+    assert_same_run(finished, tmp_path / "run")
 
 
 def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path, monkeypatch):

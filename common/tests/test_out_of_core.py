@@ -1,0 +1,262 @@
+"""Guards of the scheduler: whatever an iteration does, results are those without it and the process lives on."""
+import argparse
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import numpy as np
+import pytest
+
+from common import cli
+from common.context import use_context
+from common.errors import UsageError, UserError
+from common.out_of_core import InCore, OutOfCore, add_out_of_core_flag, out_of_core
+from common.out_of_core_device import parse_budget
+
+BUDGET = 600_000
+GB = 10**9
+
+
+class Training:
+    """A small network, trained within `memory`."""
+
+    def __init__(self, memory, batch_size=8):
+        use_context("cpu")
+        nn.clear_parameters()
+        self.memory, self.seen, self.rng = memory, [], np.random.RandomState(0)
+        self.build(batch_size)
+        for i, p in enumerate(nn.get_parameters().values()):
+            p.d = np.random.RandomState(i).randn(*p.shape) * 0.1
+        self.solver = S.Momentum(0.1)
+        self.solver.set_parameters(nn.get_parameters())
+
+    def build(self, batch_size):
+        self.x, self.t = nn.Variable((batch_size, 3, 16, 16)), nn.Variable((batch_size, 1))
+        h = PF.convolution(self.x, 8, (3, 3), pad=(1, 1), name="conv")
+        self.hidden = F.relu(PF.batch_normalization(h, name="bn"))
+        self.logits = PF.affine(F.max_pooling(self.hidden, (2, 2)), 5, name="fc")
+        self.loss = F.mean(F.softmax_cross_entropy(self.logits, self.t))
+
+    def data(self):
+        self.x.d = self.rng.randn(*self.x.shape).astype(np.float32)
+        self.t.d = self.rng.randint(0, 5, self.t.shape).astype(np.int32)
+
+    def gradients(self):
+        self.data()
+        self.loss.forward(clear_no_need_grad=True)
+        self.solver.zero_grad()
+        self.loss.backward(clear_buffer=True)
+
+    def step(self):
+        self.gradients()
+        self.solver.update()
+
+
+def interrupted(at):
+    def scenario(training):
+        for i in range(5):
+            try:
+                with training.memory:
+                    training.data()
+                    training.loss.forward(clear_no_need_grad=True)
+                    if i == at:
+                        raise ValueError
+                    training.solver.zero_grad()
+                    training.loss.backward(clear_buffer=True)
+                    training.solver.update()
+            except ValueError:
+                pass
+    return scenario
+
+
+def update_every_second_time(training):
+    training.solver.zero_grad()
+    for i in range(8):
+        with training.memory:
+            training.data()
+            training.loss.forward(clear_no_need_grad=True)
+            training.loss.backward(clear_buffer=True)
+            if i % 2:
+                training.solver.update()
+                training.solver.zero_grad()
+
+
+def ever_more_steps(training):
+    for i in range(5):
+        with training.memory:
+            for _ in range(1 + i):
+                training.step()
+
+
+def fewer_steps(training):
+    for i in range(5):
+        with training.memory:
+            for _ in range(5 - i):
+                training.step()
+
+
+def values_read_later(training):
+    for i in range(5):
+        with training.memory:
+            training.step()
+            if i >= 2:
+                training.seen += [float(p.d.sum()) for p in nn.get_parameters(grad_only=False).values()] * 3
+
+
+def gradients_read_later(training):
+    for i in range(5):
+        with training.memory:
+            training.gradients()
+            if i >= 2:
+                training.seen += [float(p.g.sum()) for p in nn.get_parameters().values()]
+            training.solver.update()
+
+
+def intermediate_read_later(training):
+    for i in range(5):
+        with training.memory:
+            training.data()
+            training.loss.forward(clear_no_need_grad=True)
+            if i >= 2:
+                training.seen.append(float(training.hidden.d.sum()))
+            training.solver.zero_grad()
+            training.loss.backward(clear_buffer=True)
+            training.solver.update()
+
+
+def another_batch_size(training):
+    for i in range(6):
+        if i == 3:
+            training.build(5)
+        with training.memory:
+            training.step()
+
+
+def nothing_at_first(training):
+    for i in range(4):
+        with training.memory:
+            if i:
+                training.step()
+
+
+def validation_between(training):
+    for _ in range(4):
+        with training.memory:
+            training.step()
+        with training.memory.validation():
+            training.data()
+            training.logits.forward(clear_buffer=True)
+        training.seen.append(training.logits.d.copy())
+
+
+SCENARIOS = {
+    "exception in the first iteration": interrupted(0), "exception later": interrupted(3),
+    "update every second time": update_every_second_time, "ever more steps": ever_more_steps,
+    "fewer steps": fewer_steps, "values read later": values_read_later, "gradients read later": gradients_read_later,
+    "intermediate read later": intermediate_read_later, "another batch size": another_batch_size,
+    "nothing at first": nothing_at_first, "validation between": validation_between,
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def test_results_are_those_without(scenario):
+    plain = Training(InCore())
+    scenario(plain)
+    expected = {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()}
+    swapped = Training(OutOfCore(BUDGET, note=str))
+    scenario(swapped)
+    for name, p in nn.get_parameters(grad_only=False).items():
+        np.testing.assert_array_equal(p.d, expected[name])
+    np.testing.assert_array_equal(swapped.seen, plain.seen)
+
+
+def test_a_change_of_sequence_is_told():
+    notes = []
+    ever_more_steps(Training(OutOfCore(BUDGET, note=notes.append)))
+    assert any("recording again" in note for note in notes)
+
+
+def test_a_sequence_that_stays_is_recorded_once():
+    notes = []
+    training = Training(OutOfCore(BUDGET, note=notes.append))
+    for _ in range(4):
+        training.memory.run(training.step)
+    assert not any("recording" in note for note in notes)
+
+
+def test_it_says_that_a_cpu_saves_no_memory(capsys):
+    OutOfCore(BUDGET)
+    assert "no memory is saved" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("inner", [lambda memory: memory, lambda memory: memory.validation(),
+                                   lambda memory: OutOfCore(BUDGET, note=str)])
+def test_nested_use_is_an_error_and_leaves_the_outer_one_working(inner):
+    training = Training(OutOfCore(BUDGET, note=str))
+    with pytest.raises(UserError, match="within a training iteration"), training.memory, inner(training.memory):
+        pass
+    for _ in range(3):
+        training.memory.run(training.step)
+
+
+def test_too_small_a_budget_names_the_update_that_sets_it():
+    use_context("cpu")
+    x = nn.Variable((1, 50))
+    loss = F.mean(PF.affine(x, 300) ** 2)
+    solver = S.Sgd(0.1)
+    solver.set_parameters(nn.get_parameters())
+
+    def step():
+        x.d = np.ones(x.shape, np.float32)
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        loss.backward(clear_buffer=True)
+        solver.update()
+
+    needed = 4 * 2 * 50 * 300    # parameter and gradient
+    memory = OutOfCore(needed - 1, note=str)
+    memory.attach(solver)
+    memory.run(step)
+    with pytest.raises(UserError, match=f"one is {needed} bytes .* set by update of affine/W"):
+        memory.run(step)
+    memory = OutOfCore(needed, note=str)
+    for _ in range(3):
+        memory.run(step)
+
+
+@pytest.mark.parametrize("value, expected", [
+    ("auto", int(8 * GB * 0.9)), ("12GB", 12 * GB), ("1.5 GiB", int(1.5 * 2**30)), ("800MB", 800 * 10**6), (1000, 1000),
+    ("1000", 1000), (0.5, 8 * GB), ("0.5", 8 * GB), (3.5e9, 3_500_000_000),
+])
+def test_budgets(value, expected):
+    assert parse_budget(value, free=8 * GB, total=16 * GB) == expected
+
+
+@pytest.mark.parametrize("value", [0, "0", -1, "-1", "-3GB", "much", "", "nan", "inf", float("nan"), "12 apples",
+                                   "17GB", None])
+def test_bad_budgets_are_told_in_one_line(value):
+    with pytest.raises(UsageError) as error:
+        parse_budget(value, free=8 * GB, total=16 * GB)
+    assert "\n" not in str(error.value)
+
+
+def test_prefetch_window_is_checked():
+    with pytest.raises(UsageError, match="prefetch window"):
+        OutOfCore(BUDGET, prefetch="little", note=str)
+
+
+@pytest.mark.parametrize("arguments, kind", [([], InCore), (["--out-of-core", "1MB"], OutOfCore)])
+def test_flag(arguments, kind, capsys):
+    parser = cli.parser("")
+    add_out_of_core_flag(parser)
+    use_context("cpu")
+    assert isinstance(out_of_core(parser.parse_args(arguments)), kind)
+
+
+def test_flag_without_a_value_is_automatic(capsys):
+    assert out_of_core(argparse.Namespace(out_of_core="auto")).automatic
+
+
+def test_run_returns_what_the_step_does():
+    assert OutOfCore(BUDGET, note=str).run(lambda a: a + 1, 2) == InCore().run(lambda a: a + 1, 2) == 3

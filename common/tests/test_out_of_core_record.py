@@ -1,0 +1,149 @@
+"""What the table says that functions touch, against nnabla: its scheduler plans with the smallest budget, no less."""
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import numpy as np
+import pytest
+from nnabla.lms import SwapInOutScheduler
+
+from common.context import use_context
+from common.out_of_core_accesses import UPDATES
+from common.out_of_core_observer import split_passes
+from common.out_of_core_record import Recorder, backward_functions, functions_of
+from common.out_of_core_schedule import Access, PlanError, Record, make_schedule
+
+X = (4, 4, 12, 12)
+
+FUNCTIONS = {
+    "tanh": lambda h: F.tanh(h), "relu": lambda h: F.relu(h), "leaky_relu": lambda h: F.leaky_relu(h),
+    "elu": lambda h: F.elu(h), "swish": lambda h: F.swish(h), "softmax": lambda h: F.softmax(h),
+    "dropout": lambda h: F.dropout(h, 0.3), "add": lambda h: h + F.relu(h), "multiply": lambda h: h * F.tanh(h),
+    "broadcasting": lambda h: h * F.sigmoid(F.mean(h, axis=(2, 3), keepdims=True)), "scalars": lambda h: 2 * h + 1,
+    "mean": lambda h: F.mean(h, axis=1), "max": lambda h: F.max(h, axis=1), "split": lambda h: F.split(h, axis=1)[1],
+    "concatenate": lambda h: F.concatenate(h, F.relu(h), axis=1), "reshape": lambda h: F.tanh(F.reshape(h, (4, -1))),
+    "transpose": lambda h: F.transpose(h, (0, 2, 3, 1)), "pad": lambda h: F.pad(h, (1,) * 4, "reflect"),
+    "slice": lambda h: h[:, 1:3], "max_pooling": lambda h: F.max_pooling(h, (3, 3), stride=(2, 2)),
+    "average_pooling": lambda h: F.average_pooling(h, (2, 2)), "interpolate": lambda h: F.interpolate(h, scale=(2, 2)),
+    "convolution": lambda h: PF.convolution(h, 6, (3, 3)), "grouped": lambda h: PF.convolution(h, 6, (3, 3), group=2),
+    "fixed": lambda h: PF.convolution(h, 6, (3, 3), fix_parameters=True), "affine": lambda h: PF.affine(h, 7),
+    "deconvolution": lambda h: PF.deconvolution(h, 6, (3, 3), stride=(2, 2)),
+    "depthwise": lambda h: PF.depthwise_convolution(h, (3, 3)), "prelu": lambda h: PF.prelu(h),
+    "batch_normalization": lambda h: PF.batch_normalization(h), "constant": lambda h: h * F.constant(2, X),
+    "fused": lambda h: PF.fused_batch_normalization(h, F.tanh(h)),
+    "unlinked": lambda h: h + F.tanh(h.get_unlinked_variable(need_grad=False)),
+    "instance_normalization": lambda h: F.instance_normalization(h, None, None),
+    "instance_normalization_scaled": lambda h: PF.instance_normalization(h),
+    "layer_normalization": lambda h: PF.layer_normalization(h),
+}
+
+
+class Net:
+    """An input, a parameter, and a function between them and a loss."""
+
+    def __init__(self, function, solver="Momentum"):
+        use_context("cpu")
+        nn.clear_parameters()
+        self.x = nn.Variable(X)
+        weight = nn.parameter.get_parameter_or_create("weight", X, lambda shape: np.ones(shape, np.float32))
+        self.loss = F.mean(F.tanh(function(F.tanh(weight + self.x))))
+        self.solver = getattr(S, solver)()
+        self.solver.set_parameters(nn.get_parameters())
+
+    def step(self):
+        self.x.d = np.ones(X, np.float32)
+        self.loss.forward(clear_no_need_grad=True)
+        self.solver.zero_grad()
+        self.loss.backward(clear_buffer=True)
+        self.solver.update()
+
+    def record(self):
+        recorder = Recorder()
+        recorder.write(self.x)
+        recorder.forward(self.loss)
+        recorder.zero_grad(self.solver)
+        recorder.backward(self.loss)
+        recorder.solver_call(self.solver, "update")
+        return recorder.finish()
+
+    def is_planned_with(self, budget):
+        host = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+        scheduler = SwapInOutScheduler(host, nn.get_current_context(), budget)
+        with scheduler:
+            self.step()
+        try:
+            with scheduler:
+                self.step()
+        except RuntimeError:
+            return False
+        return True
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_smallest_budget_is_that_of_nnabla(name):
+    smallest, _ = Net(FUNCTIONS[name]).record().minimum()
+    assert Net(FUNCTIONS[name]).is_planned_with(smallest)
+    assert not Net(FUNCTIONS[name]).is_planned_with(smallest - 1)
+
+
+@pytest.mark.parametrize("solver", sorted(UPDATES))
+def test_smallest_budget_of_a_solver_is_that_of_nnabla(solver):
+    smallest, block = Net(F.relu, solver).record().minimum()
+    assert Net(F.relu, solver).is_planned_with(smallest)
+    assert not Net(F.relu, solver).is_planned_with(smallest - 1)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_blocks_are_the_calls_of_the_hooks(name):
+    net, seen = Net(FUNCTIONS[name]), []
+    nn.callback.set_function_pre_hook("test", lambda f: seen.append(f.info.type_name))
+    nn.callback.set_solver_pre_hook("test", lambda: seen.append("update"))
+    net.step()
+    nn.callback.unset_function_pre_hook("test")
+    nn.callback.unset_solver_pre_hook("test")
+    assert [label.split()[0] for label in net.record().labels[1:]] == seen
+
+
+def test_passes_are_told_apart():
+    net = Net(lambda h: F.relu(h) + F.tanh(h))
+    seen = []
+    net.loss.forward(function_pre_hook=seen.append)
+    net.loss.backward(function_pre_hook=seen.append)
+    passes = split_passes([*seen, None, None, *seen])
+    assert [direction for direction, _ in passes] == ["forward", "backward"] * 2
+    assert passes[0][1] == functions_of(net.loss) and passes[1][1] == backward_functions(net.loss)
+
+
+def accesses(*blocks):
+    """A record of blocks of (kind, array, size in elements)."""
+    made = [[Access(kind, array, size, "float32", transfers=kind == "get") for kind, array, size in block]
+            for block in blocks]
+    held = {access.array: "float32" for block in made for access in block if access.kind != "clear"}
+    return Record(made, [f"block {i}" for i in range(len(blocks))], held)
+
+
+def test_an_array_that_is_used_again_soon_stays():
+    record = accesses([("cast", 0, 10)], [("get", 0, 10), ("cast", 1, 10)], [("get", 1, 10), ("cast", 2, 10)])
+    schedule = make_schedule(record, 1000)
+    assert schedule.count("in") == (0, 0)
+    assert schedule.count("out") == (3, 120)
+
+
+def test_an_array_that_is_used_late_goes_and_comes_back():
+    record = accesses([], [("get", 0, 10)], [("get", 1, 10)], [("get", 2, 10)], [("get", 0, 10)])
+    assert make_schedule(record, 40).count("in") == (4, 160)
+    assert make_schedule(record, 200).count("in") == (3, 120)
+
+
+def test_a_block_without_room_is_named():
+    record = accesses([], [("get", 0, 10)], [("get", 1, 30), ("cast", 2, 10)])
+    with pytest.raises(PlanError) as error:
+        make_schedule(record, 159)
+    assert error.value.block == 2
+    assert record.minimum() == (160, 2)
+
+
+def test_in_core_counts_what_lives_at_a_time():
+    record = accesses([("cast", 0, 10)], [("get", 0, 10), ("cast", 1, 30)], [("clear", 1, 30), ("cast", 2, 20)])
+    record = Record(record.blocks, record.labels, {0: "float32"})
+    assert record.in_core() == [40, 160, 160]

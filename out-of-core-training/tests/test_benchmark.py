@@ -1,0 +1,95 @@
+"""The benchmark: the search, a dry run on a CPU from end to end, the published points, and what is refused."""
+import csv
+import json
+import re
+
+import nnabla as nn
+import pytest
+
+from common.context import use_context
+from out_of_core_training import benchmark, figure, models
+from out_of_core_training.planner import plan
+from out_of_core_training.search import largest
+
+SMALL = ("--image-size", 32, "--width", 0.125, "-c", "cpu")
+
+
+@pytest.mark.parametrize("first", [1, 3, 64])
+@pytest.mark.parametrize("limit", [0, 1, 2, 37, 63, 64, 100])
+def test_the_search_finds_the_largest(first, limit):
+    asked = []
+
+    def works(number):
+        asked.append(number)
+        return number <= limit
+
+    assert largest(works, first, limit=100) == limit
+    assert len(asked) == len(set(asked)) <= 14
+    assert max(asked) <= 100
+
+
+def test_batches_to_measure():
+    assert benchmark.batches_up_to(11) == [1, 2, 4, 8, 11]
+    assert benchmark.batches_up_to(0) == []
+    assert benchmark.batches_up_to(11, [16, 5, 3]) == [3, 5]
+
+
+def test_published_points():
+    counts = {network: [len(figure.PUBLISHED[network][mode]) for mode in figure.MODES] for network in figure.PUBLISHED}
+    assert counts == {"densenet121": [6, 10, 16], "pix2pixhd": [2, 5, 8], "deeplabv3plus": [3, 7, 9]}
+    ratios = {network: max(curves["virtual"]) / max(curves["in-core"]) for network, curves in figure.PUBLISHED.items()}
+    assert ratios == pytest.approx({"densenet121": 2.25, "pix2pixhd": 7, "deeplabv3plus": 10.7}, abs=0.05)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Starting processes takes seconds each."""
+    def try_out(args, network, mode, batch, iterations=0):
+        nn.clear_parameters()
+        use_context("cpu")
+        return benchmark.attempt(network, mode, batch, iterations, args.memory, args.image_size, args.width)
+    monkeypatch.setattr(benchmark, "try_out", try_out)
+
+
+def test_a_dry_run(command, in_this_process, tmp_path):
+    status, out, err = command(benchmark.main, "resnet50", *SMALL, "--memory", "8MB", "--iterations", 1, "--batches", 1,
+                               2, "-o", tmp_path)
+    assert status == 0, err
+    assert "dry run" in out
+    results = json.loads((tmp_path / "benchmark.json").read_text())
+    assert results["dry_run"]
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    for mode in ("in-core", "scheduler"):    # what the search found is the last batch that fits
+        needs = []
+        for batch in (results["largest_batch"]["resnet50"][mode] + more for more in (0, 1)):
+            nn.clear_parameters()
+            network = models.build("resnet50", batch, 32, width=0.125)
+            needed = plan(network.steps, network.typed_inputs)
+            needs.append(needed.in_core_bytes if mode == "in-core" else needed.minimum_budget)
+        assert needs[0] <= 8e6 < needs[1]
+    largest_batch = results["largest_batch"]["resnet50"]
+    assert largest_batch["in-core"] < largest_batch["scheduler"] == largest_batch["virtual"]
+    with (tmp_path / "benchmark.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["mode"], row["batch_size"]) for row in rows] == [
+        (mode, batch) for mode in figure.MODES for batch in ("1", "2") if int(batch) <= largest_batch[mode]]
+    assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_a_try_in_a_process_of_its_own():
+    args = benchmark.parse_args([str(word) for word in (*SMALL, "--memory", "8MB")])
+    assert benchmark.try_out(args, "resnet50", "scheduler", 1)["fits"]
+    assert "needs" in benchmark.try_out(args, "resnet50", "in-core", 1000)["why"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("resnet51", "--memory", "1GB"), ("resnet51", "densenet121")), (("resnet50",), ("--memory",)),
+    (("resnet50", "--memory", "much"), ("much",)), (("resnet50", "--memory", "0"), ("0",)),
+    (("pix2pixhd", "--memory", "1GB", "--image-size", "100"), ("100", "multiple of 32")),
+    (("resnet50", "--memory", "1GB", "--width", "0"), ("width",)), (("resnet50", "--batches", "0"), ("'0'",))])
+def test_bad_input_is_one_line(flags, words, command, tmp_path):
+    status, _, err = command(benchmark.main, *flags, "-c", "cpu", "-o", tmp_path / "results")
+    assert status == 2
+    assert re.fullmatch(r"error: [^\n]+\n", err), err
+    assert all(word in err for word in words), err
+    assert not (tmp_path / "results").exists()

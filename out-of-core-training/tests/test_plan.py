@@ -1,0 +1,136 @@
+import itertools
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import pytest
+
+from common.errors import UsageError, UserError
+from out_of_core_training import models
+from out_of_core_training import plan as command
+from out_of_core_training.devices import DEVICES, Device
+from out_of_core_training.planner import plan
+from out_of_core_training.timeline import estimated_seconds, make_timeline
+from out_of_core_training.what_if import Growth, what_if_rows
+
+SMALL = ["--image-size", "32", "--device", "V100-16GB"]
+
+
+def small_net(batch_size=8, weight_decay=False, budget=None, prefetch=None):
+    nn.clear_parameters()
+    x, t = nn.Variable((batch_size, 3, 16, 16)), nn.Variable((batch_size, 1))
+    h = F.relu(PF.batch_normalization(PF.convolution(x, 8, (3, 3), pad=(1, 1))))
+    loss = F.mean(F.softmax_cross_entropy(PF.affine(h, 5), t))
+    solver = S.Momentum(0.1)
+    solver.set_parameters(nn.get_parameters())
+    steps = [(loss, solver)]
+    return plan(steps, [x, (t, "int32")], budget, prefetch, weight_decay), steps
+
+
+def resnet50(batch_size):
+    network = models.build("resnet50", batch_size)
+    return plan(network.steps, [(v, "int32" if v.name == "label" else "float32") for v in network.inputs]), network
+
+
+def test_resnet50_takes_86_megabytes_of_an_image_and_its_largest_block_9_63():
+    one, _ = resnet50(1)
+    many, _ = resnet50(1440)
+    growth = Growth(one, many, 1440)
+    assert many.in_core_bytes / 1440 == pytest.approx(86e6, rel=0.005)
+    assert many.minimum_budget / 1440 == pytest.approx(9.63e6, rel=0.001)
+    for batch_size, total in ((64, 5.6e9), (192, 16.6e9), (768, 66.1e9)):
+        first, further = growth.in_core[0]
+        # The momentum, 0.1 GB, lives from the second iteration on.
+        assert first + further * (batch_size - 1) == pytest.approx(total + 0.1e9, rel=0.02)
+    rows = dict(what_if_rows(growth, 14e9))
+    assert rows["swapped"].split()[0] == "1453"    # 14e9 / 9.6338e6
+    assert int(rows["swapped, elementwise functions in place"].split()[0]) > 1453
+
+
+def test_smallest_budget_is_the_largest_block_and_one_byte_less_is_too_small():
+    needs, _ = small_net()
+    assert needs.minimum_budget == max(needs.block_bytes[1:])
+    assert small_net(budget=needs.minimum_budget)[0].peak_bytes == needs.minimum_budget
+    with pytest.raises(UserError, match=f"smallest feasible one is {needs.minimum_budget} bytes .* set by .*backward"):
+        small_net(budget=needs.minimum_budget - 1)
+
+
+def test_weight_decay_adds_a_block_for_each_parameter():
+    assert small_net(weight_decay=True)[0].function_blocks == small_net()[0].function_blocks + len(nn.get_parameters())
+
+
+def test_more_memory_moves_less():
+    smallest = small_net()[0].minimum_budget
+    moved = [small_net(budget=factor * smallest)[0].counts()["swap_in"][1] for factor in (1, 2, 8)]
+    assert moved[0] > moved[2] and moved == sorted(moved, reverse=True)
+
+
+def test_every_swap_out_is_waited_for_once():
+    counts = small_net(budget=small_net()[0].minimum_budget)[0].counts()
+    assert counts["wait"] == counts["swap_out"]
+
+
+def test_timeline_is_not_below_its_bounds_and_without_stall_on_a_fast_link():
+    smallest = small_net()[0].minimum_budget
+    swapped, steps = small_net(budget=smallest)
+    seconds = estimated_seconds(swapped, steps, DEVICES["V100-16GB"])
+    counts = swapped.counts()
+    slow, fast = (make_timeline(swapped, seconds, link) for link in (1e9, 1e18))
+    assert slow.seconds >= max(sum(seconds), counts["swap_in"][1] / 1e9)
+    assert fast.stall == pytest.approx(0, abs=1e-9)
+    assert slow.share < 1
+    for spans in (slow.compute, slow.swap_in, slow.swap_out):
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+def test_convolutions_take_their_operations():
+    device = Device("test", "", 1e9, flops=1.0, bandwidth=float("inf"), link=1.0)
+    needs, steps = small_net()
+    seconds = dict(zip(needs.labels, estimated_seconds(needs, steps, device), strict=True))
+    forward = 2 * 3 * 3 * 3 * 8 * 8 * 16 * 16    # two operations for each weight at each position of each image
+    assert seconds["Convolution of 8x8x16x16, forward"] == forward
+    assert seconds["Convolution of 8x8x16x16, backward"] == forward    # no gradient of the image
+
+
+@pytest.mark.parametrize("name", DEVICES)
+def test_devices_name_their_source(name):
+    assert "data sheet" in DEVICES[name].source
+
+
+def test_command_prints_a_table_and_writes_a_picture(tmp_path, capsys):
+    picture = tmp_path / "plan.png"
+    command.main(["resnet50", "--batch-size", "8", "--gpu-memory", "300MB", "-o", str(picture), *SMALL])
+    shown = capsys.readouterr().out
+    assert "smallest budget" in shown and "in-core speed" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sweep_goes_up_to_the_largest_batch(tmp_path, capsys):
+    picture = tmp_path / "sweep.png"
+    command.main(["resnet50", "--sweep", "--gpu-memory", "100MB", "-o", str(picture), *SMALL])
+    shown = capsys.readouterr().out
+    assert "largest batch in-core" in shown and shown.count("images/s") >= 3
+    assert picture.exists()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["nonet"], "unknown network 'nonet'"),
+    (["resnet50", "--batch-size", "0"], "not an integer from 1"),
+    (["resnet50", "--gpu-memory", "0"], "choose an amount above 0"),
+    (["resnet50", "--gpu-memory=-3GB"], "not an amount of memory"),
+    (["resnet50", "--gpu-memory", "much"], "not an amount of memory"),
+    (["resnet50", "--gpu-memory", "17GB", "--device", "V100-16GB"], "V100-16GB has 16 GB"),
+    (["resnet50", "--image-size", "8"], "image size 8 x 8"),
+    (["resnet50", "--image-size", "big"], "not a size"),
+])
+def test_bad_arguments_are_told_in_one_line(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as error:
+        command.main([*arguments, "-o", str(tmp_path / "plan.png")])
+    assert "\n" not in str(error.value)
+
+
+def test_a_batch_that_does_not_fit_names_the_function(tmp_path):
+    with pytest.raises(UserError, match="too small: .* set by"):
+        command.main(["resnet50", "--gpu-memory", "1MB", "-o", str(tmp_path / "plan.png"), *SMALL])
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,202 @@
+"""The command that trains: files, the same bits through the scheduler and after an interrupt, what it refuses."""
+import csv
+import os
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from common.config import section_names
+from out_of_core_training import models, train
+
+SMALL = {
+    "resnet50": ("RESNET50", "--image-size", 32, "--width", 0.125, "--batch-size", 4),
+    "densenet121": ("DENSENET121", "--image-size", 32, "--width", 0.125, "--batch-size", 4),
+    "pix2pixhd": ("PIX2PIXHD", "--image-size", 64, "--width", 0.0625),
+    "deeplabv3plus": ("DEEPLABV3PLUS", "--image-size", 33, "--width", 0.0625, "--batch-size", 2),
+}
+SHORT = ("--data", "random", "--steps-per-epoch", 2, "--epochs", 2, "-c", "cpu")
+LINE = re.compile(r"error: [^\n]+\n")
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Curves take longer than all the rest; the first test draws them."""
+    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+
+
+@pytest.fixture
+def run(command):
+    return lambda *arguments: command(train.main, *arguments)
+
+
+def content(path):
+    """{name: array} of a checkpoint: parameters and states of the solvers."""
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[()]})
+                        if isinstance(item, h5py.Dataset) and name != "state" else None)
+    return found
+
+
+def assert_same_run(a, b):
+    assert (a / "log.csv").read_text() == (b / "log.csv").read_text()
+    one, two = (content(folder / "checkpoint/latest.h5") for folder in (a, b))
+    assert one.keys() == two.keys()
+    assert not [name for name in one if not np.array_equal(one[name], two[name])]
+
+
+def rows_of(folder):
+    with (folder / "log.csv").open() as stream:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A data set with the layout of ImageNet: three classes, eight pictures to train with, six to validate."""
+    rng = np.random.default_rng(0)
+    for split, num in (("train", 8), ("val", 6)):
+        for number in range(num):
+            folder = tmp_path / "pictures" / split / f"n{number % 3:08d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(folder / f"{number}.JPEG")
+    return tmp_path / "pictures"
+
+
+# What a run writes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_pictures_of_your_own(run, pictures, tmp_path, monkeypatch):
+    monkeypatch.undo()    # draw the curves
+    status, out, err = run(*SMALL["resnet50"], "--data-dir", pictures, "--epochs", 2, "-o", tmp_path / "run", "-c",
+                           "cpu")
+    assert status == 0, err
+    assert sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file()) == [
+        "config.json", "curves.png", "latest.h5", "log.csv", "params_best.h5"]
+    rows = rows_of(tmp_path / "run")
+    assert list(rows[0]) == ["epoch", "loss", "valid_error"]
+    assert [6 * row["valid_error"] % 1 for row in rows] == pytest.approx([0, 0], abs=1e-6)
+    assert "images/s" in out
+    with h5py.File(tmp_path / "run/params_best.h5") as file:
+        assert file["fc/affine/W"].shape[1] == 3    # as many classes as there are folders
+
+
+@pytest.mark.parametrize("section", section_names(Path(train.__file__).with_name("train.cfg")))
+def test_every_section_trains(section, run, tmp_path):
+    network = train.load_section(train.Config, train.find_cfg("train.cfg", train.HERE), section).network
+    flags = dict(zip(*[iter(SMALL[network][1:] + SHORT + ("--epochs", 1))] * 2, strict=True))
+    status, _, err = run(section, *(word for pair in flags.items() for word in pair), "-o", tmp_path / "run")
+    assert status == 0, err
+    assert np.isfinite(list(rows_of(tmp_path / "run")[0].values())).all()
+    assert (tmp_path / "run/params_best.h5").is_file()
+
+
+def test_scenes_are_segmented_and_drawn(run, tmp_path):
+    for network in ("deeplabv3plus", "pix2pixhd"):
+        folder = tmp_path / network
+        status, _, err = run(*SMALL[network], "--data-dir", "synthetic", "--steps-per-epoch", 1, "--epochs", 1, "-o",
+                             folder, "-c", "cpu")
+        assert status == 0, err
+        assert ("valid_error" in rows_of(folder)[0]) == (network == "deeplabv3plus")
+
+
+# The same bits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", ["resnet50", "pix2pixhd"])    # all of them: test_models.py
+def test_out_of_core_training_gives_the_same_bits(network, run, tmp_path):
+    assert run(*SMALL[network], *SHORT, "-o", tmp_path / "in core")[0] == 0
+    assert run(*SMALL[network], *SHORT, "-o", tmp_path / "swapped", "--out-of-core", "1GB")[0] == 0
+    assert_same_run(tmp_path / "in core", tmp_path / "swapped")
+
+
+def test_validation_through_the_scheduler_gives_the_same_bits(run, pictures, tmp_path):
+    flags = (*SMALL["resnet50"], "--data-dir", pictures, "--epochs", 3, "-c", "cpu")
+    assert run(*flags, "-o", tmp_path / "in core")[0] == 0
+    assert run(*flags, "-o", tmp_path / "swapped", "--out-of-core", "1GB")[0] == 0
+    assert_same_run(tmp_path / "in core", tmp_path / "swapped")
+
+
+def interrupt_at(monkeypatch, step):
+    """Send Ctrl-C in the given step of a run."""
+    iterate, done = models.iterate, []
+
+    def interrupted(*args):
+        iterate(*args)
+        done.append(None)
+        if len(done) == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(models, "iterate", interrupted)
+
+
+@pytest.mark.parametrize("network, flags", [
+    ("pix2pixhd", ()), ("resnet50", ("--out-of-core", "1GB"))])
+def test_resume_gives_the_same_bits(network, flags, run, tmp_path, monkeypatch):
+    assert run(*SMALL[network], *SHORT, "-o", tmp_path / "alone")[0] == 0
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, 3)
+        status, _, err = run(*SMALL[network], *SHORT, *flags, "-o", tmp_path / "stopped")
+    assert status == 130
+    assert "epoch 2 after step 1" in err
+    assert run(*SMALL[network], *SHORT, *flags, "-o", tmp_path / "stopped", "--resume")[0] == 0
+    assert_same_run(tmp_path / "alone", tmp_path / "stopped")
+
+
+def test_a_run_is_not_overwritten_unasked(run, tmp_path):
+    flags = (*SMALL["resnet50"], *SHORT, "-o", tmp_path / "run")
+    assert run(*flags)[0] == 0
+    status, _, err = run(*flags)
+    assert status == 2
+    assert LINE.fullmatch(err)
+    assert "--resume" in err
+    assert run(*flags, "--overwrite")[0] == 0
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags, words", [
+    (("RESNET51",), ("RESNET51", "RESNET50")),
+    (("RESNET50", "--network", "resnet51"), ("resnet51", "resnet50")),
+    (("RESNET50", "--batch-size", "0"), ("--batch-size 0",)),
+    (("RESNET50", "--image-size", "8"), ("8 x 8", "at least 32")),
+    (("PIX2PIXHD", "--image-size", "100"), ("100 x 100", "multiple of 32")),
+    (("RESNET50", "--image-size", "large"), ("large",)),
+    (("RESNET50", "--image-size", "64x32", "--data-dir", "synthetic"), ("64x32", "square")),
+    (("RESNET50",), ("--data-dir", "--data random")),
+    (("RESNET50", "--data-dir", "/no such folder"), ("/no such folder",)),
+    (("DEEPLABV3PLUS", "--data-dir", "/no such folder"), ("/no such folder",)),
+    (("RESNET50", "--data-dir", "{here}"), ("{here}", "train")),
+    (("DEEPLABV3PLUS", "--data-dir", "{here}"), ("{here}", "leftImg8bit")),
+    (("RESNET50", "--backbone", "resnet50"), ("backbone",)),
+    ((*SMALL["resnet50"], *SHORT, "--out-of-core", "0"), ("0",)),
+    ((*SMALL["resnet50"], *SHORT, "--out-of-core", "-1GB"), ("-1GB",)),
+    ((*SMALL["resnet50"], *SHORT, "--out-of-core", "much"), ("much",)),
+])
+def test_bad_input_is_one_line(flags, words, run, tmp_path):
+    def filled(text):
+        return str(text).replace("{here}", str(tmp_path))
+
+    status, _, err = run(*map(filled, flags), "-o", tmp_path / "run", "-c", "cpu")
+    assert status == 2, err
+    assert LINE.fullmatch(err), err
+    assert all(filled(word) in err for word in words), err
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_small_a_budget_is_one_line_and_keeps_what_was_trained(run, tmp_path):
+    folder = tmp_path / "run"
+    assert run(*SMALL["resnet50"], *SHORT, "-o", folder)[0] == 0
+    shutil.rmtree(tmp_path / "run/checkpoint")
+    status, _, err = run(*SMALL["resnet50"], *SHORT, "-o", folder, "--out-of-core", "100kB")
+    assert status == 1, err
+    errors = [line for line in err.splitlines() if not line.startswith("out-of-core: ")]
+    assert len(errors) == 1, err
+    assert "smallest feasible" in errors[0]
+    assert "3072000 bytes" in errors[0]    # weight, gradient and momentum of the classifier: 3 x 256 x 1000 x 4

@@ -1,0 +1,114 @@
+"""Train ResNet-50, DenseNet-121, Pix2PixHD or DeepLabv3+, with more memory than the GPU has if need be (2010.14109).
+
+    python out-of-core-training/train.py RESNET50 --data-dir IMAGENET --batch-size 1440 --out-of-core 16GB
+    python out-of-core-training/train.py DEEPLABV3PLUS --data-dir CITYSCAPES [--output DIR] [--resume]
+    python out-of-core-training/train.py PIX2PIXHD --data random --steps-per-epoch 10 --epochs 1
+    python out-of-core-training/train.py SMALL        # seconds, on generated pictures
+
+The first argument is a section of the .cfg file.
+"""
+import sys
+
+try:
+    from common import cli
+except ModuleNotFoundError as missing:
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+          file=sys.stderr)
+    sys.exit(2)
+
+import time
+from pathlib import Path
+
+import nnabla as nn
+
+from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
+from common.distributed import join, world
+from common.out_of_core import add_out_of_core_flag, out_of_core
+from common.seeding import seed_everything
+from common.training import Run
+from out_of_core_training import models
+from out_of_core_training.config import Config, learning_rate
+from out_of_core_training.data import RandomBatches, load_data, validate
+
+HERE = Path(__file__).resolve().parent
+PANELS = (("loss", ("loss", "loss_generator", "loss_discriminator")), ("validation error", ("valid_error",)))
+RANDOM_STEPS = 10    # of an epoch
+
+
+class Solvers:
+    """Several solvers, of different parameters, saved and restored as one."""
+
+    def __init__(self, solvers):
+        self.solvers = solvers
+
+    def get_states(self):
+        return {name: state for solver in self.solvers for name, state in solver.get_states().items()}
+
+    def set_states(self, states):
+        for solver in self.solvers:
+            solver.set_states({name: states[name] for name in solver.get_states()})
+
+    def set_learning_rate(self, rate):
+        for solver in self.solvers:
+            solver.set_learning_rate(rate)
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("experiment", metavar="CONFIG", help="section of the .cfg file")
+    parser.add_argument("--cfg", default="train.cfg", metavar="FILE",
+                        help="file of experiments, looked for here and beside the script (default: %(default)s)")
+    add_out_of_core_flag(parser)
+    cli.add_context_flags(parser)
+    cli.add_run_flags(parser)
+    add_config_flags(parser, Config)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = load_section(Config, find_cfg(args.cfg, HERE), args.experiment, overrides_of(args, Config))
+    print(f"{args.experiment}: computing on {join(args.context, args.device_id)}", flush=True)
+    train(cfg, Path(args.output or args.experiment), out_of_core(args), args.resume, args.overwrite)
+
+
+def train(cfg, folder, memory, resume=False, overwrite=False):
+    """Train the network of `cfg` in `folder`; `memory` says where its arrays are kept."""
+    nn.clear_parameters()
+    with world().main_first():
+        train_data, valid_data, num_classes = load_data(cfg)
+    run = Run(folder, to_dict(cfg), resume, overwrite)
+    seed_everything(cfg.seed)
+    small = cfg.small | ({"num_classes": num_classes} if num_classes else {})
+    network = models.build(cfg.network, cfg.batch_size, cfg.size, **small)
+    train_data = train_data or RandomBatches(network, cfg.steps_per_epoch or RANDOM_STEPS, cfg.seed)
+    if valid_data:
+        valid_network = models.build(cfg.network, valid_data.batch_size, cfg.size, train=False, **small)
+    solver = Solvers([solver for _, solver in network.steps])
+    run.attach(solver)
+    memory.attach(*solver.solvers)
+
+    for epoch in run.epochs(cfg.epochs):
+        started, first = time.perf_counter(), run.state["step"]
+        for arrays in run.steps(train_data):
+            solver.set_learning_rate(learning_rate(cfg, epoch, run.state["step"], len(train_data)))
+            memory.run(models.iterate, network, arrays, cfg.weight_decay)
+            run.record(**{name: float(loss.d) for name, loss in network.losses.items()})
+        images = (len(train_data) - first) * cfg.batch_size * world().size
+        speed = images / (time.perf_counter() - started)
+        error = validate(valid_network, valid_data, memory) if valid_data else None
+        finish_epoch(run, cfg, error, speed)
+
+
+def finish_epoch(run, cfg, error, speed):
+    """Keep the parameters if they are the best, or the last where nothing tells; log and save."""
+    row = run.means() | ({} if error is None else {"valid_error": error})
+    # The speed is no result of the training: two equal runs have equal rows.
+    run.keep_best(-run.state["epoch"] if error is None else error)
+    run.finish_epoch(row, PANELS, speed)
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items())
+    print(f"epoch {len(run.rows)}/{cfg.epochs}: {shown}, {speed:.3g} images/s", flush=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)
