@@ -1,7 +1,8 @@
-"""Random shift and mirror image as nnabla's `F.image_augmentation` makes them, for whole batches and to the last bit.
+"""Batches of images as the network takes them: random shift and mirror image, and normalization, in one pass.
 
-Nnabla draws from a Mersenne Twister that each image seeds anew. Its outputs r1, r2, ... give the shift by r4 and r5, in
-steps of a thousandth of the range, and the mirror by the last bit of r6. The shift has fractions of a pixel.
+Shift and mirror image are those of nnabla's `F.image_augmentation` to the last bit. nnabla draws from a Mersenne
+Twister that each image seeds anew. Its outputs r1, r2, ... give the shift by r4 and r5, in steps of a thousandth of the
+range, and the mirror by the last bit of r6. The shift has fractions of a pixel.
 """
 import numba
 import numpy as np
@@ -11,7 +12,7 @@ from common.cpu_kernels import run_parallel
 PAD = 4    # pixels on each side; the shift is at most as large
 _DRAWS = 6    # outputs of the generator up to the last one that is used
 _NUM_STATES = 397 + _DRAWS    # words of the generator's state that these outputs depend on
-_OPERATIONS = 64    # about as many for each pixel: bilinear interpolation, and the generator's start
+_OPERATIONS = 16    # about as many for each pixel
 
 
 @numba.njit(nogil=True, cache=True)
@@ -45,45 +46,89 @@ def _place(draw, size, first, weight):
 
 
 @numba.njit(nogil=True, cache=True)
-def _augment(start, stop, images, seeds, out):
-    """Shift and mirror the images from `start` to `stop`."""
+def _turn(mirror, first, second, weight, one_minus_weight):
+    """Complete what `_place` wrote for the columns: right neighbour, weight of the left one; all reversed to mirror."""
+    if mirror:
+        first[:], weight[:] = first[::-1].copy(), weight[::-1].copy()
+    for k in range(first.size):
+        second[k] = min(first[k] + 1, first.size - 1)
+        one_minus_weight[k] = np.float32(1) - weight[k]
+
+
+@numba.njit(nogil=True, cache=True)
+def _interpolate(upper, lower, l, r, a, b, mean, std, line):    # noqa: E741
+    """Write a line of an image: upper and lower neighbours (2, width) are those to the left and to the right."""
+    for x in range(line.size):
+        value = ((l[x] * a) * upper[0, x] + (r[x] * a) * upper[1, x] + (l[x] * b) * lower[0, x]
+                 + (r[x] * b) * lower[1, x])
+        line[x] = (value - mean) / std
+
+
+@numba.njit(nogil=True, cache=True)
+def _augment(start, stop, images, largest, rows, seeds, mean, std, out):
+    """Shift, mirror and normalize the images from `start` to `stop` of a batch."""
     height, width = images.shape[2:]
     states, draws = np.empty(_NUM_STATES, np.uint32), np.empty(_DRAWS, np.uint32)
-    left, right_weight = np.empty(width, np.int64), np.empty(width, np.float32)
+    left, right, right_weight = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.float32)
+    left_weight, plane = np.empty(width, np.float32), np.empty((height, width), np.float32)
+    neighbours = np.empty((height, 2, width), np.float32)
     top, bottom_weight = np.empty(height, np.int64), np.empty(height, np.float32)
-    one = np.float32(1)
     for n in range(start, stop):
         _draw(seeds[n], states, draws)
         _place(draws[3], width, left, right_weight)
         _place(draws[4], height, top, bottom_weight)
-        mirror = draws[5] & np.uint32(1)
+        _turn(draws[5] & np.uint32(1), left, right, right_weight, left_weight)
         for c in range(images.shape[1]):
+            source = images[rows[n], c]
             for y in range(height):
-                upper, lower = images[n, c, top[y]], images[n, c, min(top[y] + 1, height - 1)]
-                b, a = bottom_weight[y], one - bottom_weight[y]
                 for x in range(width):
-                    r, l = right_weight[x], one - right_weight[x]    # noqa: E741
-                    here, after = left[x], min(left[x] + 1, width - 1)
-                    value = ((l * a) * upper[here] + (r * a) * upper[after] + (l * b) * lower[here]
-                             + (r * b) * lower[after])
-                    out[n, c, y, width - 1 - x if mirror else x] = value
+                    plane[y, x] = source[y, x] / largest
+            for y in range(height):
+                for x in range(width):    # unsigned: numba need not look for negative indices
+                    neighbours[y, 0, x] = plane[y, np.uint64(left[x])]
+                    neighbours[y, 1, x] = plane[y, np.uint64(right[x])]
+            for y in range(height):
+                b = bottom_weight[y]
+                _interpolate(neighbours[top[y]], neighbours[min(top[y] + 1, height - 1)], left_weight, right_weight,
+                             np.float32(1) - b, b, mean[c], std[c], out[n, c, y])
 
 
-def augment(images, seeds):
-    """Shift every image by up to 4 pixels and mirror it or not, as its seed says.
+@numba.njit(nogil=True, cache=True)
+def _normalize(start, stop, images, largest, rows, mean, std, out):
+    """Normalize the images from `start` to `stop` of a batch."""
+    for n in range(start, stop):
+        for c in range(images.shape[1]):
+            for y in range(images.shape[2]):
+                for x in range(images.shape[3]):
+                    out[n, c, y, x] = (np.float32(images[rows[n], c, y, x] / largest) - mean[c]) / std[c]
+
+
+def make_batch(images, rows, mean, std, seeds=None):
+    """Take images out of a set, augment them or not, and normalize them.
 
     Parameters
     ----------
-    images : float32 (n, channels, height, width)
-    seeds : int (n,), 0 to 2^32 - 1
+    images : uint8 0..255 or float32 in [0, 1], (n, channels, height, width)
+    rows : int (batch,), 0..n-1
+    mean, std : float (channels,)
+    seeds : int (batch,), optional
+        0 to 2^32 - 1. Shift every image by up to 4 pixels and mirror it or not, as its seed says: same bits as
+        `F.image_augmentation` with `pad=(4, 4)`, and after it one with `flip_lr`, both with that seed. Where the
+        shifted image leaves a gap, its edge is repeated.
 
     Returns
     -------
-    float32 (n, channels, height, width)
-        Same bits as `F.image_augmentation` with `pad=(4, 4)`, and after it one with `flip_lr`, both with that seed.
-        Where the shifted image leaves a gap, its edge is repeated.
+    float32 (batch, channels, height, width)
     """
-    images = np.ascontiguousarray(images, np.float32)
-    out = np.empty_like(images)
-    run_parallel(_augment, len(images), images.size * _OPERATIONS, images, np.asarray(seeds).astype(np.uint32), out)
+    rows = np.asarray(rows, np.int64)
+    if rows.size and not 0 <= rows.min() <= rows.max() < len(images):
+        raise IndexError(f"rows {rows.min()}..{rows.max()} of {len(images)} images")    # compiled loops do not look
+    out = np.empty((len(rows), *images.shape[1:]), np.float32)
+    largest = 255.0 if images.dtype == np.uint8 else 1.0    # float64: bytes are divided in it, then rounded
+    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    if seeds is None:
+        run_parallel(_normalize, len(rows), out.size, images, largest, rows, mean, std, out)
+    else:
+        seeds = np.asarray(seeds).astype(np.uint32)
+        run_parallel(_augment, len(rows), out.size * _OPERATIONS, images, largest, rows, seeds, mean, std, out)
     return out

@@ -20,7 +20,7 @@ import time
 
 from common.context import use_context
 from data_cleansing import page, results
-from data_cleansing.experiment import add_experiment_flags, load_experiment
+from data_cleansing.experiment import add_experiment_flags, load_experiment, run_trials
 from data_cleansing.run_folder import open_run
 from data_cleansing.trial import Trial
 
@@ -33,11 +33,7 @@ def main(argv=None):
     folder = open_run(args.output or name, cfg, args.resume, args.overwrite)
     print(f"{name}: computing on {use_context(args.context, args.device_id)}; {results.SIGN}", flush=True)
     started = time.perf_counter()
-    for seed in cfg.seeds:
-        trial = Trial(cfg, folder, seed)
-        trial.train()
-        trial.score(cfg.scored_methods)
-        trial.retrain(cfg.scored_methods)
+    run_trials(cfg, folder, args, Trial.train, Trial.score, Trial.retrain)
     page.write(folder, cfg)
     print(f"done in {time.perf_counter() - started:.0f} s")
 

@@ -1,4 +1,4 @@
-"""Functions for the CPU that nnabla lacks: a fast convolution with bias, and tangents of layers.
+"""Functions for the CPU that nnabla lacks: a faster convolution, and tangents of layers.
 
 Where `y = f(x, w)`, and x and w move along `dx` and `dw`, y moves along its tangent `dy`. A tangent is a function like
 any other; its gradient is what products with a Hessian are made of. The loops are those of `common.cpu_kernels`.
@@ -16,15 +16,25 @@ def _by_channel(array):
 
 
 class Convolution(cpu_functions.Convolution):
-    """Convolution with square kernels and bias; inputs x (batch, channels, height, width), w, b (outputs,)."""
+    """Convolution with square kernels; inputs x (batch, channels, height, width), w, and b (outputs,) or none.
+
+    With `in_order` sums are rounded as nnabla rounds them, otherwise as BLAS does, which is twice as fast.
+    """
+
+    def __init__(self, pad, stride, in_order):
+        super().__init__(pad, stride)
+        self.in_order = in_order
 
     def forward_impl(self, inputs, outputs):
-        super().forward_impl(inputs, outputs)
-        _by_channel(data_of(outputs[0]))[...] += data_of(inputs[2])[:, np.newaxis]
+        y = data_of(outputs[0])
+        self._convolve(data_of(inputs[0]), self._weights(inputs), y, *self._geometry(inputs), in_order=self.in_order,
+                       add=False)
+        if len(inputs) > 2:
+            _by_channel(y)[...] += data_of(inputs[2])[:, np.newaxis]
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         super().backward_impl(inputs, outputs, propagate_down, accum)
-        if propagate_down[2]:
+        if len(inputs) > 2 and propagate_down[2]:
             store_gradient(inputs[2], grad_of(outputs[0]).sum((0, 2, 3)), accum[2])
 
 

@@ -8,7 +8,7 @@ from data_cleansing.gradients import NORMALIZATIONS
 from data_cleansing.influence import EPOCHS, HESSIANS, METHODS
 from data_cleansing.model import MAPS, cifarnet
 
-DATASETS = ("cifar10", "mnist", "digits", "files")
+DATASETS = ("cifar10", "mnist", "stl10", "digits", "files")
 AUTO = "auto"    # as suits the method
 KEEP = ("final", "last", "all", "epochs")
 REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "10000", "30000")
@@ -24,6 +24,9 @@ class Training:
     test_dir = text(None, help="test images like data_dir for files; none: a fifth, always the same")
     damaged = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: say how many")
     side = integer(0, at_least=0, at_most=512, help="side that images are resized to; 0: short edge, 32 to 128 pixels")
+    n_train = integer(0, at_least=0, help="training images to take, at random; 0: all")
+    n_valid = integer(0, at_least=0, help="validation images to take; 0: all")
+    n_test = integer(0, at_least=0, help="test images to take; 0: all")
     flip_labels = number(0.0, at_least=0, at_most=0.9, help="share of training labels to make wrong, as a test")
 
     n_epochs = integer(20, at_least=1, help="passes over the training images")
@@ -35,6 +38,7 @@ class Training:
                                       "of all epochs, or between epochs; what a method needs beside is computed again")
     keep_every = integer(1, at_least=1, help="for last and all: before every so many steps")
     n_trials = integer(6, at_least=1, help="trainings, each with a split and first values of its own")
+    jobs = integer(1, at_least=1, help="trials at a time, each in a process of its own; results are the same")
     seed = integer(0, at_least=0, at_most=2 ** 31 - 1000, help="of the first trial; the next ones count on")
 
     @property

@@ -10,7 +10,7 @@ from common.errors import UsageError
 from data_cleansing.record import split
 from data_cleansing.sources import check_splits, load_files, load_named
 
-_TEST_SEED, _FLIP_SEED = 20210311, 10    # of choices that must not depend on each other
+_TEST_SEED, _FLIP_SEED, _TAKE_SEED = 20210311, 10, 11    # of choices that must not depend on each other
 
 
 def load_data(cfg, seed):
@@ -38,6 +38,8 @@ def load_data(cfg, seed):
     else:
         train, valid, test = load_named(cfg.dataset, seed, cfg.data_dir, side)
     check_splits(train, valid, test)
+    train, valid = _take(train, cfg.n_train, "n_train", seed), _take(valid, cfg.n_valid, "n_valid", seed)
+    test = _take(test, cfg.n_test, "n_test", _TEST_SEED)    # all trials are measured on the same images
     if min(train.shape[1:]) < 8:
         raise UsageError(f"side = {train.shape[1]}: the network halves the images three times, so 8 at least")
     train, flipped = flip_labels(train, cfg.flip_labels, seed)
@@ -64,6 +66,15 @@ def _hold_out(source, images, seed):
         raise UsageError(f"{source}: {len(images)} images are too few to hold a fifth out for validation or test; give "
                          "valid_dir and test_dir, or more images")
     return tuple(images.subset(rows) for rows in split(len(images), len(images) // 5, seed))
+
+
+def _take(images, num, key, seed):
+    """Choose `num` of the images at random, in their order; all of them for 0."""
+    if num > len(images):
+        raise UsageError(f"{key} = {num}: there are only {len(images)} such images; 0 takes all")
+    if num in (0, len(images)):
+        return images
+    return images.subset(np.sort(np.random.default_rng((_TAKE_SEED, seed)).choice(len(images), num, replace=False)))
 
 
 def flip_labels(images, share, seed):

@@ -19,9 +19,8 @@ from common.context import use_context
 from common.errors import UsageError
 from data_cleansing import results
 from data_cleansing.config import Retraining
-from data_cleansing.experiment import add_published_flags, add_stage_flags, scored, stage_changes
+from data_cleansing.experiment import add_published_flags, add_stage_flags, run_trials, scored, stage_changes
 from data_cleansing.run_folder import read_config, remove
-from data_cleansing.trial import Trial
 
 
 def main(argv=None):
@@ -34,15 +33,18 @@ def main(argv=None):
     if args.overwrite:
         remove(args.run, ("score", "summary", "fig"))
     print(f"{args.run}: computing on {use_context(args.context, args.device_id)}", flush=True)
-    for seed in cfg.seeds:
-        methods = scored(args.run, seed)
-        if not methods:
-            raise UsageError(f"{args.run}: no scores of seed {seed}; run score.py first")
-        Trial(cfg, args.run, seed).retrain(methods)
+    run_trials(cfg, args.run, args, _retrain)
     found = results.summarize(args.run)
     results.write_figure(args.run, found, cfg.dataset)
     print(results.format_table(found))
     print(f"evaluated: {Path(args.run) / 'summary' / 'summary.csv'}; next: python data-cleansing/report.py {args.run}")
+
+
+def _retrain(trial):
+    methods = scored(trial.folder, trial.seed)
+    if not methods:
+        raise UsageError(f"{trial.folder}: no scores of seed {trial.seed}; run score.py first")
+    trial.retrain(methods)
 
 
 if __name__ == "__main__":

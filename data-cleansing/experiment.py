@@ -1,14 +1,18 @@
 """What the scripts share: the command line of an experiment, its stages over all trials, and their summary."""
 import argparse
+from functools import partial
 from pathlib import Path
 
 from common import cli
 from common.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
+from common.context import use_context
 from common.files import make_folder, write_csv
 from data_cleansing import results
 from data_cleansing.config import Config, Retraining, Scoring
 from data_cleansing.detection import precision_at, ranking_area
 from data_cleansing.influence import METHODS
+from data_cleansing.processes import for_each
+from data_cleansing.trial import Trial
 
 HERE = Path(__file__).resolve().parent
 PRECISION_AT = (10, 50)
@@ -71,6 +75,33 @@ def stage_changes(args):
     return overrides_of(args, Scoring) | overrides_of(args, Retraining)
 
 
+def run_trials(cfg, folder, args, *stages):
+    """Run stages of all trials, as many at a time as the configuration says.
+
+    Parameters
+    ----------
+    cfg : data_cleansing.config.Config
+    folder : path
+    args : argparse.Namespace
+        With the flags of `common.cli.add_context_flags`.
+    stages : callable
+        Of module level; each is called as `stage(trial)`, in this order.
+
+    Raises
+    ------
+    UserError
+        As the stages do.
+    """
+    for_each(partial(_run_trial, cfg, folder, args.context, args.device_id, stages), cfg.seeds, cfg.jobs)
+
+
+def _run_trial(cfg, folder, context, device_id, stages, seed):
+    use_context(context, device_id)    # the process may be new
+    trial = Trial(cfg, folder, seed)
+    for stage in stages:
+        stage(trial)
+
+
 def scored(folder, seed):
     """Methods that a trial has scores of, in the order of `METHODS`."""
     return tuple(method for method in METHODS if results.influence_path(folder, method, seed).exists())
@@ -106,5 +137,5 @@ def write_cleaned(folder, trial, method, removed):
     target = make_folder(Path(folder) / "cleaned") / f"cleaned_{trial.seed}.csv"
     images = trial.train_images
     write_csv(target, (*results.INFLUENCE_HEADER, "action"), [
-        (results.list_path(path, target.parent), images.class_names[images.labels[row]], float(scores[row]), row,
+        (results.list_path(path, target.parent), images.list_names[images.labels[row]], float(scores[row]), row,
          SUSPECT if row in suspects else KEPT) for row, path in enumerate(images.paths)])

@@ -54,7 +54,7 @@ def build(network, image, train, directions=None, per_image=False):
 
     def visit(function):
         inputs = [values.get(variable, (variable, moving.get(variable))) for variable in function.inputs]
-        results = _rewrite(function, inputs, per_image)
+        results = _rewrite(function, inputs, per_image, in_order=directions is not None)
         values.update(zip(function.outputs, results, strict=True))
 
     logits.visit(visit)
@@ -114,7 +114,7 @@ def _is_normalization_of_maps(function):
             and not args["no_scale"] and not args["no_bias"])
 
 
-def _rewrite(function, inputs, per_image):
+def _rewrite(function, inputs, per_image, in_order):
     """Make a function again; returns a list of (value, tangent or None), one for each output.
 
     Parameters
@@ -122,22 +122,23 @@ def _rewrite(function, inputs, per_image):
     function : nnabla function
     inputs : list of (nn.Variable, nn.Variable or None)
     per_image : bool
+    in_order : bool
+        Of sums in convolutions. For the score of a single image it matters on which side of a ReLU a pixel falls.
     """
     if _is_normalization_of_maps(function):
         return [_normalize(function.info.args, inputs, per_image)]
     values, tangents = zip(*inputs, strict=True) if inputs else ((), ())
-    outputs = _apply(function, values)
+    outputs = _apply(function, values, in_order)
     if all(tangent is None for tangent in tangents):
         return [(output, None) for output in outputs]
     return list(zip(outputs, _tangents(function, values, tangents, outputs), strict=True))
 
 
-def _apply(function, values):
+def _apply(function, values, in_order=False):
     """Apply a function to other inputs, compiled if possible."""
     name, args = function.info.type_name, dict(function.info.args)
     if name == "Convolution" and _is_compiled_convolution(function):
-        layer = compiled.Convolution if len(values) == 3 else cpu_functions.Convolution
-        return [layer(args["pad"][0], args["stride"][0])(*values)]
+        return [compiled.Convolution(args["pad"][0], args["stride"][0], in_order)(*values)]
     if name == "ReLU" and not wants_native():
         return [cpu_functions.ReLU()(*values)]
     if name != "Reshape" and "inplace" in args:

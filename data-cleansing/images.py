@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from common.errors import UsageError, UserError
-from data_cleansing.augmentation import augment
+from data_cleansing.augmentation import make_batch
 
 SMALLEST, LARGEST = 32, 128    # side of the square that images are resized to, pixels
 # Mean and standard deviation of values in [0, 1] by number of channels, and where the number is another.
@@ -37,6 +37,8 @@ class Images:
     class_names : tuple of str
     paths : tuple of str
         Where each image came from; empty if from no file.
+    list_names : tuple of str
+        What lists of images call the classes; `class_names` if not given.
 
     Raises
     ------
@@ -48,6 +50,8 @@ class Images:
     labels = attrs.field(converter=lambda labels: _read_only(labels, np.int32), repr=False)
     class_names = attrs.field(converter=tuple)
     paths = attrs.field(default=(), converter=tuple, repr=False)
+    list_names = attrs.field(default=attrs.Factory(lambda self: self.class_names, takes_self=True), converter=tuple,
+                             repr=False)
 
     def __attrs_post_init__(self):
         if self.labels.shape != (len(self.pixels),) or len(self.paths) not in (0, len(self.pixels)):
@@ -76,19 +80,15 @@ class Images:
         ----------
         rows : int (batch,)
         seeds : int (batch,), optional
-            Augment each image by its seed (`data_cleansing.augmentation.augment`).
+            Augment each image by its seed (`data_cleansing.augmentation.make_batch`).
 
         Returns
         -------
         float32 (batch, channels, height, width)
         """
-        chosen = self.pixels[rows]
-        values = _UNIT[chosen] if chosen.dtype == np.uint8 else chosen
-        if seeds is not None:
-            values = augment(values, seeds)
-        mean, std = (np.asarray(by_channel, np.float32).reshape(-1, 1, 1)
-                     for by_channel in _STATISTICS.get(self.shape[0], _CENTRED))
-        return (values - mean) / std
+        channels = self.shape[0]
+        mean, std = _STATISTICS.get(channels, ((_CENTRED[0],) * channels, (_CENTRED[1],) * channels))
+        return make_batch(self.pixels, rows, mean, std, seeds)
 
     def targets(self, rows):
         """Labels of a batch, int32 (batch, 1)."""

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from common.files import write_csv, write_text
-from data_cleansing import experiment, results
+from data_cleansing import experiment, results, truth
 from data_cleansing.trial import Trial
 
 SHOWN = 24    # worst images of each method, and best ones
@@ -18,13 +18,16 @@ LARGEST = 64    # pixels: side of an image in the report
 CACHE_HEADER = ("cache", "what is kept", "bytes")
 STYLE = """body { font: 15px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse } td, th { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: right }
-td:first-child, th:first-child { text-align: left } .images { display: flex; flex-wrap: wrap; gap: .6em }
-figure { margin: 0; width: 7em; font-size: 12px; line-height: 1.3 } figure img { width: 64px; height: 64px;
-image-rendering: pixelated; display: block } .flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
+td.text, th.text { text-align: left } .images { display: flex; flex-wrap: wrap; gap: .6em }
+figure { margin: 0 0 .4em; width: 9em; font-size: 12px; line-height: 1.3; white-space: nowrap; overflow: hidden }
+figure img { width: 64px; height: 64px; image-rendering: pixelated; display: block; margin: 3px }
+.flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
 
 
 def write(folder, cfg, shown=SHOWN):
-    """Write `report.html`, `summary/`, `fig/`, `detection.csv`, `cache.csv` and `cleaned/`, and print their tables.
+    """Write `report.html`, `summary/`, `fig/`, `cleaned/`, `detection.csv`, `cache.csv` and `leave_one_out.csv`.
+
+    Their tables are printed. The parameters of the current scope are replaced.
 
     Parameters
     ----------
@@ -45,27 +48,46 @@ def write(folder, cfg, shown=SHOWN):
         detection += experiment.detection_rows(folder, trial)
         experiment.write_cleaned(folder, trial, method, removed)
         if cache is None:    # one trial stands for all
-            cache, images = cache_sizes(trial), _rankings(folder, trial, shown)
+            cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
+            images = _rankings(folder, trial, shown)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
         write_csv(folder / "detection.csv", experiment.DETECTION_HEADER, detection)
-    write_text(folder / "report.html", _page(folder, cfg, found, detection, cache, images, removed))
+    comparison = truth.compare()
+    write_csv(folder / "leave_one_out.csv", *comparison.rows())
+    text = _page(folder, cfg, found, detection, cache, images + _truth(comparison), removed)
+    write_text(folder / "report.html", text)
     print(results.format_table(found))
     if detection:
         print(format_detection(detection))
+    for name, what, size in cache:
+        print(f"parameters, {name + ':':18}{size:>16,} bytes, {what}")
     print(f"cleaned: {removed} images to look at by '{method}' (best mean validation accuracy), "
           f"{folder / 'cleaned'}\nreport: {folder / 'report.html'}")
 
 
-def cache_sizes(trial):
-    """Bytes of stored parameters as the paper counts them (float32), and what this trial has on the disk."""
-    one = 4 * trial.layout.size
-    steps = trial.record.num_steps - trial.boundaries[-2]
-    stored = sum(path.stat().st_size for path in (trial.training / "parameters").glob("step_*.npy"))
-    return [("all parameters", f"before each of {trial.record.num_steps} steps", one * trial.record.num_steps),
-            ("Hara et al.", f"before each of the {steps} steps of the last epoch", one * steps),
-            ("ours (final)", "the final ones", one),
-            ("this run", f"{len(trial.cache.steps())} files, those for retraining included", stored)]
+def cache_sizes(num_values, record):
+    """Bytes of parameters to store, as the paper counts them: four for each value.
+
+    Parameters
+    ----------
+    num_values : int
+        Of the network, statistics of batch normalization included; 307818 in the paper's for MNIST.
+    record : data_cleansing.record.Record
+
+    Returns
+    -------
+    list of (name, what is kept, bytes)
+    """
+    last = record.num_steps - record.first_step(record.num_epochs - 1)
+    return [("all parameters", f"before each of {record.num_steps:,} steps", 4 * num_values * record.num_steps),
+            ("Hara et al.", f"before each of the {last:,} steps of the last epoch", 4 * num_values * last),
+            ("ours (final)", f"the final ones: 1/{last:,} of Hara et al.", 4 * num_values)]
+
+
+def _stored(trial):
+    size = sum(path.stat().st_size for path in (trial.training / "parameters").glob("step_*.npy"))
+    return "this run", f"in {len(trial.cache.steps())} files, those for retraining included", size
 
 
 def detection_means(rows):
@@ -88,8 +110,9 @@ def format_detection(rows):
 def _page(folder, cfg, found, detection, cache, images, removed):
     settings = ", ".join(f"{key} {value}" for key, value in (
         ("data", cfg.data_dir or cfg.dataset), ("epochs", cfg.n_epochs), ("batch", cfg.batch_size), ("lr", cfg.lr),
-        ("trials", cfg.n_trials), ("computed as published", cfg.published)))
-    parts = [f"<h1>Data cleansing of {_text(folder.resolve().name)}</h1><p>{_text(settings)}. A score predicts how the "
+        ("trials", cfg.n_trials)))
+    parts = [f"<h1>Data cleansing of {_text(folder.resolve().name)}</h1><p>{_text(settings)}"
+             f"{', scored as published' if cfg.published else ''}. A score predicts how the "
              f"validation loss changes when an image is left out: {_text(results.SIGN)}.</p>", _accuracy(found, cfg),
              f"<p>The lists in <code>cleaned/</code> mark {removed} images to look at: the number of worst images of "
              f"'{_text(cfg.methods[0])}' without which the mean validation accuracy was best.</p>"]
@@ -115,6 +138,15 @@ def _accuracy(found, cfg):
             f"trials.</p>{_plot(results.draw_accuracy(found, cfg.dataset))}"
             "<details><summary>Numbers</summary>"
             f"{_table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
+
+
+def _truth(comparison):
+    """Scores beside the change of the loss that they predict, where this can be computed."""
+    rows = [(*row[:2], *(f"{value:.3f}" for value in row[2:])) for row in comparison.table()]
+    return (f"<h2>Are the scores right?</h2><p>Not of these images: {len(comparison.changes)} digits, softmax "
+            "regression. Each is left out of the last epoch, and the true change of the validation loss is set beside "
+            "its score. Points on the line are right.</p>"
+            f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{_table(truth.HEADER, rows)}</details>")
 
 
 def _rankings(folder, trial, shown):
@@ -174,9 +206,14 @@ def _histogram(scores):
 
 
 def _table(header, rows):
-    head = "".join(f"<th>{_text(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(_cell("th", name.replace("_", " "), row) for name, row in zip(header, rows[0], strict=True))
+    body = "".join("<tr>" + "".join(_cell("td", cell, cell) for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(tag, value, like):
+    """A cell that is aligned as suits a value `like` that: words to the left."""
+    return f"<{tag}{' class=text' if str(like)[:1].isalpha() else ''}>{_text(value)}</{tag}>"
 
 
 def _text(value):

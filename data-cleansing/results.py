@@ -43,7 +43,7 @@ def write_influence(path, scores, images):
     make_folder(path.parent)
     order = np.argsort(scores, kind="stable").tolist()
     write_csv(path, INFLUENCE_HEADER, [
-        (list_path(images.paths[row], path.parent), images.class_names[images.labels[row]], float(scores[row]), row)
+        (list_path(images.paths[row], path.parent), images.list_names[images.labels[row]], float(scores[row]), row)
         for row in order])
 
 
@@ -164,6 +164,9 @@ def draw_accuracy(found, dataset, measure="test_accuracy"):
             axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=f"{method}, paper")
         axes.axhline(PUBLISHED_NONE, color="grey", linestyle="--", linewidth=1, label=f"{NONE}, paper")
     axes.set_xscale("log")
+    numbers = sorted({removed for method, (removals, _, _) in lines.items() if method != NONE for removed in removals})
+    axes.set_xticks(numbers, numbers)
+    axes.minorticks_off()
     axes.set_xlabel("images removed")
     axes.set_ylabel(measure.replace("_", " "))
     axes.grid(alpha=0.3)

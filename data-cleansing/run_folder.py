@@ -12,9 +12,9 @@ from data_cleansing.config import Config
 
 CONFIG = "config.json"
 OURS = ("training", "influence", "score", "summary", "fig", "cleaned")    # folders that a run makes
-SINGLE = ("report.html", "detection.csv", "cache.csv", CONFIG)
+SINGLE = ("report.html", "detection.csv", "cache.csv", "leave_one_out.csv", CONFIG)
 # Data may move while a run rests; the others only say how much of it is to be done.
-MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials")
+MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials", "jobs")
 
 
 def open_run(folder, cfg, resume=False, overwrite=False):

@@ -20,9 +20,8 @@ from common.context import use_context
 from common.errors import UsageError
 from data_cleansing import results
 from data_cleansing.config import Scoring
-from data_cleansing.experiment import add_published_flags, add_stage_flags, stage_changes
+from data_cleansing.experiment import add_published_flags, add_stage_flags, run_trials, stage_changes
 from data_cleansing.run_folder import read_config, remove
-from data_cleansing.trial import Trial
 
 
 def main(argv=None):
@@ -37,12 +36,14 @@ def main(argv=None):
         names = [results.FOLDERS[method] for method in cfg.scored_methods]
         remove(args.run, [f"{kind}/{name}" for kind in ("influence", "score") for name in names])
     print(f"{args.run}: computing on {use_context(args.context, args.device_id)}; {results.SIGN}", flush=True)
-    for seed in cfg.seeds:
-        trial = Trial(cfg, args.run, seed)
-        if not trial.trained:
-            raise UsageError(f"{args.run}: seed {seed} is not trained to the end; go on with train.py --resume")
-        trial.score(cfg.scored_methods)
+    run_trials(cfg, args.run, args, _score)
     print(f"scored: {Path(args.run) / 'influence'}; next: python data-cleansing/eval.py {args.run}")
+
+
+def _score(trial):
+    if not trial.trained:
+        raise UsageError(f"{trial.folder}: seed {trial.seed} is not trained to the end; go on with train.py --resume")
+    trial.score()
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import attrs
 import numpy as np
 
 from common import datasets
 from common.cpu_kernels import num_threads
-from common.datasets import digits
+from common.datasets import digits, stl10
 from common.errors import UsageError, UserError
 from data_cleansing.images import decode, network_side, prepare
 from data_cleansing.record import split
@@ -19,7 +20,7 @@ VALIDATION_SIZES = {"cifar10": 10000, "mnist": 10000, "stl10": 1000}    # as pub
 
 
 def load_named(name, split_seed=0, data_dir=None, side=None):
-    """Load a data set of `common.datasets` in three parts.
+    """Load a data set of `common.datasets`, or STL-10, in three parts.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ def load_named(name, split_seed=0, data_dir=None, side=None):
     Returns
     -------
     (train, valid, test) : Images
-        Their paths say part and row, such as `digits/train/17`.
+        Their paths say part and row, such as `digits/train/17`. Lists call classes by their numbers, as published.
 
     Raises
     ------
@@ -43,8 +44,9 @@ def load_named(name, split_seed=0, data_dir=None, side=None):
     known, test = (_load(name, part, data_dir) for part in ("train", "test"))
     train_rows, valid_rows = split(len(known), VALIDATION_SIZES.get(name, len(known) // 5), split_seed)
     side = side or network_side(*known.images.shape[2:])
-    return tuple(prepare(part.images[rows], part.labels[rows], part.class_names,
-                         [f"{name}/{kind}/{row}" for row in rows], side)
+    return tuple(attrs.evolve(prepare(part.images[rows], part.labels[rows], part.class_names,
+                                      [f"{name}/{kind}/{row}" for row in rows], side),
+                              list_names=map(str, range(len(part.class_names))))
                  for kind, part, rows in (("train", known, train_rows), ("train", known, valid_rows),
                                           ("test", test, np.arange(len(test)))))
 
@@ -52,6 +54,8 @@ def load_named(name, split_seed=0, data_dir=None, side=None):
 def _load(name, part, data_dir):
     if name == "digits" and data_dir is None:
         return digits.load(part, channels=1)    # grey, as they were written
+    if name == "stl10":
+        return stl10.load(part, data_dir)
     return datasets.load(name, part, data_dir)
 
 

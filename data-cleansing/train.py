@@ -15,7 +15,7 @@ except ModuleNotFoundError as missing:
     sys.exit(2)
 
 from common.context import use_context
-from data_cleansing.experiment import add_experiment_flags, load_experiment
+from data_cleansing.experiment import add_experiment_flags, load_experiment, run_trials
 from data_cleansing.run_folder import open_run
 from data_cleansing.trial import Trial
 
@@ -27,8 +27,7 @@ def main(argv=None):
     name, cfg = load_experiment(args)
     folder = open_run(args.output or name, cfg, args.resume, args.overwrite)
     print(f"{name}: computing on {use_context(args.context, args.device_id)}", flush=True)
-    for seed in cfg.seeds:
-        Trial(cfg, folder, seed).train()
+    run_trials(cfg, folder, args, Trial.train)
     print(f"trained: {folder}; next: python data-cleansing/score.py {folder}")
 
 

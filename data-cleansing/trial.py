@@ -135,15 +135,15 @@ class Trial:
             return file["classes"], file["losses"]
 
     @_interrupts_as_such()
-    def score(self, methods):
-        """Score by several methods; each writes its file.
+    def score(self):
+        """Score by all methods of the configuration; each writes its file.
 
         Raises
         ------
         UsageError
             There are scores of a method with other settings.
         """
-        for method in methods:
+        for method in self.cfg.scored_methods:
             path = influence_path(self.folder, method, self.seed)
             check_settings(path.parent, self._score_settings(method), "scored")
             if path.exists():
@@ -178,14 +178,16 @@ class Trial:
               flush=True)
 
     @_interrupts_as_such()
-    def retrain(self, methods):
-        """Retrain without the worst images of each method; each number of them writes its file.
+    def retrain(self, methods=None):
+        """Retrain without the worst images of each method, those of the configuration if not given; each number of
+        images writes its file.
 
         Raises
         ------
         UsageError
             There are results of the other kind of retraining.
         """
+        methods = self.cfg.scored_methods if methods is None else methods
         check_settings(self.folder / "score", {"retrain_all": self.cfg.retrain_all}, "retrained")
         unchanged = None
         for removed in self.cfg.removals:

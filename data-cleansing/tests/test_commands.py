@@ -16,10 +16,11 @@ from PIL import Image
 
 from common import cli
 from common.config import find_cfg, load_section, section_names
-from data_cleansing import cleanse, eval, experiment, influence, report, results, score, train, trial
+from data_cleansing import cleanse, eval, experiment, influence, page, report, results, score, train, trial
 from data_cleansing.config import Config
 from data_cleansing.influence import METHODS
 from data_cleansing.parameters import ParameterCache
+from data_cleansing.record import published_record
 from data_cleansing.training import Trainer
 
 SHORT = ("--side", "8", "--width", "0.1", "-e", "2", "--batch-size", "8", "-nt", "2", "-r", "0", "2", "5",
@@ -166,6 +167,14 @@ def test_sizes_of_the_caches(finished):
     assert sizes[3] > 3 * sizes[2]
 
 
+def test_sizes_of_the_paper():
+    record = published_record(50000, epochs=20, batch_size=32, learning_rate=0.05)
+    sizes = {name: (what, size) for name, what, size in page.cache_sizes(307818, record)}
+    assert sizes["ours (final)"] == ("the final ones: 1/1,563 of Hara et al.", 1231272)
+    assert sizes["Hara et al."][1] == pytest.approx(1.932e9, rel=0.005)    # it counts the files, with their headers
+    assert sizes["all parameters"][1] == pytest.approx(40e9, rel=0.05)
+
+
 def test_stages_one_by_one_give_the_same_files(single, pictures, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages") / "run"
     train.main(["--data-dir", str(pictures), "-o", str(folder), *SINGLE])
@@ -207,6 +216,23 @@ def test_a_killed_process_goes_on_to_the_same_bits(pictures, single, tmp_path_fa
     assert process.wait() == -signal.SIGKILL
     assert command(cleanse, *argv, "--resume")[0] == 0
     assert files(folder) == files(single)
+
+
+def test_trials_in_processes_of_their_own_give_the_same_files(finished, pictures, tmp_path_factory, command):
+    folder = tmp_path_factory.mktemp("jobs") / "run"
+    status, _, err = command(cleanse, "--data-dir", pictures, "-o", folder, "--flip-labels", "0.2", *SHORT, "--jobs", 2)
+    assert status == 0, err
+    before, now = files(finished), files(folder)
+    assert now.pop("config.json") != before.pop("config.json") and now == before
+
+
+def test_an_error_in_a_process_is_one_line(finished, tmp_path, refused):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"jobs": 2}))
+    for final in (tmp_path / "run" / "training").glob("*/final_model.h5"):
+        final.unlink()
+    assert "not trained to the end" in refused(score, tmp_path / "run")[1]
 
 
 def test_a_finished_run_is_extended(finished, pictures, tmp_path, command):
@@ -319,6 +345,7 @@ def test_errors_in_the_data(pictures, tmp_path, refused):
     assert "first line must be" in says(tmp_path / "wrong.csv")
     assert "not a number of images" in says(pictures, "-r", "few")
     assert "8 at least" in says(pictures, "--side", "4")
+    assert "n_train = 100: there are only 28 such images" in says(pictures, "--n-train", "100")
     assert "no section" in refused(cleanse, "NOTHING")[1]
     assert "unrecognized" in refused(cleanse, "--flip", "0.1")[1]
 

@@ -5,6 +5,8 @@ from PIL import Image
 
 from common import datasets
 from common.errors import UsageError, UserError
+from data_cleansing.config import Config
+from data_cleansing.data import load_data
 from data_cleansing.record import split
 from data_cleansing.sources import check_splits, load_files, load_named
 
@@ -83,6 +85,35 @@ def test_named_data_sets_are_split_as_published():
     np.testing.assert_array_equal(valid.labels, known.labels[valid_rows])
     assert train.shape == valid.shape == test.shape == (1, 32, 32)
     check_splits(train, valid, test)
+
+
+def test_lists_call_classes_of_named_data_sets_by_numbers_and_others_by_name(listing):
+    train, _, _ = load_named("digits", side=8)
+    assert train.list_names == tuple("0123456789") and train.subset([3]).list_names == train.list_names
+    assert load_files(listing).list_names == load_files(listing).class_names
+
+
+def test_stl10_is_read_from_its_binary_files(tmp_path):
+    rng = np.random.default_rng(0)
+    upright = rng.integers(0, 256, (1010, 3, 96, 96), dtype=np.uint8)
+    for part, num in (("train", 1010), ("test", 3)):
+        upright[:num].swapaxes(2, 3).tofile(tmp_path / f"{part}_X.bin")
+        (np.arange(num) % 10 + 1).astype(np.uint8).tofile(tmp_path / f"{part}_y.bin")
+    train, valid, test = load_named("stl10", split_seed=0, data_dir=tmp_path)
+    train_rows, valid_rows = split(1010, 1000, 0)
+    np.testing.assert_array_equal(train.pixels, upright[train_rows])
+    np.testing.assert_array_equal(valid.labels, valid_rows % 10)
+    assert len(test) == 3 and train.class_names[1] == "bird" and train.list_names[1] == "1"
+    check_splits(train, valid, test)
+
+
+def test_so_many_images_are_taken_and_the_same_test_images_by_all_trials():
+    cfg = Config(dataset="digits", side=8, n_train=20, n_valid=7, n_test=9)
+    first, second, again = (load_data(cfg, seed) for seed in (0, 1, 0))
+    assert [len(images) for images in first[:3]] == [20, 7, 9] and len(first[3]) == 20
+    assert first[0].paths == again[0].paths and set(first[0].paths) != set(second[0].paths)
+    assert first[2].paths == second[2].paths
+    assert not set(first[0].paths) & set(first[1].paths)
 
 
 def test_sets_that_do_not_belong_together_are_told(listing, random_images):
