@@ -5,9 +5,11 @@ import nnabla.parametric_functions as PF
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from common import cpu_functions, dense_functions
+from common import convolution_functions, cpu_functions, dense_functions
 from common.context import wants_native
 from common.distributed import world
+
+_FEW_PIXELS = 256    # of all images together, below which nnabla's convolution is as fast as a compiled one
 
 
 def convolution(x, w, pad=0, stride=1):
@@ -27,6 +29,30 @@ def convolution(x, w, pad=0, stride=1):
     if wants_native():
         return F.convolution(x, w, pad=(pad, pad), stride=(stride, stride))
     return cpu_functions.Convolution(pad, stride)(x, w)
+
+
+def dilated_convolution(x, w, b=None, stride=1, dilation=1):
+    """Convolve `x` with square kernels, padded by half of their reach.
+
+    On a CPU it is faster than `convolution`, and agrees with nnabla's function to rounding only.
+
+    Parameters
+    ----------
+    x : nn.Variable (batch, channels, height, width)
+    w : nn.Variable (outputs, channels, k, k)
+        With k odd, a stride of 1 keeps height and width.
+    b : nn.Variable (outputs,) or None
+    stride, dilation : int
+        Of both axes, in pixels.
+
+    Returns
+    -------
+    nn.Variable (batch, outputs, ceil(height / stride), ceil(width / stride)), for odd k
+    """
+    pad = dilation * (w.shape[-1] // 2)
+    if wants_native() or x.size // x.shape[1] < _FEW_PIXELS:
+        return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), dilation=(dilation, dilation))
+    return convolution_functions.DilatedConvolution(pad, stride, dilation)(*((x, w) if b is None else (x, w, b)))
 
 
 def batch_normalization(x, train, decay_rate=0.9, eps=1e-5):

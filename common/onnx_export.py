@@ -19,7 +19,7 @@ IR_VERSION = 8    # the release of ONNX that brought this opset
 _SMALL = 16    # elements of axes, shapes and scalars, which are stored once
 
 
-def export(inputs, outputs, name="network"):
+def export(inputs, outputs, name="network", converters=None):
     """Write the graph between variables as an ONNX model.
 
     The graph is to be built inside `common.context.native_functions()`: functions compiled in this repository have no
@@ -32,6 +32,9 @@ def export(inputs, outputs, name="network"):
         are constants of the model, with the values that they have now.
     name : str
         Of the graph in the model.
+    converters : dict, optional
+        Other ones than those of `common.onnx_functions.CONVERTERS`, by type of function. Nodes that one of them leaves
+        without a use are taken out.
 
     Returns
     -------
@@ -49,13 +52,29 @@ def export(inputs, outputs, name="network"):
     for described, variables in ((model.graph.input, inputs), (model.graph.output, outputs)):
         described.extend(helper.make_tensor_value_info(key, TensorProto.FLOAT, variable.shape)
                          for key, variable in variables.items())
-    writer = _Writer(model.graph, inputs, outputs)
+    writer = _Writer(model.graph, inputs, outputs, CONVERTERS | (converters or {}))
     for function in writer.functions:
         if function not in writer.absorbed:
             writer.convert(function)
     for key, variable in outputs.items():
         writer.node("Identity", writer.name(variable), output=key)
+    if converters:
+        _remove_unused(model.graph)
     return model
+
+
+def _remove_unused(graph):
+    """Remove nodes and constants that no output depends on."""
+    needed = {output.name for output in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    constants = [constant for constant in graph.initializer if constant.name in needed]
+    for field, kept in ((graph.node, nodes[::-1]), (graph.initializer, constants)):
+        del field[:]
+        field.extend(kept)
 
 
 def fingerprint(inputs, outputs):
@@ -145,9 +164,9 @@ class _Writer(_Graph):
     Names are unique: an optimizer of onnxruntime relies on it.
     """
 
-    def __init__(self, proto, inputs, outputs):
+    def __init__(self, proto, inputs, outputs, converters):
         super().__init__(inputs, outputs)
-        self.absorbed = set()
+        self.absorbed, self._converters = set(), converters
         self._proto, self._fetched = proto, set(outputs.values())
         self._names = {variable: key for key, variable in inputs.items()}
         self._small = {}    # type, shape and bytes -> name of a constant
@@ -156,9 +175,9 @@ class _Writer(_Graph):
     def convert(self, function):
         """Write the nodes of a function."""
         kind = function.info.type_name
-        if kind not in CONVERTERS:
+        if kind not in self._converters:
             raise ValueError(f"{kind}: this function has no ONNX form here")
-        names = CONVERTERS[kind](self, function)
+        names = self._converters[kind](self, function)
         results = [self._stands_for.get(variable, variable) for variable in function.outputs]
         self._names.update(zip(results, [names] if isinstance(names, str) else names, strict=False))
 

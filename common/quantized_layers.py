@@ -111,7 +111,7 @@ def _kept_step_size(name, step_size, spec):
     return parameter.info.step_size
 
 
-def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, name="quantized_conv"):
+def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, group=1, name="quantized_conv"):
     """Convolve `x` with quantized square kernels, without bias.
 
     Parameters
@@ -121,6 +121,8 @@ def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, name="quant
         Output channels, and side of the kernels in pixels.
     spec : Quantization
     pad, stride : int
+    group : int
+        Parts that the channels are divided into, each of which is convolved on its own.
     name : str
         Parameter scope.
 
@@ -128,13 +130,16 @@ def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, name="quant
     -------
     nn.Variable (batch, outmaps, out_height, out_width)
     """
-    shape = (outmaps, x.shape[1], kernel, kernel)
+    inmaps = x.shape[1] // group
+    shape = (outmaps, inmaps, kernel, kernel)
     with nn.parameter_scope(name):
         existing = get_parameter("W")
-        limits = calc_uniform_lim_glorot(x.shape[1], outmaps, (kernel, kernel))
+        limits = calc_uniform_lim_glorot(inmaps, outmaps // group, (kernel, kernel))
         w = get_parameter_or_create("W", shape, UniformInitializer(limits), True)
         if spec.quantizer is not None:
             w = _quantized_parameter(w, "W", _weight_step_size(existing, spec), spec)
+    if group > 1:
+        return F.convolution(x, w, pad=(pad, pad), stride=(stride, stride), group=group)
     return layers.convolution(x, w, pad, stride)
 
 

@@ -1,10 +1,16 @@
-"""The multichannel Wiener filter of `norbert`, in closed form for two channels, compiled and in double precision."""
+"""Multichannel Wiener filters, in closed form for two channels, compiled and in double precision.
+
+Of `norbert`, as X-UMX and UMX use it: `multichannel_wiener`. Of D3Net, without regularization or iterations, and for
+songs that are too long for memory: `SourceModel` and `filter_mixture`, or `filter_estimates` for arrays.
+"""
 import numba
 import numpy as np
 
 from common.cpu_kernels import run_parallel
 
 EPS = np.finfo(np.float64).eps
+_SINGULAR = 1e-10    # determinants below it, D3Net's filter does not divide by
+_COHERENT = 1e-12    # nor by those that small beside their terms: the rest is rounding
 _BINS = 32    # treated together: the frames of so many bins of all sources stay in the cache
 
 
@@ -80,6 +86,117 @@ def residual_model(magnitudes, mixture, alpha=1.0):
     return np.concatenate([magnitudes * gain, residual[None]]).astype(magnitudes.dtype)
 
 
+def mixture_phase(magnitudes, mixture):
+    """Give magnitudes (sources, channels, bins, frames) the phase of a mixture (channels, bins, frames).
+
+    Returns
+    -------
+    complex array (sources, channels, bins, frames)
+        Of the type of the mixture; where that is 0, so is the phase.
+    """
+    return multichannel_wiener(magnitudes, mixture, iterations=0)
+
+
+class SourceModel:
+    """The spatial covariance of one source of stereo music, gathered from blocks of frames.
+
+    R(f) = (sum over t of x x^H) / (sum over t of v), where v(t, f) is the mean power of the two channels of the
+    estimate x, plus 1e-10 of its largest value in the song.
+
+    Parameters
+    ----------
+    bins : int
+
+    References
+    ----------
+    arXiv 2010.01733 and its published code.
+    """
+
+    def __init__(self, bins):
+        self._sums = np.zeros((1, 4, bins))
+        self._frames, self._largest = 0, 0.0
+
+    def add(self, estimate):
+        """Take more frames of the song into account.
+
+        Parameters
+        ----------
+        estimate : complex array (2, bins, frames)
+
+        Returns
+        -------
+        float32 array (bins, frames)
+            Mean power of the channels, as `filter_mixture` takes it.
+        """
+        if estimate.ndim != 3 or len(estimate) != 2 or estimate.shape[1] != self._sums.shape[2]:
+            raise ValueError(f"an estimate {estimate.shape} is not (2, {self._sums.shape[2]}, frames)")
+        y = np.ascontiguousarray(estimate.swapaxes(-1, -2))[None]
+        power = np.empty(y.shape[2:], np.float32)
+        run_parallel(_add_statistics, -(-y.shape[-1] // _BINS), y.size, y, self._sums, power)
+        self._frames += len(power)
+        self._largest = max(self._largest, float(power.max(initial=0)))
+        return power.swapaxes(-1, -2)
+
+    @property
+    def floor(self):
+        """What is added to each v."""
+        return 1e-10 * self._largest
+
+    def covariance(self):
+        """Return R: float64 (4, bins), of which r00, r11, and real and imaginary part of r01."""
+        weight = (self._sums[0, 0] + self._sums[0, 1]) / 2 + self._frames * self.floor + EPS
+        return self._sums[0] / weight
+
+
+def filter_mixture(powers, models, mixture):
+    """Filter frames of a stereo mixture into its sources: v_j R_j (sum over k of v_k R_k)^-1 x.
+
+    Where the sum is singular, as for mono music in two channels, its pseudo-inverse takes the place of the inverse.
+
+    Parameters
+    ----------
+    powers : float32 array (sources, bins, frames)
+        Of `SourceModel.add` for these frames.
+    models : sequence of SourceModel
+        After all frames of the song were added.
+    mixture : complex array (2, bins, frames)
+
+    Returns
+    -------
+    complex array (sources, 2, bins, frames), of the type of the mixture
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit.
+    """
+    if powers.shape != (len(models), *mixture.shape[1:]) or len(mixture) != 2:
+        raise ValueError(f"powers {powers.shape} of {len(models)} sources do not fit the mixture {mixture.shape}")
+    x, v = (np.ascontiguousarray(array.swapaxes(-1, -2)) for array in (mixture, powers))
+    y = np.empty((len(models), *x.shape), x.dtype)
+    covariances = np.stack([model.covariance() for model in models])
+    floors = np.array([model.floor for model in models])
+    run_parallel(_filter_by_models, -(-x.shape[-1] // _BINS), y.size, x, v, floors, covariances, y)
+    return y.swapaxes(-1, -2)
+
+
+def filter_estimates(estimates, mixture):
+    """Filter a stereo mixture as `filter_mixture` does, by estimates of the whole song.
+
+    Parameters
+    ----------
+    estimates : complex array (sources, 2, bins, frames)
+    mixture : complex array (2, bins, frames)
+
+    Returns
+    -------
+    complex array (sources, 2, bins, frames), of the type of the mixture
+    """
+    models = [SourceModel(estimates.shape[2]) for _ in estimates]
+    powers = np.stack([model.add(estimate) for model, estimate in zip(models, estimates, strict=True)])
+    return filter_mixture(powers, models, mixture)
+
+
 def _many_channels(magnitudes, mixture, iterations, softmask):
     import norbert  # here alone, as it brings nothing to mono and stereo
 
@@ -149,18 +266,9 @@ def _update_stereo(start, stop, x, iterations, scale, y):
 @_compile
 def _spatial_model(y, first, last, scale):
     """Covariances of the sources: (sources, 4, bins), of which r00, r11, and real and imaginary part of r01."""
-    sources, _, frames, _ = y.shape
-    model = np.zeros((sources, 4, last - first))
-    for j in range(sources):
-        for t in range(frames):
-            for f in range(last - first):
-                a, b = y[j, 0, t, first + f], y[j, 1, t, first + f]
-                ar, ai = np.float64(a.real) / scale, np.float64(a.imag) / scale
-                br, bi = np.float64(b.real) / scale, np.float64(b.imag) / scale
-                model[j, 0, f] += ar * ar + ai * ai
-                model[j, 1, f] += br * br + bi * bi
-                model[j, 2, f] += ar * br + ai * bi
-                model[j, 3, f] += ai * br - ar * bi
+    model = np.zeros((len(y), 4, last - first))
+    _add_covariances(y, first, last, scale, model)
+    for j in range(len(y)):
         for f in range(last - first):
             weight = EPS + (model[j, 0, f] + model[j, 1, f]) / 2
             for k in range(4):
@@ -169,31 +277,101 @@ def _spatial_model(y, first, last, scale):
 
 
 @_compile
+def _add_covariances(y, first, last, scale, sums):
+    """Add the products of the two channels, of the bins from `first` to `last` over all frames; sums as a model."""
+    for j in range(len(y)):
+        for t in range(y.shape[2]):
+            for f in range(last - first):
+                a, b = y[j, 0, t, first + f], y[j, 1, t, first + f]
+                ar, ai = np.float64(a.real) / scale, np.float64(a.imag) / scale
+                br, bi = np.float64(b.real) / scale, np.float64(b.imag) / scale
+                sums[j, 0, f] += ar * ar + ai * ai
+                sums[j, 1, f] += br * br + bi * bi
+                sums[j, 2, f] += ar * br + ai * bi
+                sums[j, 3, f] += ai * br - ar * bi
+
+
+@_compile
 def _filter_frame(t, first, last, x, y, model, scale):
     """Replace the estimates of frame t; estimates and mixture are thought of as divided by `scale`."""
-    sources = len(y)
-    power = np.empty((sources, last - first))
-    c00, c11 = np.full(last - first, np.sqrt(EPS)), np.full(last - first, np.sqrt(EPS))
-    c01r, c01i = np.zeros(last - first), np.zeros(last - first)
-    for j in range(sources):
+    power = np.empty((len(y), last - first))
+    for j in range(len(y)):
         for f in range(last - first):
             a, b = y[j, 0, t, first + f], y[j, 1, t, first + f]
             ar, ai = np.float64(a.real) / scale, np.float64(a.imag) / scale
             br, bi = np.float64(b.real) / scale, np.float64(b.imag) / scale
-            p = (ar * ar + ai * ai + br * br + bi * bi) / 2
-            power[j, f] = p
-            c00[f] += p * model[j, 0, f]
-            c11[f] += p * model[j, 1, f]
-            c01r[f] += p * model[j, 2, f]
-            c01i[f] += p * model[j, 3, f]
+            power[j, f] = (ar * ar + ai * ai + br * br + bi * bi) / 2
+    c = _sum_of_models(power, model, np.sqrt(EPS))
     for f in range(last - first):
         # z = C^-1 x once for all sources.
         x0, x1 = np.complex128(x[0, t, first + f]), np.complex128(x[1, t, first + f])
-        c01 = complex(c01r[f], c01i[f])
-        det = c00[f] * c11[f] - (c01r[f] * c01r[f] + c01i[f] * c01i[f])
-        z0 = (c11[f] * x0 - c01 * x1) / det
-        z1 = (c00[f] * x1 - c01.conjugate() * x0) / det
-        for j in range(sources):
+        c01 = complex(c[2, f], c[3, f])
+        det = c[0, f] * c[1, f] - (c[2, f] * c[2, f] + c[3, f] * c[3, f])
+        z0 = (c[1, f] * x0 - c01 * x1) / det
+        z1 = (c[0, f] * x1 - c01.conjugate() * x0) / det
+        for j in range(len(y)):
             r01 = complex(model[j, 2, f], model[j, 3, f])
             y[j, 0, t, first + f] = power[j, f] * (model[j, 0, f] * z0 + r01 * z1)
             y[j, 1, t, first + f] = power[j, f] * (r01.conjugate() * z0 + model[j, 1, f] * z1)
+
+
+@_compile
+def _sum_of_models(power, model, diagonal):
+    """Covariance of the mixture, plus `diagonal` times the identity: (4, bins) for powers (sources, bins)."""
+    c = np.zeros(model.shape[1:])
+    c[:2] = diagonal
+    for j in range(len(power)):
+        for f in range(power.shape[1]):
+            for k in range(4):
+                c[k, f] += power[j, f] * model[j, k, f]
+    return c
+
+
+@_compile
+def _add_statistics(start, stop, y, sums, power):
+    """Add to the covariances of a source, y being (1, channels, frames, bins), and write its power (frames, bins)."""
+    for block in range(start, stop):
+        first = block * _BINS
+        last = min(first + _BINS, y.shape[3])
+        _add_covariances(y, first, last, 1.0, sums[:, :, first:last])
+        for t in range(y.shape[2]):
+            for f in range(first, last):
+                a, b = np.complex128(y[0, 0, t, f]), np.complex128(y[0, 1, t, f])
+                power[t, f] = (a.real * a.real + a.imag * a.imag + b.real * b.real + b.imag * b.imag) / 2
+
+
+@_compile
+def _filter_by_models(start, stop, x, v, floors, covariances, y):
+    for block in range(start, stop):
+        first = block * _BINS
+        last = min(first + _BINS, x.shape[2])
+        model = np.ascontiguousarray(covariances[:, :, first:last])
+        power, z = np.empty((len(y), last - first)), np.empty((4, last - first))
+        for t in range(x.shape[1]):
+            for j in range(len(y)):
+                for f in range(last - first):
+                    power[j, f] = v[j, t, first + f] + floors[j]
+            c = _sum_of_models(power, model, 0.0)
+            for f in range(last - first):
+                # C^-1 is [[p, -q], [-q*, r]]; written out in real numbers, as complex ones would take twice as long.
+                off = c[2, f] * c[2, f] + c[3, f] * c[3, f]
+                det = c[0, f] * c[1, f] - off
+                if abs(det) >= max(_SINGULAR, _COHERENT * c[0, f] * c[1, f]):
+                    p, r, q = c[1, f] / det, c[0, f] / det, 1 / det
+                else:
+                    size = c[0, f] * c[0, f] + c[1, f] * c[1, f] + 2 * off + EPS
+                    p, r, q = c[0, f] / size, c[1, f] / size, -1 / size
+                qr, qi = q * c[2, f], q * c[3, f]
+                ar, ai = np.float64(x[0, t, first + f].real), np.float64(x[0, t, first + f].imag)
+                br, bi = np.float64(x[1, t, first + f].real), np.float64(x[1, t, first + f].imag)
+                z[0, f] = p * ar - qr * br + qi * bi
+                z[1, f] = p * ai - qr * bi - qi * br
+                z[2, f] = r * br - qr * ar - qi * ai
+                z[3, f] = r * bi - qr * ai + qi * ar
+            for j in range(len(y)):
+                for f in range(last - first):
+                    a, b, cr, ci = model[j, 0, f], model[j, 1, f], model[j, 2, f], model[j, 3, f]
+                    y[j, 0, t, first + f] = power[j, f] * complex(a * z[0, f] + cr * z[2, f] - ci * z[3, f],
+                                                                  a * z[1, f] + cr * z[3, f] + ci * z[2, f])
+                    y[j, 1, t, first + f] = power[j, f] * complex(b * z[2, f] + cr * z[0, f] + ci * z[1, f],
+                                                                  b * z[3, f] + cr * z[1, f] - ci * z[0, f])

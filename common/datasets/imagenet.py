@@ -1,0 +1,327 @@
+"""ImageNet (ILSVRC 2012) and other folders of photographs, decoded and augmented in parallel when they are needed.
+
+O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015.
+
+    ROOT/train/<wnid>/*.JPEG
+    ROOT/val/<wnid>/*.JPEG    or ROOT/val/*.JPEG and a label file
+
+The classes are the folders of the training images in the order of their names. Instead of a folder, `synthetic` names
+pictures that are made on the spot.
+"""
+import struct
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import attrs
+import numpy as np
+from PIL import Image
+
+from common.cpu_kernels import num_threads
+from common.datasets import synthetic
+from common.datasets.batches import PLACEMENT, Batches
+from common.errors import UsageError, UserError
+
+SPLITS = ("train", "val")
+SYNTHETIC = "synthetic"
+SYNTHETIC_NUM, SYNTHETIC_SIZE = {"train": 160, "val": 80}, 96    # pictures, pixels
+SUFFIXES = (".jpeg", ".jpg", ".png")
+LABEL_FILES = ("val_labels.txt", "val.txt", "LOC_val_solution.csv")    # looked for in ROOT and ROOT/val
+MEAN = np.array([0.485, 0.456, 0.406], np.float32)    # of red, green and blue in [0, 1], as the field subtracts them
+STD = np.array([0.229, 0.224, 0.225], np.float32)
+RESIZE_RATIO = 256 / 224    # of the shorter side of a picture to its centre crop
+AREAS, RATIOS, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10    # of random crops: share of the picture, width / height
+_BAD_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+@attrs.frozen(eq=False)
+class Pictures:
+    """Labelled pictures of any size, not decoded yet.
+
+    Attributes
+    ----------
+    sources : tuple of pathlib.Path, or of uint8 arrays (height, width, 3)
+    labels : int32 (n,), 0..len(class_names)-1
+    class_names : tuple of str
+    """
+
+    sources = attrs.field(converter=tuple, repr=lambda sources: f"<{len(sources)} pictures>")
+    labels = attrs.field(converter=lambda labels: np.asarray(labels, np.int32), repr=False)
+    class_names = attrs.field(converter=tuple, repr=False)
+
+    def __len__(self):
+        return len(self.sources)
+
+    def subset(self, index):
+        """Return the `Pictures` at `index`, int (k,), in that order."""
+        return attrs.evolve(self, sources=[self.sources[k] for k in index], labels=self.labels[index])
+
+
+def load(split, root, per_class=None, limit=None, val_labels=None):
+    """List the pictures of a split.
+
+    Parameters
+    ----------
+    split : 'train' or 'val'
+    root : path, or 'synthetic'
+    per_class : int, optional
+        The first so many of each class.
+    limit : int, optional
+        So many in all, from all classes in turn.
+    val_labels : path, optional
+        Labels of a flat validation folder; not given, one of `LABEL_FILES`. A line holds the name of a picture and its
+        class, separated by blanks or a comma, and perhaps more; or else the class alone, in the order of the names of
+        the pictures. A class is a wnid or, beside a name, its place in the order of the classes, from 0 on.
+
+    Returns
+    -------
+    Pictures
+        In the order of classes and names; of a flat folder, in that of names.
+
+    Raises
+    ------
+    UsageError
+        Unknown split, limits below 1, or no such pictures in `root`.
+    UserError
+        The label file does not fit the pictures.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    for name, value in (("per class", per_class), ("in all", limit)):
+        if value is not None and value < 1:
+            raise UsageError(f"{value} pictures {name}: choose at least 1")
+    pictures = _synthetic(split) if str(root) == SYNTHETIC else _from_folder(split, Path(root), val_labels)
+    return _limited(pictures, per_class, limit)
+
+
+def _synthetic(split):
+    data = synthetic.load("train" if split == "train" else "test", SYNTHETIC_NUM[split],
+                          (3, SYNTHETIC_SIZE, SYNTHETIC_SIZE))
+    return Pictures(data.images.transpose(0, 2, 3, 1), data.labels, data.class_names)
+
+
+def _limited(pictures, per_class, limit):
+    """Keep the first of each class."""
+    rank = np.empty(len(pictures), np.int64)    # of each picture within its class
+    for label in np.unique(pictures.labels):
+        members = np.flatnonzero(pictures.labels == label)
+        rank[members] = np.arange(len(members))
+    chosen = np.lexsort((pictures.labels, rank))
+    if per_class is not None:
+        chosen = chosen[rank[chosen] < per_class]
+    return pictures.subset(np.sort(chosen[:limit]))
+
+
+def _from_folder(split, root, val_labels):
+    for folder in (root, root / split):
+        if not folder.is_dir():
+            raise UsageError(f"--data-dir {root}: no such folder" + (f" as {folder}" if folder != root else "")
+                             + "; it should hold train/<wnid>/*.JPEG and val/, or be 'synthetic'")
+    reference = root / "train" if (root / "train").is_dir() else root / split
+    class_names = _folders(reference)
+    folders = _folders(root / split)
+    if split == "val" and not folders:
+        return _flat(root, class_names, val_labels)
+    unknown = sorted(set(folders) - set(class_names))
+    if unknown:
+        raise UsageError(f"{root / split / unknown[0]}: a class that has no folder in {reference}")
+    found = [(path, class_names.index(name)) for name in folders for path in _files(root / split / name)]
+    if not found:
+        raise UsageError(f"{root / split}: no pictures there; expected <wnid>/*.JPEG")
+    if split == "train" and (missing := set(range(len(class_names))) - {label for _, label in found}):
+        raise UsageError(f"{reference / class_names[min(missing)]}: no pictures there; remove the folder or fill it")
+    return Pictures(*zip(*found, strict=True), class_names)
+
+
+def _folders(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _files(folder):
+    return sorted(path for path in folder.iterdir()
+                  if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
+
+
+def _flat(root, class_names, val_labels):
+    """Pictures of a validation folder without folders of classes."""
+    files = _files(root / "val")
+    if not files:
+        raise UsageError(f"{root / 'val'}: no pictures there; expected <wnid>/*.JPEG, or *.JPEG and a label file")
+    if not class_names:
+        raise UsageError(f"{root}: the classes are not known; the training folder train/<wnid> has their names")
+    path = _label_file(root, val_labels)
+    try:
+        lines = [line.replace(",", " ").split() for line in path.read_text().splitlines() if line.strip()]
+    except ValueError as error:
+        raise UserError(f"{path}: not a text file") from error
+    numbers = {name: number for number, name in enumerate(class_names)}
+    if lines and all(len(line) == 1 for line in lines):
+        if len(lines) != len(files):
+            raise UserError(f"{path}: {len(lines)} labels for {len(files)} pictures in {root / 'val'}")
+        labels = [_number(path, line[0], numbers, by_name=True) for line in lines]
+        return Pictures(files, labels, class_names)
+    by_picture = {Path(line[0]).stem: line[1] for line in lines if len(line) > 1}
+    missing = [file for file in files if file.stem not in by_picture]
+    if missing:
+        raise UserError(f"{path}: no label for {missing[0].name} (and {len(missing) - 1} more of {len(files)})")
+    labels = [_number(path, by_picture[file.stem], numbers) for file in files]
+    return Pictures(files, labels, class_names)
+
+
+def _label_file(root, val_labels):
+    candidates = [Path(val_labels)] if val_labels else [folder / name for folder in (root, root / "val")
+                                                        for name in LABEL_FILES]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UsageError(f"{val_labels}: no such label file" if val_labels else
+                     f"{root / 'val'}: pictures without folders of classes need a label file; "
+                     f"put one of {', '.join(LABEL_FILES)} into {root}")
+
+
+def _number(path, label, numbers, by_name=False):
+    """Number of a class, given as wnid or, unless `by_name`, as a number."""
+    if label in numbers:
+        return numbers[label]
+    if by_name and label.isdecimal():
+        # The development kit counts classes in an order of its own; taking its numbers would mislabel all pictures.
+        raise UserError(f"{path}: numbers alone, which are in no known order; name the classes by their wnid")
+    if not label.isdecimal() or int(label) >= len(numbers):
+        raise UserError(f"{path}: {label!r} is none of the {len(numbers)} classes, as wnid or as 0..{len(numbers) - 1}")
+    return int(label)
+
+
+# From picture to pixels -------------------------------------------------------------------------------------------
+
+
+def random_crop(width, height, rng):
+    """Draw a box of 8 % to 100 % of a picture with sides of 3 : 4 to 4 : 3; the centre if none fits in ten attempts.
+
+    Parameters
+    ----------
+    width, height : int, pixels
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (left, top, right, bottom) : int, pixels
+    """
+    for _ in range(ATTEMPTS):
+        area, ratio = width * height * rng.uniform(*AREAS), np.exp(rng.uniform(*np.log(RATIOS)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = rng.integers(0, width - w + 1), rng.integers(0, height - h + 1)
+            return int(left), int(top), int(left + w), int(top + h)
+    w = min(width, max(1, round(height * RATIOS[1])))
+    h = min(height, max(1, round(width / RATIOS[0])))
+    return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
+
+
+def centre_crop(width, height):
+    """Return the box that is left in the middle of a picture resized to 256 pixels and cropped to 224.
+
+    Returns
+    -------
+    (left, top, right, bottom) : float, pixels of the picture before resizing
+    """
+    side = min(width, height) / RESIZE_RATIO
+    return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
+
+
+def decode(source, size, rng=None):
+    """Decode, crop and resize a picture; grey, CMYK and transparent ones become RGB.
+
+    Parameters
+    ----------
+    source : path, or uint8 (height, width, 3)
+    size : int, pixels
+    rng : numpy.random.Generator, optional
+        Crop at random, and mirror with probability 1/2; otherwise crop the centre.
+
+    Returns
+    -------
+    uint8 (size, size, 3)
+
+    Raises
+    ------
+    UserError
+        The file is damaged or no picture.
+    """
+    try:
+        with Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source) as picture:
+            width, height = picture.size
+            box = centre_crop(width, height) if rng is None else random_crop(width, height, rng)
+            # The decoder of JPEG can leave out detail that resizing would average away, several times faster.
+            picture.draft(None, (int(width * size / (box[2] - box[0])) + 1, int(height * size / (box[3] - box[1])) + 1))
+            scale = picture.size[0] / width, picture.size[1] / height
+            box = tuple(min(edge * scale[k % 2], picture.size[k % 2]) for k, edge in enumerate(box))
+            pixels = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
+    except _BAD_PICTURE as error:
+        raise UserError(f"{source}: damaged, or not a picture ({error}); replace or remove it") from error
+    return pixels[:, ::-1] if rng is not None and rng.random() < 0.5 else pixels
+
+
+class ImageBatches(Batches):
+    """Batches of `Pictures` of one size, with mean 0 and deviation 1 per colour over ImageNet, epoch by epoch.
+
+    Parameters
+    ----------
+    pictures : Pictures
+    batch_size : int
+    size : int
+        Height and width, pixels.
+    seed : int, optional
+        Shuffle, crop at random and mirror, anew each epoch. Not given: the order of `pictures`, and the centre.
+    drop_last, steps, world
+        As for `Batches`.
+    workers : int, optional
+        Threads that decode; as many as there are cores if not given.
+    skip_damaged : bool
+        Leave out pictures that cannot be decoded, and note them in `skipped`, instead of stopping with a UserError.
+        With a seed, others of the batch take their places, so that it keeps its size.
+
+    Attributes
+    ----------
+    skipped : set
+        Sources of the pictures that have been left out so far.
+    """
+
+    def __init__(self, pictures, batch_size, size=224, seed=None, drop_last=False, steps=None, world=None,
+                 workers=None, skip_damaged=False):
+        super().__init__(pictures, batch_size, seed, drop_last=drop_last, steps=steps, world=world)
+        if workers is not None and workers < 1:
+            raise UsageError(f"{workers} workers: choose at least 1")
+        self.size, self.skip_damaged, self.skipped = size, skip_damaged, set()
+        self._workers = ThreadPoolExecutor(workers or num_threads(), thread_name_prefix="decoder")
+
+    def _plan(self, epoch):
+        """Draw what is random in an epoch: index int64 (n,), and a seed for each picture, int64 (n,)."""
+        num = len(self.dataset)
+        if self.seed is None:
+            return np.arange(num), np.zeros(num, np.int64)
+        return super()._plan(epoch)[0], self._rng(PLACEMENT, epoch).integers(0, 2 ** 63 - 1, num)
+
+    def _make(self, plan, number):
+        part = self.world.rows(self.batch_size, number)
+        index, seeds = (array[part] for array in plan)
+        decoded = list(self._workers.map(self._decode, index, seeds))
+        good = [k for k, pixels in enumerate(decoded) if pixels is not None]
+        if not good:
+            raise UserError(f"{self.dataset.sources[index[0]]}: damaged, and so are all {len(index)} pictures of a "
+                            "batch; check the files")
+        if self.seed is not None:
+            good = np.resize(good, len(index))
+        image = np.stack([decoded[k] for k in good])    # (batch, size, size, 3)
+        # One product and one sum: value = (byte / 255 - mean) / std.
+        normalized = image.transpose(0, 3, 1, 2) * (1 / (255 * STD))[:, None, None] - (MEAN / STD)[:, None, None]
+        return np.ascontiguousarray(normalized, np.float32), self.dataset.labels[index[good]][:, np.newaxis]
+
+    def _decode(self, k, seed):
+        """Pixels of picture `k`, None if it is to be skipped."""
+        source = self.dataset.sources[k]
+        try:
+            return decode(source, self.size, None if self.seed is None else np.random.default_rng(seed))
+        except UserError:
+            if not self.skip_damaged:
+                raise
+            self.skipped.add(source)
+            return None
