@@ -14,6 +14,8 @@ demo: .venv/installed
 
 tour: demo
 	@.venv/bin/python x-umx/train.py SYNTHETIC --epochs 1 --output runs/x-umx --overwrite
+	@.venv/bin/python d3net/train.py segmentation SYNTHETIC --max-iter 25 --epoch-length 25 --output runs/d3net --overwrite
+	@.venv/bin/python out-of-core-training/train.py SMALL --output runs/out-of-core --overwrite
 	@.venv/bin/python data-cleansing/cleanse.py --dataset digits --flip-labels 0.1 --n-trials 1 --output runs/digits --overwrite
 
 test: .venv/installed
@@ -25,6 +27,7 @@ lint: .venv/installed
 benchmark: .venv/installed
 	@.venv/bin/python mixed-precision-dnns/benchmark.py
 	@.venv/bin/python x-umx/benchmark.py
+	@.venv/bin/python d3net/benchmark.py
 	@.venv/bin/python data-cleansing/benchmark.py
 
 clean:
@@ -43,12 +46,12 @@ endif
 pip = .venv/bin/python -m pip --disable-pip-version-check
 usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 
-# With every engine for inference, to test and to compare.
-.venv/installed: requirements.txt requirements-openvino.txt pyproject.toml
+# With every engine for inference, and with MPI, to test and to compare.
+.venv/installed: requirements.txt requirements-openvino.txt requirements-distributed.txt pyproject.toml
 	@$(if $(usable_venv),:,'$(call checked,$(python))' -m venv --clear .venv)
 	@rm -f $@
 	@echo "Installing the packages of requirements.txt into .venv, which takes a minute or two ..."
-	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt
+	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt -r requirements-distributed.txt
 	@touch $@
 
 .PHONY: help demo tour test lint benchmark clean

@@ -31,6 +31,7 @@ from common.context import wants_native
 
 DEFAULT_LIMITS = types.MappingProxyType({"d": (2.0 ** -8, 1.0), "xmin": (2.0 ** -16, 127.0),
                                          "xmax": (2.0 ** -8, 127.0), "n": (2.0, 8.0)})
+_SMALLEST, _LARGEST, _LARGEST_POWER = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max), 2.0 ** 127
 
 
 # Scalars ----------------------------------------------------------------------------------------------------------
@@ -143,14 +144,15 @@ def quantize_pow2(x, xmin, xmax, sign=True, with_zero=False):
 
 def compose_pow2(x, xmin, xmax, sign, with_zero):
     """`quantize_pow2` from nnabla's own functions, which stay on the device."""
-    xmin, xmax = _broadcastable(x, xmin), _broadcastable(x, xmax)
+    # All branches are computed, and 0 times infinity in those that do not count would be NaN.
+    xmin, xmax = _broadcastable(x, xmin), _broadcastable(x, F.minimum_scalar(xmax, _LARGEST))
     magnitude = F.abs(x) if sign else F.relu(x)
     low, high = F.less(magnitude, xmin), F.greater_equal(magnitude, xmax)
     between = (1 - low) * (1 - high)
     if with_zero:
         low = low * F.greater_equal(magnitude, xmin / np.sqrt(2.))
     # log(0) would turn a gradient of 0 into NaN.
-    rounded = 2 ** F.round(log2(F.maximum_scalar(magnitude, float(np.finfo(np.float32).tiny))))
+    rounded = 2 ** F.round(log2(F.minimum_scalar(F.maximum_scalar(magnitude, _SMALLEST), _LARGEST_POWER)))
     y = _fixed(low) * xmin + _fixed(between) * rounded + _fixed(high) * xmax
     return _or_nan(_fixed(F.sign(x)) * y if sign else y, x)
 

@@ -1,7 +1,11 @@
-"""The keys of a CIFAR-10 experiment, with the published names and defaults."""
+"""The keys of an experiment, on CIFAR-10 with the published names and defaults, and how a run keeps them."""
+import json
+from pathlib import Path
+
 import attrs
 
-from common.config import choice, flag, integer, number, text
+from common.config import choice, flag, from_dict, integer, number, text
+from common.errors import UsageError, UserError
 from common.quantized_layers import Quantization
 from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
 
@@ -12,10 +16,11 @@ POW2_MAX_BITWIDTH = 8    # the smallest level is 2^-127 of the largest; with 9 b
 
 
 @attrs.frozen(kw_only=True)
-class Config:
-    """One experiment: a section of a `.cfg` file. Keys that start with w_ are about weights, with a_ about activations.
+class QuantizationConfig:
+    """What experiments on all data sets have in common: training, quantizers and budgets.
 
-    Sizes are in kB of 1024 bytes. The text of each key is its `help`.
+    Keys that start with w_ are about weights, with a_ about activations. Sizes are in kB of 1024 bytes. The text
+    of each key is its `help`.
 
     Raises
     ------
@@ -23,10 +28,8 @@ class Config:
         A value is not allowed, or two of them contradict each other.
     """
 
-    num_layers = choice(20, (20, 32, 44, 56, 110), help="depth of the ResNet")
-    shortcut_type = choice("", ("", "b", "c"), help="shortcut: nothing appends zero channels, b is a 1x1 convolution "
-                                                    "where the number of channels changes, c is one in every block")
-    scale_layer = flag(False, help="multiply the output of the network by a learned factor")
+    published = False    # there is a published script for CIFAR-10 alone
+    tops = (1,)    # which errors are measured: the right class is not the best answer, not among the k best
 
     initial_learning_rate = number(0.1, above=0, help="learning rate of the first epochs")
     optimizer = choice(None, (None, "momentum", "adam"), help="none is momentum")
@@ -36,14 +39,8 @@ class Config:
     steps_per_epoch = integer(0, at_least=0, help="updates per epoch; 0: all training images")
     seed = integer(0, at_least=0, at_most=2 ** 31 - 1, help="fixes initialization, shuffling and augmentation")
     weightfile = text(None, help="parameters to start from; none: random ones")
-
-    dataset = choice("cifar10", ("cifar10", "digits", "mnist", "synthetic"), help="what to train on")
-    data_dir = text(None, help="folder with the data set; none: found or downloaded")
     held_out = number(0.1, above=0, at_most=0.5, help="share of the training images that is held out to choose the "
                                                       "best parameters by")
-    published = flag(False, help="behave as the published script: train on all training images, choose the best "
-                                 "parameters by the test images (with a budget for weights after every step), derive "
-                                 "static step sizes anew for every graph")
 
     w_quantize = choice(None, (None, *QUANTIZER_NAMES), help="quantizer of the weights")
     w_stepsize = number(2 ** -3, above=0, help="first step size where no weights are loaded")
@@ -85,6 +82,38 @@ class Config:
                 raise ValueError(f"{key} = {getattr(self, key):g} needs {kind}_quantize: nothing is quantized")
 
 
+@attrs.frozen(kw_only=True)
+class Config(QuantizationConfig):
+    """An experiment on small images: a section of a `train_resnet_quant_*.cfg` file."""
+
+    num_layers = choice(20, (20, 32, 44, 56, 110), help="depth of the ResNet")
+    shortcut_type = choice("", ("", "b", "c"), help="shortcut: nothing appends zero channels, b is a 1x1 convolution "
+                                                    "where the number of channels changes, c is one in every block")
+    scale_layer = flag(False, help="multiply the output of the network by a learned factor")
+
+    dataset = choice("cifar10", ("cifar10", "digits", "mnist", "synthetic"), help="what to train on")
+    data_dir = text(None, help="folder with the data set; none: found or downloaded")
+    published = flag(False, help="behave as the published script: train on all training images, choose the best "
+                                 "parameters by the test images (with a budget for weights after every step), derive "
+                                 "static step sizes anew for every graph")
+
+
+@attrs.frozen(kw_only=True)
+class ImageNetConfig(QuantizationConfig):
+    """An experiment on ImageNet, or another folder of photographs: a section of `train_imagenet.cfg`."""
+
+    tops = (1, 5)
+
+    model = choice("resnet18", ("resnet18", "mobilenetv2"), help="network")
+    image_size = integer(224, at_least=32, at_most=1024, help="height and width of the images, in pixels")
+    data_dir = text(None, help="folder with train/<wnid>/*.JPEG and val/, or 'synthetic'")
+    val_labels = text(None, help="labels of a flat validation folder; none: looked for beside it")
+    per_class = integer(0, at_least=0, help="use so many images of each class, for a trial; 0: all")
+    limit = integer(0, at_least=0, help="use so many images of each split, for a trial; 0: all")
+    workers = integer(0, at_least=0, help="threads that decode images; 0: one for each core")
+    skip_damaged = flag(False, help="leave out images that cannot be decoded, instead of stopping")
+
+
 def _check_limits(cfg, kind):
     for quantity in ("stepsize", "xmin", "xmax", "bitwidth"):
         low, high = (f"{kind}_{quantity}_{end}" for end in ("min", "max"))
@@ -121,3 +150,39 @@ def _quantization(cfg, kind, quantizer, sign):
                           for end in ("min", "max")), "stepsize")
     return Quantization(quantizer=quantizer, sign=sign, recompute_step_size=cfg.published,
                         **{key: getattr(cfg, f"{kind}_{key}") for key in keys})
+
+
+def read_config(folder):
+    """Read the configuration that a run was made with.
+
+    Parameters
+    ----------
+    folder : path
+        Output folder of train_resnet.py or train_imagenet.py.
+
+    Returns
+    -------
+    Config or ImageNetConfig
+
+    Raises
+    ------
+    UsageError
+        `folder` holds no run.
+    UserError
+        Its config.json is damaged.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise UsageError(f"{folder}: no config.json there; name the output folder of train_resnet.py or "
+                         "train_imagenet.py")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
+    return config_from(values, path)
+
+
+def config_from(values, source):
+    """Read a configuration of either kind, as `common.config.from_dict` does."""
+    is_imagenet = isinstance(values, dict) and "model" in values
+    return from_dict(ImageNetConfig if is_imagenet else Config, values, source)

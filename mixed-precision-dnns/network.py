@@ -5,6 +5,7 @@ import nnabla.functions as F
 import nnabla.solvers as S
 import numpy as np
 
+from common.distributed import world
 from common.monitor import progress
 from common.quantized_layers import LIMIT_MARGIN
 from common.quantizers import QUANTIZERS
@@ -40,31 +41,40 @@ class Network:
         """Whether the largest logit of each image is another than its label's, after a forward pass; bool (batch,)."""
         return self.logits.d.argmax(1) != self.label.d[:, 0]
 
+    def predict(self, image):
+        """Logits float32 (n, classes) of images (n, channels, height, width), n up to the batch size."""
+        num = len(image)
+        self.image.d[:num] = image
+        self.logits.forward(clear_buffer=True)
+        return self.logits.d[:num]
+
     def sizes(self):
         """Compute the size of weights and of activations, in kB."""
         nn.forward_all([self.weight_kbytes, self.activation_kbytes])
         return float(self.weight_kbytes.d), float(self.activation_kbytes.d)
 
 
-def build_network(cfg, batch_size, train, image_shape=(3, 32, 32), num_classes=10):
+def build_network(cfg, batch_size, train, image_shape=(3, 32, 32), num_classes=10, model=resnet_cifar10):
     """Build the graph of `cfg` on the parameters of the current scope, which are made where they are missing.
 
     Parameters
     ----------
-    cfg : mixed_precision_dnns.config.Config
+    cfg : mixed_precision_dnns.config.QuantizationConfig
     batch_size : int
     train : bool
         Normalize by the statistics of the batch instead of the running ones.
     image_shape : tuple of int
         (channels, height, width).
     num_classes : int
+    model : callable
+        `model(image, num_classes, cfg, test)` builds the logits.
 
     Returns
     -------
     Network
     """
     image, label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
-    logits = resnet_cifar10(image, num_classes, cfg, test=not train)
+    logits = model(image, num_classes, cfg, test=not train)
     loss_ce = F.mean(F.softmax_cross_entropy(logits, label))
     kb_w, kb_a = weight_kbytes(cfg), activation_kbytes(cfg)
     loss_w, loss_a = _excess(kb_w, cfg.target_weight_kbytes), _excess(kb_a, cfg.target_activation_kbytes)
@@ -156,7 +166,7 @@ def train_step(network, solver, tensors, cfg, image, label):
     network.image.d, network.label.d = image, label
     network.loss.forward(clear_no_need_grad=True)
     solver.zero_grad()
-    network.loss.backward(clear_buffer=True)
+    world().backward(network.loss, solver)
     solver.weight_decay(cfg.weight_decay)
     if has_budget(cfg):
         clip_gradients(tensors)
@@ -171,7 +181,7 @@ def evaluate(network, batches):
     Parameters
     ----------
     network : Network
-        Built for testing. Smaller batches are filled up, and the rest not counted.
+        Built for testing, for batches as large as these or larger.
     batches : common.datasets.batches.Batches
 
     Returns
@@ -179,11 +189,43 @@ def evaluate(network, batches):
     float
         0 to 1.
     """
-    wrong = total = 0
-    for image, label in progress(batches, total=len(batches), desc="evaluating"):
-        num = len(image)
-        network.image.d[:num], network.label.d[:num] = image, label
-        network.logits.forward(clear_buffer=True)
-        wrong += int(network.wrong()[:num].sum())
-        total += num
-    return wrong / total
+    return top_errors(network.predict, batches, (1,))[0]
+
+
+def top_errors(predict, batches, tops):
+    """Shares of images whose class is not among the k best answers.
+
+    Parameters
+    ----------
+    predict : callable
+        From images (batch, channels, height, width) to logits (batch, classes).
+    batches : common.datasets.batches.Batches
+    tops : sequence of int
+        Each k.
+
+    Returns
+    -------
+    list of float
+        0 to 1.
+    """
+    ranks = [ranks_of_labels(predict(image), label[:, 0])
+             for image, label in progress(batches, total=len(batches), desc="evaluating")]
+    ranks = np.concatenate(ranks)
+    return [float(np.mean(ranks >= k)) for k in tops]
+
+
+def ranks_of_labels(logits, label):
+    """Number of classes that come before the right one: larger logits, equal ones before it, and NaN.
+
+    Parameters
+    ----------
+    logits : float32 (batch, classes)
+    label : int (batch,)
+
+    Returns
+    -------
+    int64 (batch,)
+    """
+    own = logits[np.arange(len(label)), label][:, np.newaxis]
+    earlier = (logits == own) & (np.arange(logits.shape[1]) < label[:, np.newaxis])
+    return (~(logits <= own) | earlier).sum(1)

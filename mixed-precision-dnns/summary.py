@@ -5,7 +5,7 @@ import nnabla as nn
 
 from common.files import write_csv, write_json
 from common.quantizers import QUANTIZERS
-from mixed_precision_dnns.network import evaluate
+from mixed_precision_dnns.network import top_errors
 from mixed_precision_dnns.network_size import FLOAT_BITS, activation_kbytes, quantized_tensors
 
 COLUMNS = ("tensor", "kind", "quantizer", "elements", "bits", "bits_used", "step_size", "range", "kbytes")
@@ -33,13 +33,29 @@ def _row(tensor, parameters):
     spec = tensor.spec
     bits, kbytes = tensor.bits(), tensor.kbytes()
     nn.forward_all([bits, kbytes])
-    step_size, largest, used = _levels(tensor, int(bits.d), parameters)
+    step_size, largest, used = levels_of(tensor, int(bits.d), parameters)
     return dict(zip(COLUMNS, (tensor.name, tensor.kind, spec.quantizer or "float", tensor.numel, int(bits.d), used,
                               step_size, largest, float(kbytes.d)), strict=True))
 
 
-def _levels(tensor, bits, parameters):
-    """Step size, largest level, and bits that the levels take."""
+def levels_of(tensor, bits, parameters):
+    """Find the levels of a quantized tensor.
+
+    Parameters
+    ----------
+    tensor : QuantizedTensor
+    bits : int
+        What `tensor.bits()` gives.
+    parameters : dict of str to nn.Variable
+        All of the network.
+
+    Returns
+    -------
+    step_size, largest : float
+        Distance of two levels, or smallest magnitude of powers of two; largest level. None for floats.
+    used : int
+        Bits that the levels take.
+    """
     spec = tensor.spec
     if spec.quantizer is None:
         return None, None, FLOAT_BITS
@@ -102,18 +118,22 @@ def evaluate_run(network, cfg, valid_data, test_data):
     -------
     dict of str to float
     """
-    valid_error = evaluate(network, valid_data)
-    test_error = valid_error if cfg.published else evaluate(network, test_data)
+    valid_errors = top_errors(network.predict, valid_data, cfg.tops)
+    test_errors = valid_errors if cfg.published else top_errors(network.predict, test_data, cfg.tops)
+    further = {f"test_top{k}_error": error for k, error in zip(cfg.tops[1:], test_errors[1:], strict=True)}
     rows = layer_table(cfg)
     activations = {kind: activation_kbytes(cfg, kind) for kind in ("max", "sum")}
     nn.forward_all(list(activations.values()))
-    return {"valid_error": valid_error, "test_error": test_error, "weight_kbytes": network.sizes()[0],
+    return {"valid_error": valid_errors[0], "test_error": test_errors[0], **further,
+            "weight_kbytes": network.sizes()[0],
             **{f"activation_kbytes_{kind}": float(size.d) for kind, size in activations.items()},
             "weight_bits": mean_bits(rows, ("weights", "bias")), "activation_bits": mean_bits(rows, ("activations",))}
 
 
 def format_result(result):
     """Format what `evaluate_run` measured in one line."""
-    return ("test error {test_error:.2%} (validation {valid_error:.2%}), weights {weight_kbytes:.2f} kB "
+    further = "".join(f", {key.split('_')[1]} {value:.2%}" for key, value in result.items()
+                      if key.startswith("test_top"))
+    return ("test error {test_error:.2%}{further} (validation {valid_error:.2%}), weights {weight_kbytes:.2f} kB "
             "({weight_bits:.2f} bits), activations {activation_kbytes_max:.2f} kB largest, {activation_kbytes_sum:.2f} "
-            "kB all ({activation_bits:.2f} bits)".format(**result))
+            "kB all ({activation_bits:.2f} bits)".format(further=further, **result))

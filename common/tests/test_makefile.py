@@ -38,7 +38,7 @@ def checkout(tmp_path):
     folder = tmp_path / "a checkout"
     shutil.copytree(ROOT / "tools", folder / "tools")
     shutil.copy(ROOT / "Makefile", folder)
-    for name in ("requirements.txt", "requirements-openvino.txt", "pyproject.toml"):
+    for name in ("requirements.txt", "requirements-openvino.txt", "requirements-distributed.txt", "pyproject.toml"):
         (folder / name).touch()
     programs = folder / "programs"
     programs.mkdir()

@@ -5,7 +5,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common import cpu_kernels, quantizers
+from common import cpu_functions, cpu_kernels, quantizers
 from common.quantizers import DEFAULT_LIMITS, QUANTIZERS, STATIC_QUANTIZERS
 
 SCALARS = {"d": 0.3, "xmin": 0.1, "xmax": 2.0, "n": 3.4}    # d is used as 0.25, xmin as 0.125, n as 3
@@ -171,6 +171,27 @@ def test_nan_is_not_hidden(name, sign, engine):
     # Of either sign: what a processor makes of 0 * inf can be negative.
     y, _, _ = evaluate(name, [np.nan, -np.nan, 1], sign)
     assert np.isnan(y).tolist() == [True, True, False]
+
+
+@signed_or_not
+@pytest.mark.parametrize("with_zero", [False, True])
+@pytest.mark.parametrize("x, xmax", [([0.01, -0.3, 5, 1e30, -1e38], np.inf), ([0.3, -3e38, np.inf, -np.inf], 2),
+                                     ([0, 0.3, 1e38], 2.0 ** 127)])
+def test_infinite_ranges_and_values_do_not_become_nan(sign, with_zero, x, xmax):
+    results = []
+    for quantize in (cpu_functions.Pow2Quantize(sign, with_zero),
+                     lambda *inputs: quantizers.compose_pow2(*inputs, sign, with_zero)):
+        inputs = [nn.Variable.from_numpy_array(np.asarray(v, np.float32)).apply(need_grad=True)
+                  for v in (x, 0.125, xmax)]
+        for variable in inputs:
+            variable.g = 0
+        y = quantize(*inputs)
+        y.forward()
+        y.backward(np.ones(y.shape))
+        results.append([y.d, *(v.g for v in inputs)])
+    assert np.isfinite(results[0][0]).all()
+    for compiled, composed in zip(*results, strict=True):
+        np.testing.assert_allclose(composed, compiled, rtol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(1,), (2, 3), (cpu_kernels.BLOCK + 1,), (2, 3, 4, 5, 6)])

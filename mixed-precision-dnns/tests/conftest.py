@@ -5,6 +5,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
+from common import training
 from mixed_precision_dnns import data
 
 TRAIN, TEST = 40, 9    # images of the small data set
@@ -54,4 +55,12 @@ def small_evaluation():
     """Batches for evaluation that fit the small data set; they are filled up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "VALIDATION_BATCH", 5)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_curves():
+    """An empty file in place of the plot, which takes a third of the time of a run of a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "plot_curves", lambda path, rows, panels: path.write_bytes(b""))
         yield

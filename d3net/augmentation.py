@@ -1,0 +1,147 @@
+"""Training samples of street scenes: scaled, cropped, mirrored, with other light and colours, standardized.
+
+The order of the random draws is that of the published pipeline, so that one generator makes the same samples.
+"""
+import cv2
+import numpy as np
+
+from common.datasets.cityscapes import IGNORE
+
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)    # RGB
+SMALLEST, LARGEST = 0.5, 2.0    # scale
+MOST = 0.75    # share of a crop that one class may have
+TRIES = 10
+_LEVELS = np.arange(256, dtype=np.float32)
+
+
+def training_sample(image, label, rng, size, mean=MEAN, std=STD):
+    """Make one sample of an image and its label.
+
+    Parameters
+    ----------
+    image : uint8 (height, width, 3), BGR
+    label : uint8 (height, width)
+        Classes, or 255: ignored.
+    rng : np.random.RandomState
+    size : (int, int)
+        Height and width of the sample.
+    mean, std : 3 floats, RGB
+        As for `standardize`.
+
+    Returns
+    -------
+    image : float32 (3, *size), RGB
+        0 where there is no image: a scene smaller than `size` lies at the top left.
+    label : int16 (1, *size)
+        -1: ignored, also where there is no image.
+    """
+    image, label = scale(image, label, rng)
+    image, label = crop(image, label, rng, size)
+    image, label = flip(image, label, rng)
+    image = standardize(distort(image, rng), mean, std)
+    image, label = pad(image, label, size)
+    label = label.astype(np.int16)
+    return image, np.where(label == IGNORE, np.int16(-1), label)[None]
+
+
+def scale(image, label, rng):
+    """Resize to 0.5 to 2 times the size, keeping the aspect ratio."""
+    height, width = label.shape
+    new_height = max(1, int(height * (rng.random_sample() * (LARGEST - SMALLEST) + SMALLEST)))
+    size = max(1, round(new_height * width / height)), new_height
+    return (cv2.resize(image, size, interpolation=cv2.INTER_LINEAR),
+            cv2.resize(label, size, interpolation=cv2.INTER_NEAREST))
+
+
+def crop(image, label, rng, size):
+    """Cut out a part of `size`, or less where there is less, that shows several classes and not mostly one.
+
+    After ten parts that do not, the next is taken as it is.
+    """
+    for _ in range(TRIES):
+        part = _draw_part(label.shape, rng, size)
+        counts = np.bincount(label[part].ravel(), minlength=IGNORE + 1)[:IGNORE]
+        if np.count_nonzero(counts) > 1 and counts.max() < MOST * counts.sum():
+            break
+    else:
+        part = _draw_part(label.shape, rng, size)
+    return image[part], label[part]
+
+
+def _draw_part(shape, rng, size):
+    top, left = (rng.randint(0, max(have - want, 0) + 1) for have, want in zip(shape, size, strict=True))
+    return np.s_[top:top + size[0], left:left + size[1]]
+
+
+def flip(image, label, rng):
+    """Swap left and right with probability 1/2."""
+    return (image[:, ::-1], label[:, ::-1]) if rng.rand() < 0.5 else (image, label)
+
+
+def distort(image, rng):
+    """Change brightness, contrast, saturation and hue of a uint8 (height, width, 3) BGR, each with probability 1/2."""
+    image = np.ascontiguousarray(image)
+    if rng.randint(2):
+        image = cv2.LUT(image, _bytes(_LEVELS + rng.uniform(-32, 32)))
+    contrast_first = rng.randint(2)
+    if contrast_first:
+        image = _change_contrast(image, rng)
+    if rng.randint(2):
+        image = _map_hsv(image, 1, _bytes(_LEVELS * rng.uniform(0.5, 1.5)))
+    if rng.randint(2):
+        image = _map_hsv(image, 0, ((np.arange(256) + rng.randint(-18, 18)) % 180).astype(np.uint8))
+    return image if contrast_first else _change_contrast(image, rng)
+
+
+def _change_contrast(image, rng):
+    return cv2.LUT(image, _bytes(_LEVELS * rng.uniform(0.5, 1.5))) if rng.randint(2) else image
+
+
+def _map_hsv(image, channel, table):
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hsv[..., channel] = cv2.LUT(hsv[..., channel], table)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
+
+
+def _bytes(values):
+    return np.clip(values, 0, 255).astype(np.uint8)
+
+
+def standardize(image, mean=MEAN, std=STD):
+    """Bring an image to what the network takes.
+
+    Parameters
+    ----------
+    image : uint8 (height, width, 3), BGR
+    mean, std : 3 floats, RGB
+        In grey levels.
+
+    Returns
+    -------
+    float32 (3, height, width), RGB
+        (image - mean) / std.
+    """
+    out = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
+        values = ((np.arange(256) - centre) / spread).astype(np.float32)
+        np.take(values, image[..., 2 - channel], out=out[channel], mode="clip")    # the other modes go over a copy
+    return out
+
+
+def pad(image, label, size):
+    """Fill up at the bottom and at the right: a standardized image with 0, the mean; its label with 255, ignored.
+
+    Parameters
+    ----------
+    image : float32 (3, height, width)
+    label : uint8 (height, width)
+    size : (int, int)
+        Not less than height and width.
+
+    Returns
+    -------
+    image : float32 (3, *size)
+    label : uint8 (*size)
+    """
+    missing = [(0, want - have) for have, want in zip(label.shape, size, strict=True)]
+    return np.pad(image, [(0, 0), *missing]), np.pad(label, missing, constant_values=IGNORE)

@@ -1,0 +1,63 @@
+"""Spectrograms of songs, computed block by block: in memory for the song, its stems and one block of frames."""
+import numpy as np
+
+from common.separation.transform import istft, num_frames, stft
+
+BLOCK = 256    # frames
+
+
+class Spectrogram:
+    """The short-time Fourier transform of a song, whose frames are computed when they are asked for.
+
+    Parameters
+    ----------
+    signal : float32 array (samples, channels)
+    n_fft, hop_length : int
+        As for `common.separation.stft`; four hops make a frame, or more.
+    """
+
+    def __init__(self, signal, n_fft, hop_length):
+        assert n_fft % (2 * hop_length) == 0 and n_fft >= 4 * hop_length, (n_fft, hop_length)
+        self._padded = np.pad(signal.T, [(0, 0), (n_fft // 2, n_fft // 2)], mode="reflect")
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.num_samples, self.num_frames = len(signal), num_frames(len(signal), n_fft, hop_length)
+
+    def frames(self, start, stop):
+        """Return frames from `start` to `stop`, complex64 (channels, bins, stop - start)."""
+        samples = slice(start * self.hop_length, (stop - 1) * self.hop_length + self.n_fft)
+        return stft(self._padded[:, samples], self.n_fft, self.hop_length, center=False)
+
+    def magnitudes(self, start, stop):
+        """Return magnitudes of frames, float32 (stop - start, channels, bins), as networks read them."""
+        return np.abs(self.frames(start, stop)).transpose(2, 0, 1)
+
+    def blocks(self):
+        """Yield pairs (start, stop) of frames that divide the song."""
+        for start in range(0, self.num_frames, BLOCK):
+            yield start, min(start + BLOCK, self.num_frames)
+
+    def resynthesize(self, spectra):
+        """Turn spectra of the song's frames into signals of its length.
+
+        Parameters
+        ----------
+        spectra : callable
+            `spectra(start, stop)` returns complex64 (..., bins, stop - start); frames where blocks meet are asked for
+            twice.
+
+        Yields
+        ------
+        int
+            Where a block of samples begins.
+        float32 array (..., samples)
+            The block.
+        """
+        reach = self.n_fft // 2    # of a frame, in samples to both sides of its centre
+        neighbours = reach // self.hop_length
+        for start, stop in self.blocks():
+            first = start * self.hop_length
+            last = self.num_samples if stop == self.num_frames else stop * self.hop_length
+            low, high = max(0, start - neighbours + 1), min(self.num_frames, stop + neighbours)
+            offset = low * self.hop_length - reach    # of what the frames cover
+            signals = istft(spectra(low, high), self.hop_length, center=False)
+            yield first, signals[..., first - offset:last - offset]

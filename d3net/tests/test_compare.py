@@ -1,0 +1,82 @@
+"""The comparison of dilations: alike but for these, reproducible, and a table."""
+import json
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+from common import cli
+from d3net import compare
+from d3net.blocks import DILATIONS
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(compare, "SIZE", (16, 32))
+    monkeypatch.setattr("common.datasets.synthetic_scenes.NUM", {"train": 3, "val": 2})
+
+
+def test_every_dilation_is_compared():
+    assert set(compare.VARIANTS) == set(DILATIONS)
+
+
+def test_variants_differ_in_their_dilations_alone():
+    image = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal((1, 3, 16, 32)))
+    outputs, parameters = [], {}
+    for variant in compare.VARIANTS:
+        logits = compare.network(image, variant, test=True)
+        found = nn.get_parameters(grad_only=False)
+        assert parameters in ({}, found)    # the next one makes no others
+        parameters = found
+        logits.forward()
+        assert logits.shape == (1, 19, 16, 32)
+        outputs.append(logits.d.copy())
+    assert not any(np.allclose(outputs[0], other) for other in outputs[1:])
+
+
+def test_a_training_follows_from_its_seed_and_its_loss_falls():
+    images, labels = compare.load_scenes("synthetic", "train")
+    assert images.shape == (3, 3, 16, 32) and labels.shape == (3, 1, 16, 32)
+    assert labels.min() >= -1 and labels.max() < 19
+    first, again, other = (compare.train("multidilated", images, labels, seed, 12) for seed in (0, 0, 1))
+    assert first == again != other
+    assert np.mean(first[-3:]) < 0.8 * np.mean(first[:3])
+
+
+def test_a_network_that_is_right_scores_1(monkeypatch):
+    images, labels = compare.load_scenes("synthetic", "val")
+    answers = iter(labels)
+
+    class Perfect:
+        def forward(self, **flags):
+            label = np.maximum(next(answers)[0], 0)
+            self.d = np.eye(19)[label].transpose(2, 0, 1)[None]
+
+    monkeypatch.setattr(compare, "network", lambda *args, **flags: Perfect())
+    assert compare.evaluate("none", images, labels) == {"miou": 1, "pixel_accuracy": 1}
+
+
+def test_the_table_shows_mean_and_deviation():
+    scores = [{"miou": 0.25, "pixel_accuracy": 0.5}, {"miou": 0.35, "pixel_accuracy": 0.5}]
+    head, first, *rest = compare.format_table(dict.fromkeys(compare.VARIANTS, scores)).splitlines()
+    assert "2 trainings" in head and "mean IoU" in head and len(rest) == 2
+    assert "multidilated" in first and "30.00 +- 7.07 %" in first and "50.00 +- 0.00 %" in first
+
+
+def test_the_command_writes_its_scores_and_prints_the_table(tmp_path, capsys):
+    compare.main(["--seeds", "1", "--steps", "1", "--jobs", "1", "--output", str(tmp_path / "out"), "-c", "cpu"])
+    assert "no dilation" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert {variant: [set(score) for score in scores] for variant, scores in result.items()} == \
+        {variant: [{"miou", "pixel_accuracy"}] for variant in DILATIONS}
+
+
+@pytest.mark.parametrize("flags, word", [(("--data-dir", "nowhere"), "nowhere: no such folder"),
+                                         (("--seeds", "0"), "'0' is not an integer from 1")])
+def test_bad_input_is_one_line(flags, word, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: compare.main([*flags, "-c", "cpu", "--seeds" if "--seeds" not in flags else "--steps", "1"]))
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2 and word in err and err.count("\n") == 1
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,201 @@
+"""The command that segments, with a small network."""
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import pytest
+from PIL import Image
+
+import d3net
+from common import cli
+from common.checkpoint import save_parameters
+from common.datasets.synthetic_scenes import make_scene
+from common.errors import UsageError
+from common.images import read_image, read_indices, write_png
+from d3net import segment
+from d3net.hyperparameters import load_segmentation
+from d3net.overlay import colour_map, overlay
+from d3net.segmentation_model import d3net_segmentation
+from d3net.segmenter_flags import model_name
+
+SUFFIXES = ("_color.png", "_labelTrainIds.png", "_overlay.png")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.h5"
+    nn.clear_parameters()
+    nn.random.seed(3)
+    d3net_segmentation(nn.Variable((1, 3, 64, 64)), load_segmentation("tiny"))
+    nn.get_parameters()["decode_head/conv_seg/conv/W"].d *= 30    # else all pixels get one class
+    save_parameters(path)
+    nn.clear_parameters()
+    return path
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def segmenter(weights):
+    return segment.Segmenter(weights, "tiny", engine="nnabla")
+
+
+@pytest.fixture
+def run(segmenter, monkeypatch):
+    """Run the command with the small network, which is made once; return its status."""
+    monkeypatch.setattr(segment, "segmenter_of", lambda args: segmenter)
+    return lambda *argv: segment.main([*map(str, argv)])
+
+
+def scene(path, number=0, size=(48, 64)):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    image = make_scene("val", number, *size)[0]
+    write_png(path, image)
+    return image
+
+
+def written(folder="segmented"):
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def results(*names):
+    return sorted(f"{name}{suffix}" for name in names for suffix in SUFFIXES)
+
+
+def test_three_pictures_of_an_image(run, capsys):
+    image = scene("street.png")
+    assert run("-i", "street.png") == 0
+    assert written() == results("street")
+    labels = read_indices("segmented/street_labelTrainIds.png")
+    palette = load_segmentation("tiny").palette
+    assert len(np.unique(labels)) > 1
+    np.testing.assert_array_equal(read_image("segmented/street_overlay.png"), overlay(image, labels, palette))
+    np.testing.assert_array_equal(read_image("segmented/street_color.png"), colour_map(labels, palette))
+    assert "1 of 1 images are segmented in segmented" in capsys.readouterr().out
+
+
+def test_folders_keep_their_structure_and_results_are_no_inputs(run):
+    for name in ("frames/a/1.png", "frames/b/1.png", "frames/2.JPG"):
+        scene(name)
+    Path("frames/notes.txt").write_text("no image")
+    assert run("frames", "-o", "frames") == 0
+    assert run("frames", "-o", "again") == 0
+    assert written("again") == results("a/1", "b/1", "2")
+
+
+def test_images_of_one_name_do_not_overwrite_each_other(run):
+    images = {name: scene(name, number) for number, name in enumerate(("a/x.png", "b/x.png", "x-2.png"))}
+    assert run(*images) == 0
+    assert written() == results("x", "x-3", "x-2")
+    labels = read_indices("segmented/x-3_labelTrainIds.png")
+    np.testing.assert_array_equal(read_image("segmented/x-3_overlay.png"), overlay(images["b/x.png"], labels))
+
+
+def test_a_bad_image_does_not_keep_others_from_being_done(run, capsys):
+    scene("good.png")
+    Path("bad.png").write_bytes(b"no image")
+    assert run("bad.png", "missing.png", "good.png") == 1
+    assert written() == results("good")
+    captured = capsys.readouterr()
+    bad, missing = captured.err.splitlines()
+    assert bad.startswith("error: bad.png: cannot be read") and missing.startswith("error: missing.png: no such")
+    assert "1 of 3 images" in captured.out
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "I;16", "rotated"])
+def test_images_of_all_sorts(run, mode):
+    image = Image.fromarray(make_scene("val", 0, 48, 64)[0])
+    exif = Image.Exif()
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256)
+    elif mode == "rotated":
+        exif[0x0112] = 8
+    else:
+        image = image.convert(mode)
+    image.save("image.tif", exif=exif)
+    assert run("image.tif") == 0
+    assert read_indices("segmented/image_labelTrainIds.png").shape == ((64, 48) if mode == "rotated" else (48, 64))
+
+
+def test_generated_scenes(run, monkeypatch):
+    monkeypatch.setattr("common.datasets.synthetic_scenes.NUM", {"train": 1, "val": 2})
+    assert run("-i", "synthetic") == 0
+    assert written() == results("synthetic/0000", "synthetic/0001")
+
+
+@pytest.mark.parametrize("argv, message", [
+    ([], "no image is given"),
+    (["missing.png"], "missing.png: no such image"),
+    (["missing.png", "gone.png"], "nor any other of the inputs"),
+    (["empty"], "empty: no image in this folder"),
+    (["a.png", "-o", "a.png"], "a.png: not a folder"),
+    (["a.png", "a_overlay.png", "-o", "."], "a_overlay.png: an input that would be overwritten"),
+    (["a.png", "--precision", "bf"], "--precision"),
+])
+def test_wrong_usage_is_one_line_and_writes_nothing(run, argv, message):
+    scene("a.png")
+    scene("a_overlay.png")
+    Path("empty").mkdir()
+    before = written(".")
+    with pytest.raises(UsageError) as error:
+        run(*argv)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert written(".") == before
+
+
+def test_ctrl_c_leaves_whole_files(run, monkeypatch, capsys):
+    for number in range(3):
+        scene(f"frames/{number}.png", number)
+    segmented = []
+
+    def interrupt(*args):
+        segmented.append(args)
+        if len(segmented) == 2:
+            raise KeyboardInterrupt
+        return overlay(*args)
+    monkeypatch.setattr(segment, "overlay", interrupt)
+    with pytest.raises(SystemExit) as status:
+        cli.run(lambda: run("frames"))
+    assert status.value.code == 130 and "interrupted; 1 of 3 images" in capsys.readouterr().err
+    assert written() == results("0")
+
+
+def test_results_appear_together_or_not_at_all(run, monkeypatch):
+    scene("a.png")
+    encode, calls = segment.encode_png, []
+
+    def fail(pixels):
+        calls.append(pixels)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return encode(pixels)
+    monkeypatch.setattr(segment, "encode_png", fail)
+    assert run("a.png") == 1
+    assert written() == []
+
+
+def test_published_flags_and_the_default_model():
+    args = segment.parse_args(["--test-image-file", "a.png", "-cfg", "D3Net_S", "-c", "cpu", "-m", "w.h5"])
+    assert (args.inputs, args.config, args.context, args.model) == (["a.png"], "D3Net_S", "cpu", "w.h5")
+    for argv, name in (([], "D3Net-L"), (["--config", "D3Net_S"], "D3Net-S"), (["--config", "mine.yaml"], "D3Net-L")):
+        assert model_name(segment.parse_args(["a.png", *argv])) == name
+
+
+def test_the_command_itself(weights):
+    scene("a.png")
+    script = Path(d3net.__file__).parent / "segment.py"
+    argv = ["-i", "a.png", "-o", "out", "-m", weights, "-cfg", "tiny", "-c", "cpu"]
+    done = subprocess.run([sys.executable, script, *argv], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert written("out") == results("a") and "a.png -> out/a_*.png: " in done.stdout
+    wrong = subprocess.run([sys.executable, script, "--imput", "a.png"], capture_output=True, text=True, check=False)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "--imput" in wrong.stderr

@@ -1,0 +1,116 @@
+"""What training scripts do around their loop: where a run starts, and what it leaves after an epoch and at its end."""
+from pathlib import Path
+
+from common.checkpoint import load_parameters, parameter_shapes
+from common.config import load_section, overrides_of
+from common.errors import UsageError
+from common.files import write_json
+from common.training import BEST
+from mixed_precision_dnns import summary
+from mixed_precision_dnns.data import build_network
+from mixed_precision_dnns.network import is_quantizer_parameter, within_budget
+from mixed_precision_dnns.published_files import scalar_values
+
+PANELS = (("error", ("train_error", "valid_error", "valid_top5_error")), ("loss", ("loss", "loss1")),
+          ("weights [kB]", ("weight_kbytes",)), ("activations [kB]", ("activation_kbytes",)))
+
+
+def find_weights(weightfile, folder, script):
+    """Path of the weights to start from: those of a run beside the output folder, or else as given.
+
+    Raises
+    ------
+    UsageError
+        There are none.
+    """
+    beside = folder.resolve().parent / weightfile
+    for path in (beside, Path(weightfile)):
+        if path.is_file():
+            return path
+    hint = (f"'{script} {beside.parent.name} --output {beside.parent}' makes it, --pretrain does that first"
+            if _is_result(weightfile) else "check the path")
+    raise UsageError(f"{weightfile}: no such weight file, neither here nor beside {folder}; {hint}")
+
+
+def _is_result(weightfile):
+    """Whether a weight file is what a run of an experiment leaves, EXPERIMENT/params_best.h5."""
+    return len(Path(weightfile).parts) == 2 and Path(weightfile).name == BEST
+
+
+def pretrain(cfg, cfg_path, folder, memory, args, keys, train):
+    """Train the experiment that `cfg` starts from, beside the output folder, unless its weights are there.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.QuantizationConfig
+    cfg_path : path
+        File of the experiments.
+    folder : pathlib.Path
+        Output folder of `cfg`.
+    memory : common.out_of_core.OutOfCore or InCore
+    args : argparse.Namespace
+    keys : sequence of str
+        What of the command line is for that experiment, too.
+    train : callable
+        `train(cfg, folder, memory, resume, overwrite)`.
+    """
+    target = folder.resolve().parent / cfg.weightfile
+    if target.is_file() or Path(cfg.weightfile).is_file() or not _is_result(cfg.weightfile):
+        return
+    given = {key: value for key, value in overrides_of(args, type(cfg)).items() if key in keys}
+    before = load_section(type(cfg), cfg_path, target.parent.name, given)
+    if before.weightfile:
+        pretrain(before, cfg_path, target.parent, memory, args, keys, train)
+    print(f"first {target.parent.name}, which {folder.name} starts from", flush=True)
+    train(before, target.parent, memory, resume=True, overwrite=False)
+
+
+def start_from(weights, cfg, batches):
+    """Load the weights to start from, if any; scalars that they lack get their first values."""
+    if weights:
+        shapes = parameter_shapes(lambda: build_network(cfg, batches, train=True))
+        load_parameters(weights, shapes, optional=is_quantizer_parameter)
+
+
+def finish_epoch(run, cfg, network, errors, learning_rate, tensors):
+    """Keep the parameters if they are the best within the budgets, log the epoch, and save.
+
+    Parameters
+    ----------
+    run : common.training.Run
+    cfg : mixed_precision_dnns.config.QuantizationConfig
+    network : Network
+    errors : sequence of float
+        Of the images that the best parameters are chosen by, for each of `cfg.tops`.
+    learning_rate : float
+        Of the epoch.
+    tensors : list of QuantizedTensor
+        From `learned_tensors`.
+    """
+    weight_kb, activation_kb = network.sizes()
+    if within_budget(cfg, weight_kb, activation_kb):
+        run.keep_best(errors[0])
+    values = run.last if cfg.published else run.means()
+    further = list(zip(cfg.tops[1:], errors[1:], strict=True))
+    row = {"train_error": values.pop("error"), "valid_error": errors[0],
+           **{f"valid_top{k}_error": error for k, error in further}, **values,
+           "weight_kbytes": weight_kb, "activation_kbytes": activation_kb, "learning_rate": learning_rate}
+    run.finish_epoch(row, PANELS, scalar_values(tensors))
+    shown = f"{errors[0]:.2%}" + "".join(f", top {k} {error:.2%}" for k, error in further)
+    print(f"epoch {len(run.rows)}/{cfg.epochs}: loss {row['loss']:.4f}, train error {row['train_error']:.2%}, "
+          f"validation error {shown}, weights {weight_kb:.1f} kB, activations {activation_kb:.1f} kB", flush=True)
+
+
+def report(run, cfg, network, valid_data, test_data):
+    """Evaluate the best parameters on the test images, and print and save what they have learned; for rank 0 alone."""
+    if run.best is None:
+        print(f"no epoch met the budget, so there is no {BEST}: train for longer, or raise the budget or the factors "
+              f"initial_cost_lambda2 and initial_cost_lambda3 (the last state is in {run.checkpoint})")
+        return
+    load_parameters(run.folder / BEST, {name: p.shape for name, p in run.parameters.items()})
+    result = summary.evaluate_run(network, cfg, valid_data, test_data)
+    rows = summary.layer_table(cfg)
+    summary.write_table(run.folder, rows)
+    write_json(run.folder / "result.json", result)
+    print(summary.format_table(rows))
+    print(summary.format_result(result))

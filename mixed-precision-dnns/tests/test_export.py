@@ -1,0 +1,142 @@
+"""The export command on small images, and the evaluation of what it writes."""
+import json
+import shutil
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import onnx
+import pytest
+
+from common.errors import UsageError, UserError
+from common.files import write_json
+from mixed_precision_dnns import eval, export, network, packed, summary, train_resnet
+from mixed_precision_dnns.config import Config
+
+SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "-c", "cpu")
+EXPERIMENTS = {"uniform": ("PARAMETRIC_FP_WAQ_DELTA_XMAX",), "float": ("DEFAULT",),
+               "pow2": ("PARAMETRIC_POW2_WAQ_XMIN_XMAX", "--cfg", "train_resnet_quant_pow2.cfg")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_timing():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "ROUNDS", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, cifar):
+    """A folder with a run of each kind, which are exported."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, experiment in EXPERIMENTS.items():
+        train_resnet.main([*experiment, *SMALL, "--w-stepsize", "0.0625", "--a-stepsize", "0.25", "--data-dir",
+                           str(cifar), "-o", str(folder / name)])
+        export.main([str(folder / name), "--batch-size", "2"])
+    nn.clear_parameters()
+    return folder
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_sizes_and_answers(name, runs):
+    folder = runs / name / "export"
+    result = json.loads((folder / "export.json").read_text())
+    reported = 1024 * json.loads((runs / name / "result.json").read_text())["weight_kbytes"]
+    assert result["packed"]["reported"] == pytest.approx(reported)
+    assert 0 <= result["packed"]["weights"] - reported < 1
+    assert (folder / "weights.mpdnn").stat().st_size == result["packed"]["header"] + result["packed"]["weights"]
+    agreement = result["agreement"]
+    assert agreement["images"] == 49 == agreement["same_top1"]    # 9 to test, 40 to train
+    assert agreement["median_error"] < 1e-5 and agreement["error"] == agreement["error_exported"]
+    assert (result["integer_share"] > 0.9) == (name == "uniform")
+    networks = result["networks"]
+    assert networks["quantized, exported"]["bytes"] == (folder / "network.onnx").stat().st_size
+    assert (networks["quantized, exported"]["bytes"] < 0.4 * networks["float, exported"]["bytes"]) == (
+        name == "uniform")
+    assert all(0 < row["seconds"] < 60 for row in networks.values())
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_packed_network_is_the_trained_one(name, runs, cifar):
+    stored = packed.load(runs / name / "export" / "weights.mpdnn")
+    built = stored.install(5)
+    _, valid, test = eval.load_data(stored.cfg)
+    expected = json.loads((runs / name / "result.json").read_text())
+    assert summary.evaluate_run(built, stored.cfg, valid, test) == expected
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_evaluation_of_the_exported_network(name, runs, capsys):
+    eval.main([str(runs / name), "--engine", "onnxruntime"])
+    expected = json.loads((runs / name / "result.json").read_text())
+    out = capsys.readouterr().out
+    assert f"test error top 1 {expected['test_error']:.2%}; validation error top 1 {expected['valid_error']:.2%}" in out
+
+
+def test_the_model_takes_the_batch_that_was_asked_for(runs):
+    model = onnx.load(runs / "uniform" / "export" / "network.onnx")
+    assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
+
+
+def test_without_images_no_data_are_needed(runs, tmp_path, capsys):
+    run = Path(shutil.copytree(runs / "uniform", tmp_path / "run"))
+    config = json.loads((run / "config.json").read_text())
+    write_json(run / "config.json", config | {"data_dir": str(tmp_path / "gone")})
+    export.main([str(run), "-o", str(tmp_path / "out"), "--images", "0"])
+    assert "best class" not in capsys.readouterr().out
+    assert (tmp_path / "out" / "network.onnx").read_bytes()[:100] != b""
+    with pytest.raises(UsageError, match="gone"):
+        export.main([str(run), "-o", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
+
+
+def test_refuses_a_range_that_is_not_finite():
+    cfg = Config(a_quantize="parametric_pow2_b_xmin_relu")
+    network.build_network(cfg, 1, False, (3, 8, 8))
+    export.refuse_infinite_ranges(cfg, "run")
+    scalars = nn.get_parameters()
+    scalars["conv1/Aquant/parametric_pow2_b_xmin/n"].d = 8
+    scalars["conv1/Aquant/parametric_pow2_b_xmin/xmin"].d = 4    # 4 x 2^127
+    with pytest.raises(UserError, match="run: activations of conv1: .* is not finite"):
+        export.refuse_infinite_ranges(cfg, "run")
+
+
+def test_take_ends_in_the_middle_of_a_batch():
+    batches = [(np.full((3, 1), k), np.full((3, 1), k)) for k in range(4)]
+    images, labels = export.take(iter(batches), 5)
+    assert images[:, 0].tolist() == labels[:, 0].tolist() == [0, 0, 0, 1, 1]
+    assert len(export.take(iter(batches), 100)[0]) == 12
+
+
+def test_images_of_another_answer_are_counted():
+    answers = np.eye(4, dtype=np.float32)
+    images, labels = np.arange(4)[:, None], np.array([[0], [1], [2], [0]])
+    other = answers.copy()
+    other[3] = [1, 0, 0, 0]
+    found = export.compare(lambda x: answers[x[:, 0]], lambda x: other[x[:, 0]], images, labels)
+    assert found == {"images": 4, "same_top1": 3, "max_error": 1, "median_error": 0, "apart": 1, "error": 0.25,
+                     "error_exported": 0}
+
+
+@pytest.mark.parametrize("script, arguments, error, says", [
+    (export, ["nowhere"], UsageError, "no config.json"),
+    (export, ["uniform", "--weights", "missing.h5"], UsageError, "missing.h5"),
+    (export, ["uniform", "--weights", "float/params_best.h5"], UserError, "weights of another network"),
+    (export, ["uniform", "--weights", "uniform/config.json"], UserError, "cannot be read"),
+    (export, ["uniform", "--images", "-3"], UsageError, "--images"),
+    (export, ["uniform", "--batch-size", "0"], UsageError, "--batch-size"),
+    (export, ["uniform", "--output", "uniform/config.json"], UserError, "cannot be written"),
+    (eval, ["uniform", "--engine", "tensorrt"], UsageError, "tensorrt"),
+    (eval, ["uniform", "--engine", "onnxruntime", "--weights", "missing.onnx"], UsageError, "export.py makes it"),
+    (eval, ["uniform", "--engine", "onnxruntime", "--weights", "uniform/config.json"], UserError, "not an ONNX model"),
+    (eval, ["mnist", "--engine", "onnxruntime", "--weights", "uniform/export/network.onnx"], UserError, "of shape")])
+def test_refuses(script, arguments, error, says, runs, tmp_path, monkeypatch):
+    for name in ("uniform", "float"):
+        shutil.copytree(runs / name, tmp_path / name)
+    config = json.loads((runs / "uniform" / "config.json").read_text())
+    (tmp_path / "mnist").mkdir()
+    write_json(tmp_path / "mnist" / "config.json", config | {"dataset": "mnist"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=says) as caught:
+        script.main(arguments)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,44 @@
+"""Two processes that mpirun starts train as one with twice the batch."""
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mixed_precision_dnns import train_imagenet, train_resnet
+
+MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+pytestmark = pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install -r requirements-distributed.txt")
+
+
+def start(script, *arguments):
+    """Run a script on two processes; returns what they print."""
+    command = [MPIRUN, "--oversubscribe", "-n", "2", sys.executable, script.__file__, *map(str, arguments)]
+    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def log_of(folder):
+    with (folder / "log.csv").open() as stream:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
+
+
+# The last layers of MobileNetV2 see one pixel here, so that normalization over 4 values magnifies roundings.
+@pytest.mark.parametrize("script, experiment, flags, tolerance", [
+    (train_resnet, "DEFAULT", (), 1e-5),
+    (train_imagenet, "MOBILENETV2", ("--image-size", "32", "--limit", "20", "--held-out", "0.1"), 1e-4)])
+def test_the_log_is_that_of_one_process(script, experiment, flags, tolerance, cifar, tmp_path):
+    data_dir = cifar if script is train_resnet else "synthetic"
+    common = (experiment, "--epochs", 1, "--steps-per-epoch", 1, "--data-dir", data_dir, *flags, "-c", "cpu")
+    script.main([*map(str, common), "--batch-size", "4", "-o", str(tmp_path / "one")])
+    out = start(script, *common, "--batch-size", 2, "-o", tmp_path / "two")
+    assert "2 processes" in out and out.count("epoch 1/1") == out.count("test error") == 1
+    one, two = (log_of(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 1
+    for name, value in one[0].items():
+        assert two[0][name] == pytest.approx(value, rel=tolerance), name
