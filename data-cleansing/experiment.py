@@ -6,6 +6,8 @@ from pathlib import Path
 from common import cli
 from common.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
 from common.context import use_context
+from common.distributed import launched_size
+from common.errors import UsageError
 from common.files import make_folder, write_csv
 from data_cleansing import results
 from data_cleansing.config import Config, Retraining, Scoring
@@ -52,8 +54,10 @@ def load_experiment(args):
     Raises
     ------
     UsageError
-        There is no such section, or a value is not allowed.
+        There is no such section, or a value is not allowed; several processes were started by mpirun.
     """
+    if launched_size() > 1:    # scores follow the steps of one process
+        raise UsageError("trials are trained in one process each; start without mpirun, with --jobs N for N at a time")
     overrides, path = overrides_of(args, Config), find_cfg(args.cfg, HERE)
     name = args.experiment
     if name is None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 from common import cli
 from common.config import find_cfg, load_section, section_names
+from common.errors import UsageError
 from data_cleansing import cleanse, eval, experiment, influence, page, report, results, score, train, trial
 from data_cleansing.config import Config
 from data_cleansing.influence import METHODS
@@ -278,6 +279,13 @@ def test_resume_refuses_another_configuration(finished, pictures, refused, chang
     status, line = refused(cleanse, "--data-dir", pictures, "-o", finished, "--flip-labels", "0.2", *SHORT, *changed,
                            "--resume")
     assert status == 2 and says in line
+
+
+def test_mpirun_is_refused(pictures, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="--jobs"):
+        cleanse.main(["--data-dir", str(pictures), "-o", str(tmp_path / "run"), *SINGLE])
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_older_run_is_kept(finished, pictures, refused):
