@@ -45,7 +45,8 @@ def mss_files(model, targets=None):
     Parameters
     ----------
     model : str or path
-        `d3net-mss` (fetched on the first use); a folder with files `<target>.h5`, as training leaves them; or one file.
+        `d3net-mss` (fetched on the first use, unless there is such a folder); a folder with files `<target>.h5`, as
+        training leaves them; or one file.
     targets : sequence of str or None
         Which are wanted; None: all there are.
 
@@ -61,7 +62,9 @@ def mss_files(model, targets=None):
     UserError
         A file belongs to another network or cannot be read; no network connection.
     """
-    path = _published_mss(str(model)) if str(model) in PUBLISHED_MSS else Path(model)
+    path = Path(model)
+    if str(model) in PUBLISHED_MSS and not path.exists():
+        path = _published_mss(str(model))
     if not path.exists():
         raise _no_such_model(model, PUBLISHED_MSS)
     files = _in_folder(path) if path.is_dir() else {_target_of(path): path}

@@ -317,3 +317,13 @@ def test_a_configuration_that_is_not_there(tmp_path):
 def test_fields_cannot_be_changed():
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         load_mss("tiny").fs = 8000
+
+
+def test_a_folder_of_ones_own_goes_before_the_published_weights(tmp_path, monkeypatch):
+    nn.clear_parameters()
+    D3NetMSS(load_mss("tiny"), "vocals")(nn.Variable((1, 16, 2, 2049)))
+    (tmp_path / "d3net-mss").mkdir()
+    save_parameters(tmp_path / "d3net-mss" / "vocals.h5")
+    save_hyper_parameters(tmp_path / "d3net-mss" / "vocals.yaml", load_mss("tiny"))
+    monkeypatch.chdir(tmp_path)
+    assert mss_files("d3net-mss")["vocals"].path.resolve() == tmp_path / "d3net-mss" / "vocals.h5"
