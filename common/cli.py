@@ -63,6 +63,8 @@ def run(main):
     stderr; a bug of ours keeps its traceback.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if launched_size() > 1:
+        sys.excepthook = _fail_with_all_ranks
     try:
         status = main()
     except UserError as error:
@@ -77,15 +79,16 @@ def run(main):
                                errno.ENOTDIR):
             raise
         status = _complain(f"{error.filename or 'output'}: {error.strerror}", UserError.exit_status)
-    except Exception:
-        if launched_size() == 1:
-            raise
-        time.sleep(_TURN * launched_rank())
-        sys.excepthook(*sys.exc_info())
-        status = UserError.exit_status
     if status and launched_size() > 1:
         _end_all_ranks(status)
     sys.exit(status)
+
+
+def _fail_with_all_ranks(*error):
+    """Show the traceback of a bug, as Python does, and end."""
+    time.sleep(_TURN * launched_rank())
+    sys.__excepthook__(*error)
+    _end_all_ranks(UserError.exit_status)
 
 
 def _end_all_ranks(status):
