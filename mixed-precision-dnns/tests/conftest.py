@@ -50,7 +50,7 @@ def cifar(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def small_evaluation():
     """Batches for evaluation that fit the small data set; they are filled up."""
     with pytest.MonkeyPatch.context() as patch:
@@ -58,7 +58,7 @@ def small_evaluation():
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def no_curves():
     """An empty file in place of the plot, which takes a third of the time of a run of a few steps."""
     with pytest.MonkeyPatch.context() as patch:
