@@ -12,14 +12,13 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 
-from common import cli
 from common.checkpoint import save_parameters
-from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
-from common.distributed import join, world
+from common.config import to_dict
+from common.distributed import world
 from common.errors import UsageError
+from common.experiments import add_experiment_flags, begin
 from common.files import link, replacing
 from common.monitor import write_series
-from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.schedules import step_decay
 from common.seeding import seed_everything
 from common.separation.spectral_functions import spectrum
@@ -35,21 +34,13 @@ PUBLISHED_BATCH = 6    # excerpts per update that learning rate and weight decay
 
 
 def add_arguments(parser):
-    parser.add_argument("experiment", metavar="CONFIG", nargs="?", default="vocals",
-                        help="section of the .cfg file (default: %(default)s)")
-    parser.add_argument("--cfg", default="mss.cfg", metavar="FILE",
-                        help="file of experiments, looked for here and beside the script (default: %(default)s)")
-    add_out_of_core_flag(parser)
-    cli.add_context_flags(parser)
-    cli.add_run_flags(parser)
-    add_config_flags(parser, MSSConfig)
+    add_experiment_flags(parser, MSSConfig, "mss.cfg", "vocals")
 
 
 def start(args):
     """Train as the command line says."""
-    cfg = load_section(MSSConfig, find_cfg(args.cfg, HERE), args.experiment, overrides_of(args, MSSConfig))
-    print(f"{args.experiment}: computing on {join(args.context, args.device_id)}", flush=True)
-    train(cfg, Path(args.output or args.experiment), out_of_core(args), args.resume, args.overwrite)
+    cfg, memory = begin(args, MSSConfig, HERE)
+    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
 def train(cfg, output, memory, resume=False, overwrite=False):

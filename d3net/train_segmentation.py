@@ -16,13 +16,12 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 
-from common import cli
 from common.checkpoint import load_parameters, save_parameters
-from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
-from common.distributed import join, world
+from common.config import to_dict
+from common.distributed import world
 from common.errors import UsageError
+from common.experiments import add_experiment_flags, begin
 from common.files import replacing, write_text
-from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.seeding import seed_everything
 from common.training import Run, train_step
 from d3net.config import SegmentationConfig
@@ -40,14 +39,7 @@ SERIES = ("Training loss", "Learning rate", "Training time per iteration")
 
 
 def add_arguments(parser):
-    parser.add_argument("experiment", metavar="CONFIG", nargs="?", default="D3Net_L",
-                        help="section of the .cfg file (default: %(default)s)")
-    parser.add_argument("--cfg", default="segmentation.cfg", metavar="FILE",
-                        help="file of experiments, looked for here and beside the script (default: %(default)s)")
-    add_out_of_core_flag(parser)
-    cli.add_context_flags(parser)
-    cli.add_run_flags(parser)
-    add_config_flags(parser, SegmentationConfig)
+    add_experiment_flags(parser, SegmentationConfig, "segmentation.cfg", "D3Net_L")
     published = functools.partial(parser.add_argument, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     published("--config-file", "-cfg", dest="hparams")
     published("-p", dest="pretrained")
@@ -60,10 +52,8 @@ def start(args):
     if Path(args.cfg).suffix in (".yaml", ".yml"):
         raise UsageError(f"--cfg {args.cfg}: a file of experiments is expected; hyper-parameters go to --config-file "
                          "(-cfg)")
-    cfg = load_section(SegmentationConfig, find_cfg(args.cfg, HERE), args.experiment,
-                       overrides_of(args, SegmentationConfig))
-    print(f"{args.experiment}: computing on {join(args.context, args.device_id)}", flush=True)
-    train(cfg, Path(args.output or args.experiment), out_of_core(args), args.resume, args.overwrite)
+    cfg, memory = begin(args, SegmentationConfig, HERE)
+    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
 def train(cfg, folder, memory, resume=False, overwrite=False):

@@ -1,18 +1,34 @@
 """What training scripts do around their loop: where a run starts, and what it leaves after an epoch and at its end."""
 from pathlib import Path
 
+import nnabla as nn
+
 from common.checkpoint import load_parameters, parameter_shapes
-from common.config import load_section, overrides_of
+from common.config import load_section, overrides_of, to_dict
+from common.distributed import world
 from common.errors import UsageError
 from common.files import write_json
-from common.training import BEST
+from common.seeding import seed_everything
+from common.training import BEST, Run
 from mixed_precision_dnns import summary
-from mixed_precision_dnns.data import build_network
-from mixed_precision_dnns.network import is_quantizer_parameter, within_budget
+from mixed_precision_dnns.data import build_network, load_data
+from mixed_precision_dnns.network import (
+    clip_values,
+    is_quantizer_parameter,
+    learned_tensors,
+    make_solver,
+    within_budget,
+)
 from mixed_precision_dnns.published_files import scalar_values
 
 PANELS = (("error", ("train_error", "valid_error", "valid_top5_error")), ("loss", ("loss", "loss1")),
           ("weights [kB]", ("weight_kbytes",)), ("activations [kB]", ("activation_kbytes",)))
+
+
+def add_pretrain_flag(parser):
+    """Add `--pretrain`: whether to call `pretrain`."""
+    parser.add_argument("--pretrain", action="store_true",
+                        help="first train the network that CONFIG starts from, where its weights are missing")
 
 
 def find_weights(weightfile, folder, script):
@@ -65,7 +81,50 @@ def pretrain(cfg, cfg_path, folder, memory, args, keys, train):
     train(before, target.parent, memory, resume=True, overwrite=False)
 
 
-def start_from(weights, cfg, batches):
+def prepare(cfg, folder, memory, resume, overwrite, script):
+    """Load data, build the networks, and start or resume the run.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.QuantizationConfig
+    folder : pathlib.Path
+    memory : common.out_of_core.OutOfCore or InCore
+    resume, overwrite : bool
+    script : str
+        Name of the train script, for messages.
+
+    Returns
+    -------
+    run : Run
+    data : (train, valid, test) of Batches
+    networks : (train, valid) of Network
+        On the same parameters.
+    solver : nnabla solver
+    tensors : list of QuantizedTensor
+        Those that are learned.
+
+    Raises
+    ------
+    UsageError, UserError
+        As `find_weights`, `load_data` and `Run`; weights that do not fit.
+    """
+    nn.clear_parameters()
+    with world().main_first():
+        weights = cfg.weightfile and find_weights(cfg.weightfile, folder, script)
+        data = train_data, valid_data, _ = load_data(cfg)
+    run = Run(folder, to_dict(cfg), resume, overwrite)
+    seed_everything(cfg.seed)
+    _start_from(weights, cfg, train_data)
+    networks = build_network(cfg, train_data, train=True), build_network(cfg, valid_data, train=False)
+    solver, tensors = make_solver(cfg), learned_tensors(cfg)
+    if not cfg.published:
+        clip_values(tensors)    # at its limit a scalar would get no gradient in the first step
+    run.attach(solver)
+    memory.attach(solver)
+    return run, data, networks, solver, tensors
+
+
+def _start_from(weights, cfg, batches):
     """Load the weights to start from, if any; scalars that they lack get their first values."""
     if weights:
         shapes = parameter_shapes(lambda: build_network(cfg, batches, train=True))

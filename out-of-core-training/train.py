@@ -21,9 +21,9 @@ from pathlib import Path
 
 import nnabla as nn
 
-from common.config import add_config_flags, find_cfg, load_section, overrides_of, to_dict
-from common.distributed import join, world
-from common.out_of_core import add_out_of_core_flag, out_of_core
+from common.config import to_dict
+from common.distributed import world
+from common.experiments import add_experiment_flags, begin
 from common.seeding import seed_everything
 from common.training import Run
 from out_of_core_training import models
@@ -55,21 +55,14 @@ class Solvers:
 
 def parse_args(argv):
     parser = cli.parser(__doc__)
-    parser.add_argument("experiment", metavar="CONFIG", help="section of the .cfg file")
-    parser.add_argument("--cfg", default="train.cfg", metavar="FILE",
-                        help="file of experiments, looked for here and beside the script (default: %(default)s)")
-    add_out_of_core_flag(parser)
-    cli.add_context_flags(parser)
-    cli.add_run_flags(parser)
-    add_config_flags(parser, Config)
+    add_experiment_flags(parser, Config, "train.cfg")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    cfg = load_section(Config, find_cfg(args.cfg, HERE), args.experiment, overrides_of(args, Config))
-    print(f"{args.experiment}: computing on {join(args.context, args.device_id)}", flush=True)
-    train(cfg, Path(args.output or args.experiment), out_of_core(args), args.resume, args.overwrite)
+    cfg, memory = begin(args, Config, HERE)
+    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
 def train(cfg, folder, memory, resume=False, overwrite=False):

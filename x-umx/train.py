@@ -22,11 +22,11 @@ from pathlib import Path
 import nnabla as nn
 import nnabla.solvers as S
 
-from common.config import FLAGS, add_config_flags, find_cfg, load_section, overrides_of, to_dict
-from common.distributed import join, world
+from common.config import FLAGS, overrides_of, to_dict
+from common.distributed import world
+from common.experiments import add_experiment_flags, begin
 from common.files import link
 from common.monitor import write_series
-from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.schedules import epochs_without_gain, plateau_decay
 from common.seeding import seed_everything
 from common.training import BEST, Run, train_step
@@ -42,14 +42,7 @@ PANELS = (("loss", ("train_loss", "valid_loss")), ("learning rate", ("learning_r
 
 def parse_args(argv):
     parser = cli.parser(__doc__)
-    parser.add_argument("experiment", metavar="CONFIG", nargs="?",
-                        help="section of the .cfg file (default: XUMX, or UMX with --umx-train)")
-    parser.add_argument("--cfg", default="train.cfg", metavar="FILE",
-                        help="file of experiments, looked for here and beside the script (default: %(default)s)")
-    add_out_of_core_flag(parser)
-    cli.add_context_flags(parser)
-    cli.add_run_flags(parser)
-    add_config_flags(parser, Config)
+    add_experiment_flags(parser, Config, "train.cfg", shown="XUMX, or UMX with --umx-train")
     # As the published script spells it.
     parser.add_argument("--valid_dur", dest="valid_dur", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
@@ -57,12 +50,11 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    overrides = overrides_of(args, Config)
-    experiment = args.experiment or ("UMX" if FLAGS.get(overrides.get("umx_train", "").lower()) else "XUMX")
-    cfg = load_section(Config, find_cfg(args.cfg, HERE), experiment, overrides)
+    lone = FLAGS.get(overrides_of(args, Config).get("umx_train", "").lower())
+    experiment = args.experiment or ("UMX" if lone else "XUMX")
+    cfg, memory = begin(args, Config, HERE, experiment)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
-    print(f"{experiment}: computing on {join(args.context, args.device_id)}", flush=True)
-    train(cfg, folder, out_of_core(args), args.resume, args.overwrite)
+    train(cfg, folder, memory, args.resume, args.overwrite)
 
 
 def train(cfg, folder, memory, resume=False, overwrite=False):

@@ -4,16 +4,16 @@ import os
 import re
 import shutil
 import signal
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import section_names
+from common.config import load_section, section_names
 from out_of_core_training import models, train
 
+CFG = train.HERE / "train.cfg"
 SMALL = {
     "resnet50": ("RESNET50", "--image-size", 32, "--width", 0.125, "--batch-size", 4),
     "densenet121": ("DENSENET121", "--image-size", 32, "--width", 0.125, "--batch-size", 4),
@@ -86,9 +86,9 @@ def test_a_run_on_pictures_of_your_own(run, pictures, tmp_path, monkeypatch):
         assert file["fc/affine/W"].shape[1] == 3    # as many classes as there are folders
 
 
-@pytest.mark.parametrize("section", section_names(Path(train.__file__).with_name("train.cfg")))
+@pytest.mark.parametrize("section", section_names(CFG))
 def test_every_section_trains(section, run, tmp_path):
-    network = train.load_section(train.Config, train.find_cfg("train.cfg", train.HERE), section).network
+    network = load_section(train.Config, CFG, section).network
     flags = dict(zip(*[iter(SMALL[network][1:] + SHORT + ("--epochs", 1))] * 2, strict=True))
     status, _, err = run(section, *(word for pair in flags.items() for word in pair), "-o", tmp_path / "run")
     assert status == 0, err
