@@ -9,7 +9,6 @@ import math
 import pickle
 import pickletools
 import re
-from pathlib import Path
 
 import numpy as np
 
@@ -22,13 +21,15 @@ DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, Ind
           OverflowError, MemoryError, RecursionError)
 
 
-def load(path):
+def loads(content, name):
     """Read a pickle of containers, numbers, strings, bytes and numpy arrays, of any protocol from 0 to 5.
 
     Parameters
     ----------
-    path : path
-        A file written by Python 3, or by Python 2, whose strings become bytes.
+    content : bytes
+        Of a file written by Python 3, or by Python 2, whose strings become bytes.
+    name : path or str
+        The file to complain about.
 
     Returns
     -------
@@ -37,17 +38,8 @@ def load(path):
     Raises
     ------
     UserError
-        The file cannot be read, is damaged, or names anything that plain data does not need: refused, not executed.
+        The content is damaged, or names anything that plain data does not need: refused, not executed.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    return loads(content, path)
-
-
-def loads(content, name):
-    """Read the bytes of a pickle as `load` does; `name` is the file to complain about."""
     try:
         _check_memo(content)
         return _plain(_Unpickler(content, name).load(), {})

@@ -3,23 +3,22 @@
 A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 import math
-from pathlib import Path
 
 import numpy as np
 
 from common import restricted_pickle
 from common.datasets.dataset import Dataset, check_split
-from common.download import cache_dir, extract, fetch, read_members
-from common.errors import UsageError, UserError
+from common.datasets.published import PublishedArchive
+from common.errors import UserError
 
-URL = "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz"
-SIZE = 170498071
-DIGEST = "md5:c58f30108f718f92721af3b95e74349a"
-FOLDER, ARCHIVE = "cifar-10-batches-py", "cifar-10-python.tar.gz"
 BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
+SOURCE = PublishedArchive(
+    title="the Python version of CIFAR-10", url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    size=170498071, digest="md5:c58f30108f718f92721af3b95e74349a", folder="cifar-10-batches-py",
+    names=tuple(name for names in BATCHES.values() for name in names),
+    limit=1 << 26)    # the published batch files have 31 million bytes
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHAPE = (3, 32, 32)
-LIMIT = 1 << 26    # bytes of a batch file; the published ones have 31 million
 
 
 def load(split, data_dir=None):
@@ -45,43 +44,10 @@ def load(split, data_dir=None):
         A file is damaged, or the download failed.
     """
     check_split(split)
-    parts = [_parse(content, name) for name, content in _contents(split, data_dir)]
+    parts = [_parse(restricted_pickle.loads(content, name), name)
+             for name, content in SOURCE.contents(BATCHES[split], data_dir)]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return Dataset(images.reshape(-1, *SHAPE), labels, CLASS_NAMES)
-
-
-def _contents(split, data_dir):
-    """Yield what a user calls each batch file of the split, and its unpickled content."""
-    folder = _cached() if data_dir is None else _find(Path(data_dir))
-    if folder.is_dir():
-        for name in BATCHES[split]:
-            yield folder / name, restricted_pickle.load(folder / name)
-    else:    # an archive of the user's: nothing is unpacked into folders that are not ours
-        members = [f"{FOLDER}/{name}" for name in BATCHES[split]]
-        pickles = read_members(folder, members, LIMIT)
-        for member in members:
-            yield f"{folder}, {member}", restricted_pickle.loads(pickles[member], f"{folder}, {member}")
-
-
-def _find(data_dir):
-    """Return the folder of batch files, or the archive, that `data_dir` is or holds."""
-    for folder in (data_dir, data_dir / FOLDER):
-        if any((folder / name).is_file() for names in BATCHES.values() for name in names):
-            return folder
-    if (data_dir / ARCHIVE).is_file():
-        return data_dir / ARCHIVE
-    wrong = "no such folder" if not data_dir.is_dir() else f"no '{FOLDER}' folder and no '{ARCHIVE}' in it"
-    raise UsageError(f"--data-dir {data_dir}: {wrong}; it should hold the Python version of CIFAR-10 ({URL})")
-
-
-def _cached():
-    """Return the folder of batch files in the cache, complete."""
-    folder = cache_dir() / FOLDER
-    names = [name for names in BATCHES.values() for name in names]
-    if not all((folder / name).is_file() for name in names):
-        archive = fetch(URL, SIZE, DIGEST)
-        extract(archive, [f"{FOLDER}/{name}" for name in names], cache_dir(), LIMIT)
-    return folder
 
 
 def _parse(content, name):

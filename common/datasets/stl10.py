@@ -3,22 +3,21 @@
 A. Coates, H. Lee, A. Y. Ng, An Analysis of Single Layer Networks in Unsupervised Feature Learning, 2011.
 """
 import math
-from pathlib import Path
 
 import numpy as np
 
 from common.datasets.dataset import Dataset, check_split
-from common.download import cache_dir, extract, fetch, read_members
-from common.errors import UsageError, UserError
+from common.datasets.published import PublishedArchive
+from common.errors import UserError
 
-URL = "https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz"
-SIZE = 2640397119
-DIGEST = "md5:91f7769df0f17e558f3565bffb0c7dfb"
-FOLDER, ARCHIVE = "stl10_binary", "stl10_binary.tar.gz"
 FILES = {"train": ("train_X.bin", "train_y.bin"), "test": ("test_X.bin", "test_y.bin")}
+SOURCE = PublishedArchive(
+    title="the binary files of STL-10", url="https://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",
+    size=2640397119, digest="md5:91f7769df0f17e558f3565bffb0c7dfb", folder="stl10_binary",
+    names=tuple(name for names in FILES.values() for name in names),
+    limit=1 << 29)    # the largest published one of those read has 221 million bytes
 CLASS_NAMES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 SHAPE = (3, 96, 96)
-LIMIT = 1 << 29    # bytes of a file; the largest published one of those read has 221 million
 
 
 def load(split, data_dir=None):
@@ -46,48 +45,8 @@ def load(split, data_dir=None):
         A file is damaged, or the download failed.
     """
     check_split(split)
-    (image_name, images), (label_name, labels) = _contents(split, data_dir)
+    (image_name, images), (label_name, labels) = SOURCE.contents(FILES[split], data_dir)
     return Dataset(_parse_images(images, image_name), _parse_labels(labels, label_name, len(images)), CLASS_NAMES)
-
-
-def _contents(split, data_dir):
-    """Return what a user calls the files of images and of labels, and their bytes."""
-    place = _cached() if data_dir is None else _find(Path(data_dir))
-    if place.is_dir():
-        return [(str(place / name), _read(place / name)) for name in FILES[split]]
-    # An archive of the user's: nothing is unpacked into folders that are not ours.
-    members = [f"{FOLDER}/{name}" for name in FILES[split]]
-    contents = read_members(place, members, LIMIT)
-    return [(f"{place}, {member}", contents[member]) for member in members]
-
-
-def _read(path):
-    try:
-        if path.stat().st_size > LIMIT:
-            raise UserError(f"{path}: {path.stat().st_size} bytes, more than {LIMIT}, refused")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); unpack {ARCHIVE} again") from error
-
-
-def _find(data_dir):
-    """Return the folder of binary files, or the archive, that `data_dir` is or holds."""
-    for folder in (data_dir, data_dir / FOLDER):
-        if any((folder / name).is_file() for names in FILES.values() for name in names):
-            return folder
-    if (data_dir / ARCHIVE).is_file():
-        return data_dir / ARCHIVE
-    wrong = "no such folder" if not data_dir.is_dir() else f"no 'train_X.bin' and no '{ARCHIVE}' in it"
-    raise UsageError(f"--data-dir {data_dir}: {wrong}; it should hold the binary files of STL-10 ({URL})")
-
-
-def _cached():
-    """Return the folder of binary files in the cache, complete."""
-    folder = cache_dir() / FOLDER
-    names = [name for names in FILES.values() for name in names]
-    if not all((folder / name).is_file() for name in names):
-        extract(fetch(URL, SIZE, DIGEST), [f"{FOLDER}/{name}" for name in names], cache_dir(), LIMIT)
-    return folder
 
 
 def _parse_images(content, name):

@@ -6,6 +6,7 @@ import pickle
 import struct
 import tarfile
 
+import attrs
 import numpy as np
 import pytest
 
@@ -20,8 +21,8 @@ NAMES = ("one", "two", "three")
 def cache(tmp_path, monkeypatch):
     """Keep the tests away from the user's cache, and from the network."""
     monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    for module in (cifar10, mnist):
-        monkeypatch.setattr(module, "URL", f"http://127.0.0.1:1/{module.URL.rpartition('/')[2]}")
+    monkeypatch.setattr(cifar10, "SOURCE", attrs.evolve(cifar10.SOURCE, url="http://127.0.0.1:1/cifar-10-python.tar.gz"))
+    monkeypatch.setattr(mnist, "URL", "http://127.0.0.1:1/")
     return tmp_path / "cache"
 
 
@@ -159,8 +160,8 @@ def test_cifar10_in_the_cache_is_checked_and_unpacked_once(tmp_path, cache, monk
     cache.mkdir()
     archive = cache / "cifar-10-python.tar.gz"
     write_cifar_archive(archive, tmp_path / "a")
-    monkeypatch.setattr(cifar10, "SIZE", archive.stat().st_size)
-    monkeypatch.setattr(cifar10, "DIGEST", f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}")
+    digest = f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
+    monkeypatch.setattr(cifar10, "SOURCE", attrs.evolve(cifar10.SOURCE, size=archive.stat().st_size, digest=digest))
     for _ in range(2):
         dataset = cifar10.load("test")
         np.testing.assert_array_equal(dataset.images.reshape(4, -1), batches["test_batch"][b"data"])

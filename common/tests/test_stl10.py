@@ -2,6 +2,7 @@
 import hashlib
 import tarfile
 
+import attrs
 import numpy as np
 import pytest
 
@@ -13,8 +14,12 @@ from common.errors import UsageError, UserError
 def cache(tmp_path, monkeypatch):
     """Keep the tests away from the user's cache, and from the network."""
     monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(stl10, "URL", "http://127.0.0.1:1/stl10_binary.tar.gz")
+    change(monkeypatch, url="http://127.0.0.1:1/stl10_binary.tar.gz")
     return tmp_path / "cache"
+
+
+def change(monkeypatch, **values):
+    monkeypatch.setattr(stl10, "SOURCE", attrs.evolve(stl10.SOURCE, **values))
 
 
 def write_stl10(folder, num=3):
@@ -56,8 +61,7 @@ def test_an_archive_in_the_cache_is_checked_and_unpacked_once(tmp_path, cache, m
     images = write_stl10(tmp_path / "a")
     archive = cache / "stl10_binary.tar.gz"
     write_archive(archive, tmp_path / "a")
-    monkeypatch.setattr(stl10, "SIZE", archive.stat().st_size)
-    monkeypatch.setattr(stl10, "DIGEST", f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}")
+    change(monkeypatch, size=archive.stat().st_size, digest=f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}")
     for _ in range(2):
         np.testing.assert_array_equal(stl10.load("test").images, images["test"])
         archive.unlink(missing_ok=True)
@@ -66,7 +70,7 @@ def test_an_archive_in_the_cache_is_checked_and_unpacked_once(tmp_path, cache, m
 def test_without_files_or_network_it_says_what_goes_where():
     with pytest.raises(UserError, match="put the file at .*cache/stl10_binary.tar.gz by hand") as caught:
         stl10.load("train")
-    assert f"{stl10.SIZE} bytes, {stl10.DIGEST}" in str(caught.value)
+    assert f"{stl10.SOURCE.size} bytes, {stl10.SOURCE.digest}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["nowhere", "empty"])
@@ -92,7 +96,7 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     write_stl10(tmp_path / "set")
-    monkeypatch.setattr(stl10, "LIMIT", 1000)
+    change(monkeypatch, limit=1000)
     with pytest.raises(UserError, match="train_X.bin: 82944 bytes, more than 1000, refused"):
         stl10.load("train", tmp_path / "set")
 
