@@ -8,7 +8,34 @@ from pathlib import Path
 
 import numpy as np
 
+from common import cli
+from common.files import write_json
 from common.separation.audio import AudioWriter
+
+
+def add_benchmark_flags(parser, rounds):
+    """Add `--rounds`, which is `rounds` by default, and `--output`."""
+    parser.add_argument("--rounds", type=cli.positive_int, default=rounds,
+                        help="how often each thing is measured (default: %(default)s)")
+    parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+
+
+def measure_all(measures, output):
+    """Measure one thing after the other; print each at once, and write all at the end.
+
+    Parameters
+    ----------
+    measures : dict of str to callable
+        Each returns what `show` prints.
+    output : path or None
+        JSON file of the numbers.
+    """
+    results = {}
+    for name, measure in measures.items():
+        results[name] = measure()
+        show(name, results[name])
+    if output:
+        write_json(output, results)
 
 
 def take_turns(functions, rounds):

@@ -27,11 +27,16 @@ import nnabla.functions as F
 import nnabla.solvers as S
 import numpy as np
 
-from common.benchmarking import compare, decaying_noise, separate_long_file, show
+from common.benchmarking import (
+    add_benchmark_flags,
+    compare,
+    decaying_noise,
+    measure_all,
+    separate_long_file,
+)
 from common.checkpoint import save_parameters
 from common.context import native_functions, use_context
 from common.engines import compile_network
-from common.files import write_json
 from common.separation.transform import stft
 from common.separation.wiener import filter_estimates
 from d3net.hyperparameters import FOLDER, load_mss, load_segmentation
@@ -50,22 +55,16 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--duration", type=cli.positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3,
-                        help="how often each thing is measured (default: %(default)s)")
-    parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+    add_benchmark_flags(parser, rounds=3)
     args = parser.parse_args(argv)
     use_context("cpu")
-    results = {}
-    for name, measure in (("vocals, a patch of 256 frames", lambda: engines(music_network(), PATCH, args.rounds)),
-                          ("D3Net-S, an image of 512 x 1024", lambda: engines(street_network, IMAGE, args.rounds)),
-                          ("Wiener filter, 4 sources, 30 s", lambda: wiener(args.rounds)),
-                          ("D3Net-S, a training step", lambda: training_step(args.rounds)),
-                          ("separation, 4 stems", lambda: separation(args.duration)),
-                          ("memory", long_file)):
-        results[name] = measure()
-        show(name, results[name])
-    if args.output:
-        write_json(args.output, results)
+    measure_all({
+        "vocals, a patch of 256 frames": lambda: engines(music_network(), PATCH, args.rounds),
+        "D3Net-S, an image of 512 x 1024": lambda: engines(street_network, IMAGE, args.rounds),
+        "Wiener filter, 4 sources, 30 s": lambda: wiener(args.rounds),
+        "D3Net-S, a training step": lambda: training_step(args.rounds),
+        "separation, 4 stems": lambda: separation(args.duration),
+        "memory": long_file}, args.output)
 
 
 def music_network():

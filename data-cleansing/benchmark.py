@@ -1,11 +1,11 @@
 """Measure what preparing and scoring a training image costs, against loops as the published code runs them.
 
-    python data-cleansing/benchmark.py [--batch-size 64] [--repeats 3]
+    python data-cleansing/benchmark.py [--batch-size 64] [--rounds 3]
 
 Images of 3x32x32, augmented, and the published network. The published loop decodes and augments one file after the
 other in a graph of its own, takes the gradient of one image after the other, and the product of the Hessian with u by a
-new graph for each batch. Here files are decoded once in a run, not in each epoch. Times are the least of the repeats,
-taken in turn; scoring includes the preparation. Also prints the largest difference of the results.
+new graph for each batch. Here files are decoded once in a run, not in each epoch. All take turns; scoring includes the
+preparation. Also prints the largest difference of the results, of the largest value.
 """
 import sys
 
@@ -16,8 +16,8 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
+import statistics
 import tempfile
-import time
 from pathlib import Path
 
 import nnabla as nn
@@ -26,6 +26,7 @@ import numpy as np
 from nnabla.utils.image_utils import imread
 from PIL import Image
 
+from common.benchmarking import add_benchmark_flags, measure_all, median_ratio, take_turns
 from common.context import use_context
 from common.memory import peak_megabytes
 from common.seeding import seed_everything
@@ -41,8 +42,8 @@ ROWS = (    # what is measured, our part, the published part that it is compared
     ("preparation, of decoded images", "preparation", "published preparation"),
     ("scores alone, each image by itself", "scores, single", "published scores"),
     ("scores alone, in the batch (hessian none)", "none", "published scores"),
-    ("scoring with hessian none, and with published", "none", "published loop"),
-    ("scoring with hessian exact, and with published", "exact", "published loop"),
+    ("hessian none, against published", "none", "published loop"),
+    ("hessian exact, against published", "exact", "published loop"),
 )
 
 
@@ -50,8 +51,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--batch-size", type=cli.positive_int, default=64, metavar="N",
                         help="images per step (default: %(default)s)")
-    parser.add_argument("--repeats", type=cli.positive_int, default=3, metavar="N",
-                        help="times that each is measured, after a first time (default: %(default)s)")
+    add_benchmark_flags(parser, rounds=3)
     cli.add_context_flags(parser)
     args = parser.parse_args(argv)
     print(f"computing on {use_context(args.context, args.device_id)}, batches of {args.batch_size}", flush=True)
@@ -72,44 +72,40 @@ def main(argv=None):
 
     with tempfile.TemporaryDirectory() as folder:
         prepare = published_preparation(pixels, Path(folder))
-        times, first = measure(args.repeats, {
+        functions = {
             "preparation": lambda: images.inputs(rows, rows),
             "scores, single": scoring(single.scores),
             "none": scoring(batch.scores),
             "exact": scoring(batch.scores_and_product),
             "published preparation": prepare,
             "published scores": lambda: published_scores(layout, u, prepare(), label),
-            "published product": lambda: published_product(layout, u, image, label)})
-    times["published loop"] = times["published scores"] + times["published product"]
-    for what, own, published in ROWS:
-        own, theirs = (1000 / size * times[name] for name in (own, published))
-        print(f"{what:48}{own:8.3f} ms   published {theirs:8.3f} ms   ratio {theirs / own:6.1f}")
-    print(f"peak memory {peak_megabytes():.0f} MB; largest difference from the published loops, of the largest value: "
-          + ", ".join(f"{name} {difference(own, theirs):.1e}" for name, own, theirs in (
-              ("inputs", first["preparation"], first["published preparation"]),
-              ("scores", first["scores, single"], first["published scores"]),
-              ("products", first["exact"][1], first["published product"]))))
+            "published product": lambda: published_product(layout, u, image, label)}
+        measure_all({
+            "speed, of each image": lambda: speed(functions, args.rounds, size),
+            "difference from the published loops": lambda: differences({name: f() for name, f in functions.items()}),
+            "memory": lambda: {"peak": {"MB": peak_megabytes()}}}, args.output)
 
 
-def measure(repeats, functions):
-    """Time functions in turn, so that what else the machine does hits all of them alike.
+def speed(functions, rounds, size):
+    """Milliseconds of each part, and the median over the rounds of the ratio to it of the published loop."""
+    seconds = take_turns(functions, rounds)
+    seconds["published loop"] = [sum(both) for both in zip(seconds["published scores"], seconds["published product"],
+                                                           strict=True)]
+    return {what: {"ms": 1000 / size * statistics.median(seconds[own]),
+                   "ms as published": 1000 / size * statistics.median(seconds[published]),
+                   "x faster": median_ratio(seconds[published], seconds[own])} for what, own, published in ROWS}
 
-    Returns
-    -------
-    (times, first) : dict of str to float, dict of str to object
-        Seconds, the least of the repeats; what each returned the first time, in which it compiles and builds graphs.
-    """
-    first, times = {name: function() for name, function in functions.items()}, dict.fromkeys(functions, float("inf"))
-    for _ in range(repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            times[name] = min(times[name], time.perf_counter() - start)
-    return times, first
+
+def differences(results):
+    """Largest differences between what our parts and the published loops return."""
+    return {what: {"of the largest value": difference(own, theirs)} for what, own, theirs in (
+        ("inputs", results["preparation"], results["published preparation"]),
+        ("scores", results["scores, single"], results["published scores"]),
+        ("products", results["exact"][1], results["published product"]))}
 
 
 def difference(values, expected):
-    return np.abs(values - expected).max() / np.abs(expected).max()
+    return float(np.abs(values - expected).max() / np.abs(expected).max())
 
 
 def published_preparation(pixels, folder):

@@ -22,6 +22,7 @@ from collections import OrderedDict
 import nnabla as nn
 import numpy as np
 
+from common.benchmarking import add_benchmark_flags, median_ratio, take_turns
 from common.context import native_functions, use_context
 from common.datasets import synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
@@ -58,9 +59,7 @@ def parse_args(argv):
     parser = cli.parser(__doc__)
     parser.add_argument("--batch-size", type=cli.positive_int, default=32,
                         help="images per step (default: %(default)s)")
-    parser.add_argument("--rounds", type=cli.positive_int, default=7,
-                        help="steps of each network (default: %(default)s)")
-    parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+    add_benchmark_flags(parser, rounds=7)
     parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
     return parser.parse_args(argv)
 
@@ -80,21 +79,9 @@ def step_times(batch_size, rounds):
     steps = {name: make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
     with native_functions():
         steps |= {f"{name}, nnabla's functions": make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
-    seconds = {name: [] for name in steps}
-    for step in steps.values():
-        step()    # compiles, and allocates memory
-    for _ in range(rounds):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - start)
+    seconds = take_turns(steps, rounds)
     return {name: {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["float"])}
             for name, times in seconds.items()}
-
-
-def median_ratio(times, others):
-    """Median over the rounds of the ratio of two times that were taken in the same round."""
-    return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
 def peak_memory(cfg, batch_size):

@@ -26,12 +26,17 @@ import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
 
-from common.benchmarking import compare, decaying_noise, separate_long_file, show
+from common.benchmarking import (
+    add_benchmark_flags,
+    compare,
+    decaying_noise,
+    measure_all,
+    separate_long_file,
+)
 from common.checkpoint import save_parameters
 from common.context import native_functions, use_context
 from common.distributed import world
 from common.engines import compile_network
-from common.files import write_json
 from common.recurrent import lstm
 from common.separation.transform import stft
 from common.separation.wiener import multichannel_wiener
@@ -50,19 +55,15 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--duration", type=cli.positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3,
-                        help="how often each thing is measured (default: %(default)s)")
-    parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+    add_benchmark_flags(parser, rounds=3)
     args = parser.parse_args(argv)
     use_context("cpu")
-    results = {}
-    for name, measure in (("separate", lambda: separation(args.duration, args.rounds)),
-                          ("memory", long_file), ("wiener", lambda: wiener(args.rounds)),
-                          ("lstm", lambda: lstm_times(args.rounds)), ("step", lambda: step_times(args.rounds))):
-        results[name] = measure()
-        show(name, results[name])
-    if args.output:
-        write_json(args.output, results)
+    measure_all({
+        "separate": lambda: separation(args.duration, args.rounds),
+        "memory": long_file,
+        "wiener": lambda: wiener(args.rounds),
+        "lstm": lambda: lstm_times(args.rounds),
+        "step": lambda: step_times(args.rounds)}, args.output)
 
 
 def separation(seconds, rounds):

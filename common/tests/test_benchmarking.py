@@ -1,0 +1,38 @@
+"""Measuring: things take turns, ratios are of the same round, and what is printed is what is written."""
+import argparse
+import json
+
+import pytest
+
+from common.benchmarking import add_benchmark_flags, compare, measure_all, median_ratio, take_turns
+
+
+def test_functions_take_turns_after_a_first_call_of_each():
+    calls = []
+    times = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
+    assert calls == list("ababab") and {name: len(row) for name, row in times.items()} == {"a": 2, "b": 2}
+
+
+def test_a_ratio_is_taken_within_a_round():
+    assert median_ratio([1, 20, 300], [1, 10, 100]) == 2
+
+
+def test_a_function_is_as_fast_as_itself():
+    assert compare({"slow": lambda: sum(range(1000))}, 3, "slow")["slow"]["x faster"] == 1
+
+
+def test_what_is_printed_is_written(capsys, tmp_path):
+    parser = argparse.ArgumentParser()
+    add_benchmark_flags(parser, rounds=3)
+    args = parser.parse_args(["-o", str(tmp_path / "numbers.json")])
+    measure_all({"size": lambda: {"file": {"MB": args.rounds}}}, args.output)
+    assert capsys.readouterr().out.split() == ["size", "file", "3", "MB"]
+    assert json.loads((tmp_path / "numbers.json").read_text()) == {"size": {"file": {"MB": 3}}}
+
+
+@pytest.mark.parametrize("rounds", ["0", "x"])
+def test_there_is_at_least_one_round(rounds):
+    parser = argparse.ArgumentParser()
+    add_benchmark_flags(parser, rounds=3)
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--rounds", rounds])
