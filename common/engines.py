@@ -10,6 +10,7 @@ running take beside the parameters,
 hence the choice of `auto`.
 """
 import contextlib
+import functools
 import importlib.util
 import io
 import os
@@ -156,10 +157,22 @@ def _onnxruntime(inputs, outputs):
     return lambda arrays: session.run(list(outputs), dict(zip(inputs, arrays, strict=True)))
 
 
+@functools.cache
+def _openvino_core():
+    """Return the Core of this process, which stays.
+
+    openvino gives the thread that makes a Core a stack for signals, and unmaps it with the Core. Where another thread
+    does that, as garbage is collected in any, the next signal, such as Ctrl-C, would be a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def _openvino(inputs, outputs, precision):
     import openvino
 
-    core = openvino.Core()
+    core = _openvino_core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         # It would compute, several times slower than in float32.

@@ -1,6 +1,7 @@
 """Whole networks on every engine, the choice among engines, and the cache of what they compile."""
 import argparse
 import importlib.util
+import subprocess
 import sys
 
 import nnabla as nn
@@ -210,8 +211,7 @@ def test_a_missing_engine_is_a_usage_error(engine, message, monkeypatch):
 
 
 def has_bf16():
-    import openvino
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in engines._openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @needs_openvino
@@ -315,3 +315,26 @@ def test_the_newest_network_is_kept_even_above_the_limit(cache, monkeypatch):
     for n in (1, 2):
         compile_network(F.relu, [(1, n)], "onnxruntime")
         assert len(list(cache.iterdir())) == 1
+
+
+DROPPED = """
+import gc, signal, sys, threading
+import common
+import nnabla.functions as F
+from common.engines import compile_network
+
+networks = [compile_network(F.relu, [(2, 4)], sys.argv[1])]
+def drop():
+    networks.clear()
+    gc.collect()
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+@compiled_engines
+def test_an_interrupt_finds_its_stack_after_another_thread_has_dropped_a_network(engine):
+    done = subprocess.run([sys.executable, "-c", DROPPED, engine], capture_output=True, text=True)
+    assert "KeyboardInterrupt" in done.stderr, (done.returncode, done.stderr)
