@@ -30,8 +30,7 @@ from common.out_of_core_device import (
 )
 from common.out_of_core_observer import Observer
 
-CHUNK = 20 << 20    # bytes of a piece of virtual memory; the next ones are for many small arrays
-SMALL_CHUNK = 2 << 20
+CHUNK = 20 << 20    # bytes of a piece of virtual memory
 _HOOKS = "out_of_core"
 _CLEARED = "Off-scheduled get or cast"
 _CHANGES_TOLD = 3    # after so many changes of the sequence the notes end
@@ -58,7 +57,7 @@ class OutOfCore:
         Take device memory in chunks at virtual addresses, which swapping does not fragment. It holds for the functions
         made from here on, as does the pinned memory of the host. No effect on a CPU.
     chunk : int
-        Bytes of such a chunk; small ones waste less where arrays are small.
+        Bytes of such a chunk; an array wastes less than one, so 2 MB (`2 << 20`) are better where arrays are small.
     save_host_memory : bool
         Let arrays give up their copy on the host while they are on the GPU, at the price of more transfers.
     note : callable

@@ -101,10 +101,6 @@ def _output_size(f):
     return f.outputs[0].size
 
 
-def _channels(f):
-    return f.inputs[1].size
-
-
 def _merged_dimensions(f):
     """Length of the lists of shapes and strides of a broadcasting function: dimensions that behave alike are one."""
     lengths = zip(f.inputs[0].shape, f.inputs[1].shape, strict=True)

@@ -96,7 +96,10 @@ def prepare_contexts(virtual, chunk):
         The device's is the default context from now on; what was built before keeps its own.
     """
     if not on_gpu():
-        return nn.Context(["cpu:float"], "CpuCachedArray", "0"), nn.get_current_context()
+        host = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+        if not nn.get_current_context().array_class:    # nnabla's first context has none, and the scheduler needs one
+            nn.set_default_context(host)
+        return host, nn.get_current_context()
     cuda, current = _cuda(), nn.get_current_context()
     # A context stores the name of its class, so the preferences come first.
     cuda.prefer_cpu_pinned_array()

@@ -200,8 +200,8 @@ def test_nested_use_is_an_error_and_leaves_the_outer_one_working(inner):
         training.memory.run(training.step)
 
 
-def test_too_small_a_budget_names_the_update_that_sets_it():
-    use_context("cpu")
+def regression():
+    """Return a solver and a step that takes 50 inputs to 300 outputs; an update needs parameter and gradient."""
     x = nn.Variable((1, 50))
     loss = F.mean(PF.affine(x, 300) ** 2)
     solver = S.Sgd(0.1)
@@ -213,8 +213,13 @@ def test_too_small_a_budget_names_the_update_that_sets_it():
         solver.zero_grad()
         loss.backward(clear_buffer=True)
         solver.update()
+    return solver, step
 
-    needed = 4 * 2 * 50 * 300    # parameter and gradient
+
+def test_too_small_a_budget_names_the_update_that_sets_it():
+    use_context("cpu")
+    solver, step = regression()
+    needed = 4 * 2 * 50 * 300
     memory = OutOfCore(needed - 1, note=str)
     memory.attach(solver)
     memory.run(step)
@@ -223,6 +228,17 @@ def test_too_small_a_budget_names_the_update_that_sets_it():
     memory = OutOfCore(needed, note=str)
     for _ in range(3):
         memory.run(step)
+
+
+def test_it_needs_no_context_to_be_chosen_before():
+    nn.set_default_context(nn.Context(["cpu:float"], "", "0"))    # as nnabla starts
+    try:
+        memory = OutOfCore(BUDGET, note=str)
+        _, step = regression()
+        for _ in range(3):
+            memory.run(step)
+    finally:
+        use_context("cpu")
 
 
 @pytest.mark.parametrize("value, expected", [
