@@ -1,4 +1,6 @@
 """What test_distributed.py starts through mpirun: a small training, with its parameters and losses as a result."""
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from common.datasets.batches import Batches
 from common.datasets.dataset import Dataset
 from common.distributed import join, launched_rank, world
 from common.errors import UsageError, UserError
+from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.seeding import seed_everything
 from common.training import Run
 
@@ -38,7 +41,7 @@ def logits_of(image, normalize):
     return PF.affine(h, 4)
 
 
-def train(folder, batch_size, normalize, epochs, fail, resume):
+def train(folder, batch_size, normalize, epochs, fail, resume, memory):
     batches = Batches(images(), batch_size, seed=3, drop_last=True, world=world())
     run = Run(folder, {"seed": 1}, resume=resume)
     seed_everything(1)
@@ -48,17 +51,25 @@ def train(folder, batch_size, normalize, epochs, fail, resume):
     solver = S.Momentum(0.05, momentum=0.9)
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
+    memory.attach(solver)
+
+    def step(x, t):
+        image.d, label.d = x, t
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        world().backward(loss, solver)
+        solver.update()
+
     losses = []
     for epoch in run.epochs(epochs):
-        for image.d, label.d in run.steps(batches):
-            loss.forward(clear_no_need_grad=True)
-            solver.zero_grad()
-            world().backward(loss, solver)
-            solver.update()
+        for x, t in run.steps(batches):
+            memory.run(step, x, t)
             run.record(loss=float(loss.d))
             losses.append(run.last["loss"])
             if fail == f"rank{world().rank}" and epoch == 1:
                 raise UserError(f"rank {world().rank} failed as it was asked to")
+            if fail == f"kill{world().rank}" and epoch == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
             if fail == f"bug{world().rank}":
                 raise ZeroDivisionError("a bug of ours")
         run.finish_epoch(run.means(), (("loss", ("loss",)),))
@@ -72,11 +83,12 @@ def main():
         parser.add_argument(flag, type=kind)
     parser.add_argument("--normalize", action="store_true")
     parser.add_argument("--resume", action="store_true")
+    add_out_of_core_flag(parser)
     args = parser.parse_args()
     print(join("cpu"), f"rank {launched_rank()}")
     if args.fail == "all":
         raise UsageError("all ranks refuse this")
-    train(args.folder, args.batch_size, args.normalize, args.epochs, args.fail, args.resume)
+    train(args.folder, args.batch_size, args.normalize, args.epochs, args.fail, args.resume, out_of_core(args))
 
 
 if __name__ == "__main__":

@@ -61,6 +61,30 @@ def test_a_run_is_resumed_by_another_number_of_ranks(tmp_path):
 
 
 @needs_mpi
+def test_a_rank_that_is_killed_ends_the_other_and_leaves_a_checkpoint(tmp_path):
+    status, _, err = start(2, tmp_path, "--fail", "kill1", epochs=2)
+    assert status != 0 and "killed" in err.lower(), err
+    assert load_state(tmp_path / "checkpoint" / "latest.h5")["epoch"] == 1
+    status, _, err = start(2, tmp_path, "--resume", epochs=2)
+    assert status == 0, err
+    status, _, err = start(2, tmp_path / "alone", epochs=2)
+    assert status == 0, err
+    for name, value in results(tmp_path).items():
+        np.testing.assert_array_equal(value, results(tmp_path / "alone")[name][-len(value):], err_msg=name)
+
+
+@needs_mpi
+def test_averaging_among_swapped_arrays_gives_the_same_bits(tmp_path):
+    status, _, err = start(2, tmp_path / "in-core", "--normalize")
+    assert status == 0, err
+    status, _, err = start(2, tmp_path / "swapped", "--normalize", "--out-of-core", "100kB")
+    assert status == 0 and "arrays may take 100 kB" in err, err
+    for rank in (0, 1):
+        for name, value in results(tmp_path / "swapped", rank).items():
+            np.testing.assert_array_equal(value, results(tmp_path / "in-core", rank)[name], err_msg=name)
+
+
+@needs_mpi
 @pytest.mark.parametrize(("fail", "status", "message"), [
     ("all", 2, "error: all ranks refuse this"), ("bug1", 1, "ZeroDivisionError: a bug of ours"),
 ])
