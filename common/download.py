@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from common.errors import UserError
-from common.files import replacing, write_text
+from common.files import make_folder, replacing, write_text
 
 CACHE_VARIABLE = "SONY_PAPERS_CACHE"
 BLOCK = 1 << 18    # bytes that travel at once
@@ -102,6 +102,37 @@ def _announced_size(url, target):
     except (OSError, http.client.HTTPException, TypeError, ValueError) as error:
         raise UserError(f"{target.name}: download from {url} failed ({_reason(error)}); put the file at {target} "
                         "by hand") from error
+
+
+def fetch_members(url, name, members, limit):
+    """Fetch a ZIP archive as `fetch_first_seen` does, and unpack files of it into a folder of the cache.
+
+    Parameters
+    ----------
+    url : str
+    name : str
+        The folder in the cache.
+    members, limit
+        As `names` and `limit` of `read_zip`.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder, with all the members.
+
+    Raises
+    ------
+    UserError
+        As `fetch` and `read_zip`, or nothing can be written to the cache.
+    """
+    folder = cache_dir() / name
+    if not all((folder / member).is_file() for member in members):
+        contents = read_zip(fetch_first_seen(url), members, limit)
+        make_folder(folder)
+        for member, content in contents.items():
+            with replacing(folder / member) as temporary:
+                temporary.write_bytes(content)
+    return folder
 
 
 def read_zip(archive, names, limit):

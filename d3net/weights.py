@@ -5,9 +5,8 @@ from pathlib import Path
 import attrs
 
 from common.checkpoint import stored_shapes
-from common.download import cache_dir, fetch_first_seen, read_zip
+from common.download import fetch_first_seen, fetch_members
 from common.errors import UsageError, UserError
-from common.files import make_folder, replacing
 from common.training import BEST
 from d3net.hyperparameters import load_mss, load_segmentation
 from d3net.mss_model import TARGETS
@@ -64,7 +63,8 @@ def mss_files(model, targets=None):
     """
     path = Path(model)
     if str(model) in PUBLISHED_MSS and not path.exists():
-        path = _published_mss(str(model))
+        name = str(model)
+        path = fetch_members(PUBLISHED_MSS[name], name, [f"{target}.h5" for target in TARGETS], _LARGEST)
     if not path.exists():
         raise _no_such_model(model, PUBLISHED_MSS)
     files = _in_folder(path) if path.is_dir() else {_target_of(path): path}
@@ -76,19 +76,6 @@ def mss_files(model, targets=None):
 
 def _no_such_model(model, published):
     return UsageError(f"--model {model}: no such file or folder; the published models are {', '.join(published)}")
-
-
-def _published_mss(name):
-    """Return the folder of the published files, unpacked into the cache."""
-    folder = cache_dir() / name
-    wanted = [f"{target}.h5" for target in TARGETS]
-    if not all((folder / file).is_file() for file in wanted):
-        archive = fetch_first_seen(PUBLISHED_MSS[name])
-        make_folder(folder)
-        for file, content in read_zip(archive, wanted, _LARGEST).items():
-            with replacing(folder / file) as temporary:
-                temporary.write_bytes(content)
-    return folder
 
 
 def _in_folder(folder):

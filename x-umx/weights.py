@@ -7,9 +7,8 @@ from pathlib import Path
 import attrs
 
 from common.checkpoint import load_parameters, stored_shapes
-from common.download import cache_dir, fetch_first_seen, read_zip
+from common.download import fetch_first_seen, fetch_members
 from common.errors import UsageError, UserError
-from common.files import make_folder, replacing
 from common.training import BEST
 from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix, OpenUnmix, sizes_from_shapes
 
@@ -119,15 +118,7 @@ def _published(name):
     url = PUBLISHED[name]
     if not url.endswith(".zip"):
         return fetch_first_seen(url)
-    folder = cache_dir() / name
-    wanted = [f"{source}.h5" for source in SOURCES]
-    if not all((folder / file).is_file() for file in wanted):
-        archive = fetch_first_seen(url)
-        make_folder(folder)
-        for file, content in read_zip(archive, wanted, _LARGEST).items():
-            with replacing(folder / file) as temporary:
-                temporary.write_bytes(content)
-    return folder
+    return fetch_members(url, name, [f"{source}.h5" for source in SOURCES], _LARGEST)
 
 
 def _in_folder(folder):
