@@ -8,11 +8,8 @@ from pathlib import Path
 
 import attrs
 
-from common import cli
-from common.datasets.musdb18 import SPLITS, find_tracks
-from common.errors import UsageError
-from common.separation.evaluation import evaluate_tracks, import_museval
-from common.separation.scores import aggregate, format_table, write_scores
+from common.separation.flags import add_scoring_flags, check_scoring_flags
+from common.separation.scoring import print_medians, score_songs
 from d3net.separator import OVERLAP
 from d3net.separator_flags import add_model_flags, separator_of
 
@@ -24,63 +21,14 @@ PUBLISHED_SDR = {"D3Net paper": {"vocals": 7.24, "drums": 7.01, "bass": 5.25, "o
 
 def add_arguments(parser):
     """Add the flags that `evaluate` takes."""
-    parser.add_argument("--root", required=True, metavar="DIR",
-                        help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for each song; "
-                             "'synthetic' generates music")
-    parser.add_argument("--subset", choices=SPLITS, default="test", help="which songs (default: %(default)s)")
-    parser.add_argument("--is-wav", action="store_true", help="read the WAV version of MUSDB18")
-    parser.add_argument("--setup-file", metavar="FILE",
-                        help="YAML file in the root that lists the validation songs (default: those of musdb)")
-    parser.add_argument("--out-dir", "--output", "-o", metavar="DIR",
-                        help="where the scores go (default: scores-MODEL)")
-    parser.add_argument("--cores", type=cli.positive_int, default=1, metavar="N",
-                        help="songs to score at once; each takes a core and, if of four minutes, some 6 GB (default: "
-                             "%(default)s)")
-    add_model_flags(parser)
-    parser.add_argument("--chunk-dur", type=float, default=0.0, metavar="SECONDS",
-                        help="length of the chunks that are separated one by one; 0: whole songs, as the published "
-                             "code does (default: %(default)s)")
-    parser.add_argument("--overlap", type=float, default=OVERLAP, metavar="FRACTION",
-                        help="of a chunk that it shares with the next, 0 to 0.5, cross-faded (default: %(default)s)")
+    add_scoring_flags(parser, add_model_flags, 0.0, OVERLAP, "whole songs, as the published code does")
 
 
 def evaluate(args):
-    """Separate and score the songs that the flags name, print the table, and write the scores.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Of the flags of `add_arguments`.
-
-    Returns
-    -------
-    int
-        Exit status: 1 if a song could not be scored.
-
-    Raises
-    ------
-    UsageError, UserError
-        As `find_tracks`, `separator_of` and `evaluate_tracks`; there are no songs; a flag has a value that is not
-        allowed.
-    """
-    if not (0 <= args.chunk_dur < float("inf") and 0 <= args.overlap <= 0.5):
-        raise UsageError(f"--chunk-dur {args.chunk_dur}, --overlap {args.overlap}: seconds from 0, and a fraction from "
-                         "0 to 0.5, are allowed")
-    import_museval()    # rather now than after the first song
-    separator = make_separator(args)
-    tracks = find_tracks(args.root, args.subset, args.is_wav, args.setup_file, sample_rate=separator.sample_rate)
-    if not tracks:
-        raise UsageError(f"--subset {args.subset}: no songs in {args.root}; --setup-file may list them")
-    folder = Path(args.out_dir or f"scores-{Path(args.model).stem}")
-    made_with = settings(separator, args)
-    scores, failed = evaluate_tracks(tracks, separator, folder / args.subset, made_with, args.cores)
-    write_scores(folder, {"model": args.model, "subset": args.subset, **made_with}, scores, failed)
-    if scores:
-        print(f"\nmedian over frames and {len(scores)} {args.subset} songs; beside it, published SDR on the 50 test "
-              "songs of MUSDB18")
-        print(format_table(aggregate(scores), PUBLISHED_SDR), flush=True)
-    print(f"wrote {folder / 'scores.json'} and {folder / 'scores.csv'}")
-    return 1 if failed else 0
+    """Score the separator that the flags name, as `common.separation.scoring.score_songs`; return the exit status."""
+    check_scoring_flags(args)
+    return score_songs(args, args.model, make_separator, settings,
+                       lambda scores: print_medians(scores, args.subset, PUBLISHED_SDR))
 
 
 def make_separator(args):

@@ -1,7 +1,7 @@
 """The flags that say how to segment: the same in segment.py and in eval.py segmentation."""
-from common import cli
-from common.context import use_context
-from common.engines import add_engine_flags
+import functools
+
+from common.inference import add_computing_flags, made_to_compute
 from d3net.segmenter import Segmenter
 from d3net.weights import PUBLISHED_SEGMENTATION
 
@@ -17,34 +17,19 @@ def add_model_flags(parser):
     parser.add_argument("--config", "--config-file", "-cfg", metavar="CONFIG",
                         help="hyper-parameters of the network: D3Net_L, D3Net_S or a YAML file (default: those that "
                              "belong to the model)")
-    add_engine_flags(parser)
-    cli.add_context_flags(parser)
+    add_computing_flags(parser)
 
 
 def model_name(args):
-    """Return what `--model` names, or the default.
-
-    Returns
-    -------
-    str
-    """
+    """Return what `--model` names, a str, or the default."""
     of_config = str(args.config).replace("_", "-")
     return args.model or (of_config if of_config in PUBLISHED_SEGMENTATION else DEFAULT)
 
 
 def segmenter_of(args):
-    """Make the segmenter that the flags ask for, and print what it computes on.
+    """Make the `Segmenter` that the flags ask for, and print what it computes on.
 
-    Returns
-    -------
-    Segmenter
-
-    Raises
-    ------
-    UsageError, UserError
-        As `Segmenter` and `use_context`.
+    Raises a UsageError or UserError as `Segmenter` and `use_context` do.
     """
-    context = use_context(args.context, args.device_id)
-    segmenter = Segmenter(model_name(args), args.config, engine=args.engine, precision=args.precision)
-    print(f"{model_name(args)}: computing on {context}", flush=True)
-    return segmenter
+    name = model_name(args)
+    return made_to_compute(args, name, functools.partial(Segmenter, name, args.config))

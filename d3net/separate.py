@@ -14,8 +14,9 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-from common.separation.stems import add_stem_flags, check_stem_flags, separate_files
-from d3net.separator import CHUNK_SECONDS, OVERLAP, Separator
+from common.separation.flags import add_stem_flags, check_stem_flags
+from common.separation.stems import separate_files
+from d3net.separator import OVERLAP, Separator
 from d3net.separator_flags import add_model_flags, separator_of
 
 __all__ = ["Separator", "main"]
@@ -23,7 +24,7 @@ __all__ = ["Separator", "main"]
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    add_stem_flags(parser, CHUNK_SECONDS, OVERLAP)
+    add_stem_flags(parser, None, OVERLAP)
     add_model_flags(parser)
     args = parser.parse_intermixed_args(argv)
     check_stem_flags(args)    # before weights are fetched

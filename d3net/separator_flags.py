@@ -1,7 +1,7 @@
 """The flags that say how to separate: the same in separate.py and in eval.py mss."""
-from common import cli
-from common.context import use_context
-from common.engines import add_engine_flags
+import functools
+
+from common.inference import add_computing_flags, made_to_compute
 from d3net.separator import DEFAULT_MODEL, PATCH_OVERLAPS, Separator
 
 
@@ -21,30 +21,14 @@ def add_model_flags(parser):
                              "by the hyper-parameters, 0.5)")
     parser.add_argument("--no-wiener", dest="wiener", action="store_false",
                         help="leave the estimates as they are, with the phase of the mixture")
-    add_engine_flags(parser)
-    cli.add_context_flags(parser)
+    add_computing_flags(parser)
 
 
 def separator_of(args, **chunking):
-    """Make the separator that the flags ask for, and print what it computes on.
+    """Make the `Separator` that the flags ask for, with its `chunk_seconds` and `overlap`; print what it computes on.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-    **chunking
-        `chunk_seconds` and `overlap` of `Separator`.
-
-    Returns
-    -------
-    Separator
-
-    Raises
-    ------
-    UsageError, UserError
-        As `Separator` and `use_context`.
+    Raises a UsageError or UserError as `Separator` and `use_context` do.
     """
-    context = use_context(args.context, args.device_id)
-    separator = Separator(args.model, args.targets, flip=args.flip, patch_overlap=args.patch_overlap,
-                          wiener=args.wiener, engine=args.engine, precision=args.precision, **chunking)
-    print(f"{args.model}: computing on {context}", flush=True)
-    return separator
+    return made_to_compute(args, args.model, functools.partial(
+        Separator, args.model, args.targets, flip=args.flip, patch_overlap=args.patch_overlap, wiener=args.wiener,
+        **chunking))

@@ -1,4 +1,4 @@
-"""Spectrograms of songs, computed block by block: in memory for the song, its stems and one block of frames."""
+"""Spectrograms of songs, computed block by block: in memory for one block of frames."""
 import numpy as np
 
 from common.separation.transform import istft, num_frames, stft
@@ -12,20 +12,30 @@ class Spectrogram:
     Parameters
     ----------
     signal : float32 array (samples, channels)
+        Or what has a length and slices like one, such as a `common.separation.spool.Spool`.
     n_fft, hop_length : int
         As for `common.separation.stft`; four hops make a frame, or more.
     """
 
     def __init__(self, signal, n_fft, hop_length):
         assert n_fft % (2 * hop_length) == 0 and n_fft >= 4 * hop_length, (n_fft, hop_length)
-        self._padded = np.pad(signal.T, [(0, 0), (n_fft // 2, n_fft // 2)], mode="reflect")
+        self._signal = signal
         self.n_fft, self.hop_length = n_fft, hop_length
         self.num_samples, self.num_frames = len(signal), num_frames(len(signal), n_fft, hop_length)
 
     def frames(self, start, stop):
         """Return frames from `start` to `stop`, complex64 (channels, bins, stop - start)."""
-        samples = slice(start * self.hop_length, (stop - 1) * self.hop_length + self.n_fft)
-        return stft(self._padded[:, samples], self.n_fft, self.hop_length, center=False)
+        first = start * self.hop_length - self.n_fft // 2
+        samples = self._samples(first, first + (stop - start - 1) * self.hop_length + self.n_fft)
+        return stft(samples.T, self.n_fft, self.hop_length, center=False)
+
+    def _samples(self, start, stop):
+        """Return samples (stop - start, channels) of the signal, which is reflected at its ends, as often as needed."""
+        if start >= 0 and stop <= self.num_samples:
+            return self._signal[start:stop]
+        last = self.num_samples - 1
+        index = np.abs((np.arange(start, stop) + last) % max(1, 2 * last) - last)
+        return self._signal[index.min():index.max() + 1][index - index.min()]
 
     def magnitudes(self, start, stop):
         """Return magnitudes of frames, float32 (stop - start, channels, bins), as networks read them."""

@@ -14,7 +14,8 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-from common.separation.stems import add_stem_flags, check_stem_flags, separate_files
+from common.separation.flags import add_stem_flags, check_stem_flags
+from common.separation.stems import separate_files
 from x_umx.separator import CHUNK_SECONDS, OVERLAP, Separator
 from x_umx.separator_flags import add_model_flags, separator_of
 

@@ -1,23 +1,21 @@
 """Separation with X-UMX or UMX: spectrogram, masks, Wiener filter, and back."""
-from collections import OrderedDict
-
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from common.checkpoint import parameter_shapes
-from common.engines import check_engine, compile_network
+from common.engines import compile_network
 from common.errors import UsageError
-from common.separation.stems import separate_stream
+from common.separation.separator import StemSeparator
 from common.separation.transform import istft, stft
 from common.separation.wiener import multichannel_wiener, residual_model
 from x_umx.weights import find_weights
 
-CHUNK_SECONDS, OVERLAP, BATCH = 16.0, 0.1, 2
+CHUNK_SECONDS, OVERLAP = 16.0, 0.1
 RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
 
 
-class Separator:
+class Separator(StemSeparator):
     """Splits music into stems.
 
         stems = Separator("xumx").separate(audio, sample_rate)    # {"vocals": array, ...}
@@ -36,18 +34,8 @@ class Separator:
         Exponent of the estimates for `softmask`.
     residual : bool
         Model what the sources leave of the mixture as one more, called `residual`.
-    chunk_seconds, overlap : float
-        Longer signals are cut into chunks that overlap by this share, and are cross-faded. With None for the former
-        they are separated in one piece, as the published code does.
-    engine, precision : str
-        See `common.engines`.
-
-    Attributes
-    ----------
-    stems : tuple of str
-        Names of what is returned, in order.
-    sample_rate : int
-        At which the network works, in Hz.
+    chunk_seconds, overlap, engine, precision
+        See `StemSeparator`. The published code separates songs in one piece.
 
     Raises
     ------
@@ -55,79 +43,34 @@ class Separator:
         As `find_weights`; a value that is not allowed.
     """
 
+    batch_size = 2
+
     def __init__(self, model="xumx", targets=None, *, niter=1, softmask=False, alpha=1.0, residual=False,
                  chunk_seconds=CHUNK_SECONDS, overlap=OVERLAP, engine="auto", precision="float32"):
-        _check(targets, niter, alpha, chunk_seconds, overlap)
-        check_engine(engine, precision)
+        if niter < 0 or not 0 < alpha < np.inf:
+            raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
+        super().__init__(targets, chunk_seconds, overlap, engine, precision)
         self.files = find_weights(model, targets)
         self.network, self.sample_rate = self.files[0].network, self.files[0].sample_rate
         self.sources = tuple(source for file in self.files for source in file.sources)
         self.targets = tuple(targets or self.sources)
         self.niter, self.softmask, self.alpha = niter, softmask, alpha
-        self.chunk_seconds, self.overlap, self.batch_size = chunk_seconds, overlap, BATCH
         # UMX estimates only the targets; without a model of the rest the filter would share it out among them.
         lone = len(self.targets) == 1
         self._model_rest = residual or (lone and len(self.sources) == 1)
         extra = (ACCOMPANIMENT,) if lone else (RESIDUAL,) if residual else ()
         self.stems = self.targets + extra
-        self.engine, self.precision = engine, precision
         self._compiled = {}
-        self._parameters = OrderedDict()
         with self._scope():
             for file in self.files:
                 with nn.parameter_scope(file.sources[0]):
                     file.load(parameter_shapes(lambda file=file: file.network.masks(self._magnitude(1, 1))))
 
-    def _scope(self):
-        """The parameters of this object, apart from all others."""
-        return nn.parameter_scope("separator", self._parameters)
-
     def _magnitude(self, frames, batch):
         sizes = self.network.sizes
         return nn.Variable((frames, batch, sizes.nb_channels, sizes.max_bin))
 
-    def separate(self, audio, sample_rate):
-        """Split a signal.
-
-        Parameters
-        ----------
-        audio : array (samples, channels) or (samples,), float
-            Mono or stereo.
-        sample_rate : int
-            In Hz; any.
-
-        Returns
-        -------
-        dict of str to float32 array
-            The stems, each of the shape of `audio` and at its rate.
-
-        Raises
-        ------
-        ValueError
-            More than two channels, no samples, or samples that are not finite.
-        """
-        audio = np.asarray(audio, np.float32)
-        signal = audio[:, None] if audio.ndim == 1 else audio
-        if signal.ndim != 2 or not len(signal) or signal.shape[1] not in (1, 2) or not np.isfinite(signal).all():
-            raise ValueError(f"audio of shape {audio.shape}: finite samples (samples, channels) of 1 or 2 channels "
-                             "are wanted")
-        seconds = self.chunk_seconds or len(signal) / sample_rate + 1    # one chunk is cut to what there is
-        blocks = separate_stream(self, [signal], sample_rate, signal.shape[1], seconds, self.overlap, self.batch_size,
-                                 list(range(len(self.stems))))
-        stems = np.concatenate(list(blocks))[:len(signal)]    # (samples, stems, channels)
-        return {name: stems[:, k].reshape(audio.shape) for k, name in enumerate(self.stems)}
-
     def process(self, chunks):
-        """Separate chunks of one length, each by itself.
-
-        Parameters
-        ----------
-        chunks : float32 array (batch, samples, 2), at `sample_rate`
-
-        Returns
-        -------
-        float32 array (batch, stems, samples, 2)
-        """
         n_fft, hop_length = self.network.sizes.n_fft, self.network.hop_length
         spectra = stft(chunks.swapaxes(1, 2), n_fft, hop_length)    # (batch, 2, bins, frames)
         magnitudes = np.abs(spectra)
@@ -185,14 +128,3 @@ class Separator:
             return refined[[*index, -1]]
         rest = refined[[k for k in range(len(refined)) if k not in index]].sum(0, keepdims=True)
         return np.concatenate([refined[index], rest])
-
-
-def _check(targets, niter, alpha, chunk_seconds, overlap):
-    """Raise a UsageError for a value that is not allowed."""
-    if niter < 0 or not 0 < alpha < np.inf:
-        raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
-    if chunk_seconds is not None and not chunk_seconds > 0 or not 0 <= overlap <= 0.5:
-        raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, and "
-                         "the overlap from 0 to 0.5")
-    if len(set(targets or ())) < len(targets or ()):
-        raise UsageError(f"--targets {' '.join(targets)}: each may be named once")

@@ -1,8 +1,6 @@
 """The flags that say how to separate: the same in separate.py and eval.py."""
-from common import cli
-from common.context import use_context
-from common.engines import add_engine_flags
 from common.errors import UsageError
+from common.inference import add_computing_flags, made_to_compute
 from x_umx.separator import Separator
 from x_umx.weights import PUBLISHED
 
@@ -23,43 +21,26 @@ def add_model_flags(parser):
                         help="exponent of the estimates, with --softmask (default: %(default)s)")
     parser.add_argument("--residual-model", "--residual", dest="residual", action="store_true",
                         help="model what the sources leave of the mixture as one more, 'residual'")
-    add_engine_flags(parser)
-    cli.add_context_flags(parser)
+    add_computing_flags(parser)
 
 
 def model_name(args):
-    """Return what `--model` names, or the default.
-
-    Returns
-    -------
-    str
-    """
+    """Return what `--model` names, a str, or the default."""
     return args.model or ("umx" if args.umx_infer else "xumx")
 
 
 def separator_of(args, **chunking):
-    """Make the separator that the flags ask for, and print what it computes on.
+    """Make the `Separator` that the flags ask for, with its `chunk_seconds` and `overlap`; print what it computes on.
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-    **chunking
-        `chunk_seconds` and `overlap` of `Separator`.
-
-    Returns
-    -------
-    Separator
-
-    Raises
-    ------
-    UsageError, UserError
-        As `Separator` and `use_context`; `--umx-infer` with the weights of X-UMX.
+    Raises a UsageError or UserError as `Separator` and `use_context` do, and if `--umx-infer` meets weights of X-UMX.
     """
     name = model_name(args)
-    context = use_context(args.context, args.device_id)
-    separator = Separator(name, args.targets, niter=args.niter, softmask=args.softmask, alpha=args.alpha,
-                          residual=args.residual, engine=args.engine, precision=args.precision, **chunking)
-    if args.umx_infer and len(separator.files[0].sources) > 1:
-        raise UsageError(f"--umx-infer: {name} is X-UMX; leave the flag out, or name weights of UMX")
-    print(f"{name}: computing on {context}", flush=True)
-    return separator
+
+    def make(**computing):
+        separator = Separator(name, args.targets, niter=args.niter, softmask=args.softmask, alpha=args.alpha,
+                              residual=args.residual, **computing, **chunking)
+        if args.umx_infer and len(separator.files[0].sources) > 1:
+            raise UsageError(f"--umx-infer: {name} is X-UMX; leave the flag out, or name weights of UMX")
+        return separator
+
+    return made_to_compute(args, name, make)

@@ -1,69 +1,11 @@
-"""Stems laid by on disk, brought to a level that their format can hold, and written."""
+"""Stems brought to a level that their format can hold, and written."""
 import contextlib
 import math
-import tempfile
-from pathlib import Path
 
 import numpy as np
 
-from common.errors import UserError
 from common.separation.audio import AudioWriter
-
-BLOCK = 1 << 16    # frames
-
-
-class Spool:
-    """Audio laid by in a file without a name, which goes with the process; a context manager.
-
-    Parameters
-    ----------
-    folder : path
-        On whose disk.
-    shape : tuple of int
-        Of a frame.
-    """
-
-    def __init__(self, folder, shape):
-        self.shape, self._folder = shape, Path(folder)
-        with _on_disk(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)    # noqa: SIM115
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._file.close()
-
-    def append(self, audio):
-        """Add float32 audio (n, *shape)."""
-        left = np.ascontiguousarray(audio).reshape(-1).view(np.uint8)
-        with _on_disk(self._folder):
-            while len(left):
-                left = left[self._file.write(left):]
-
-    def recording(self, blocks):
-        """Yield `blocks` (n, channels), after adding them."""
-        for block in blocks:
-            self.append(block)
-            yield block
-
-    def blocks(self, frames):
-        """Yield the first `frames` frames in blocks (n, *shape), all of one length but the last."""
-        frame_bytes = 4 * math.prod(self.shape)
-        self._file.seek(0)
-        while frames > 0:
-            data = self._file.read(min(frames, BLOCK) * frame_bytes)
-            yield np.frombuffer(data, np.float32).reshape(-1, *self.shape)
-            frames -= BLOCK
-
-
-@contextlib.contextmanager
-def _on_disk(folder):
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{folder}: could not be written ({error.strerror}); choose another --out-dir") from error
+from common.separation.spool import writing_to
 
 
 def write_stems(targets, stems, mixture, frames, rate, args):
@@ -80,10 +22,10 @@ def write_stems(targets, stems, mixture, frames, rate, args):
             note = _clamp_note(names, beyond)
         else:
             # Two stems are scaled by one factor, so that they still sum to the mixture, softer.
-            gains[:, 0] = 1 / np.maximum(1, peaks.max() if mixture else peaks)
+            gains[:, 0] = 1 / np.maximum(1, peaks.max() if mixture is not None else peaks)
             note = _rescale_note(names, gains[:, 0], tied=mixture is not None)
     folder, channels = targets[0].parent, stems.shape[1]
-    with _on_disk(folder):
+    with writing_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.ExitStack() as stack:
@@ -102,9 +44,9 @@ def write_stems(targets, stems, mixture, frames, rate, args):
 
 def _outputs(stems, mixture, frames, clamp):
     """Yield blocks (n, outputs, channels) of what will be written, before it is scaled or limited."""
-    mixtures = mixture.blocks(frames) if mixture else None
+    mixtures = mixture.blocks(frames) if mixture is not None else None
     for block in stems.blocks(frames):
-        if mixture:    # its rest is all that the stem, as it will be written, leaves of it
+        if mixture is not None:    # its rest is all that the stem, as it will be written, leaves of it
             rest = next(mixtures) - (np.clip(block, -1, 1) if clamp else block)
             block = np.concatenate([block, rest], axis=1)
         yield block

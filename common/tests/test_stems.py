@@ -21,7 +21,8 @@ from common.errors import UsageError
 from common.separation import stems
 from common.separation.audio import FORMATS, AudioReader
 from common.separation.decoders import PacketSource
-from common.separation.stems import add_stem_flags, separate_files
+from common.separation.flags import add_stem_flags
+from common.separation.stems import separate_files
 
 GAINS = {"bass": 0.5, "drums": 0.25, "vocals": 0.25}    # of the stems in the mixture
 
@@ -145,6 +146,25 @@ def test_chunks_are_as_asked_for():
     fake = SimpleNamespace(sample_rate=22050, stems=("all",), process=process)
     assert separate("song.wav", "--chunk-dur", 0.2, "--overlap", 0.5, separator=fake, batch_size=3) == 0
     assert shapes == [(3, 4410, 2), (3, 4410, 2), (3, 4410, 2)]    # 1 s, a chunk every 0.1 s
+
+
+def test_without_chunks_all_of_an_input_is_separated_at_once():
+    """By a separator that lays by what it needs in the output folder."""
+    mixture, given = song("song.wav", 200_000), []
+
+    def separate_whole(blocks, folder):
+        given.append(folder)
+        for block in blocks:
+            yield np.stack([block / 2, block / 4], axis=1)
+
+    fake = SimpleNamespace(sample_rate=44100, stems=("half", "quarter"), separate_whole=separate_whole)
+    parser = cli.parser("")
+    add_stem_flags(parser, chunk_dur=None, overlap=0.25)
+    assert separate_files(fake, parser.parse_intermixed_args(["song.wav", "--float32"])) == 0
+    assert given == ["stems"]
+    np.testing.assert_array_equal(read("stems/song/half.wav"), mixture / 2)
+    np.testing.assert_array_equal(read("stems/song/quarter.wav"), mixture / 4)
+    assert "one by one (default: whole inputs)" in " ".join(parser.format_help().split())
 
 
 def test_silence_stays_silent():
@@ -365,7 +385,7 @@ SCRIPT = """
 import itertools, os, sys, time
 from types import SimpleNamespace
 from common import cli
-from common.separation import stems
+from common.separation import flags, stems
 
 def process(batch):
     open("begun", "a").write("x")
@@ -374,7 +394,7 @@ def process(batch):
 
 def main():
     parser = cli.parser("")
-    stems.add_stem_flags(parser, chunk_dur=1, overlap=0)
+    flags.add_stem_flags(parser, chunk_dur=1, overlap=0)
     return stems.separate_files(SimpleNamespace(sample_rate=8000, stems=("all",), process=process), parser.parse_args())
 
 cli.run(main)

@@ -2,6 +2,8 @@
 import errno
 import functools
 import os
+import tempfile
+import tracemalloc
 
 import attrs
 import nnabla as nn
@@ -11,7 +13,10 @@ import pytest
 from common.checkpoint import save_parameters
 from common.errors import UsageError, UserError
 from common.separation import istft, stft
+from common.separation import separator as shared
+from common.separation.separator import separate_stream
 from common.separation.wiener import filter_estimates, mixture_phase
+from d3net import separator as module
 from d3net import spectrogram
 from d3net.hyperparameters import load_mss, save_hyper_parameters
 from d3net.mss_model import TARGETS, D3NetMSS
@@ -183,6 +188,83 @@ def test_engines_agree(model):
     assert all(close(a[name], b[name], 1e-4) for name in ("drums", "bass", "residual"))
 
 
+# Long songs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patches_seen(monkeypatch):
+    """Shapes of what the networks were given; quick functions, another one for bass, take their place."""
+    shapes = []
+
+    def compile_network(build, made, *_):
+        power = made[0][1] / 16
+        return lambda patches: shapes.append(patches.shape) or (patches ** power,)
+
+    monkeypatch.setattr(module, "compile_network", compile_network)
+    return shapes
+
+
+def crescendo(frames):
+    """Music whose sides become louder unlike each other, so that statistics of a part are not those of the whole."""
+    return music(frames) * np.linspace(0, 1, frames, dtype=np.float32)[:, None] ** [1, 4]
+
+
+@pytest.mark.parametrize("wiener", [True, False])
+@pytest.mark.parametrize("targets", [None, ("bass", "vocals")], ids=str)
+def test_songs_of_many_blocks_are_separated_as_in_one(targets, wiener, model, patches_seen, monkeypatch):
+    audio, own = crescendo(9000), Separator(model, targets, wiener=wiener)
+    monkeypatch.setattr(shared, "BLOCK", 777)
+    many = own.separate(audio, RATE)
+    monkeypatch.setattr(shared, "BLOCK", 10_000)
+    monkeypatch.setattr(spectrogram, "BLOCK", 1000)
+    one = own.separate(audio, RATE)
+    assert tuple(many) == tuple(one) == own.stems
+    assert all(close(many[name], one[name], 1e-5) for name in one)
+
+
+def test_the_filter_has_the_statistics_of_the_whole_song(model):
+    audio = crescendo(3000)
+    x, estimates = plainly(model, audio)
+    whole = to_stems(filter_estimates(mixture_phase(estimates, x), x), len(audio))
+    stems = separator(model).separate(audio, RATE)
+    chunks = separator(model, chunk_seconds=0.05).separate(audio, RATE)
+    for target, expected in zip(TARGETS, whole, strict=True):
+        assert close(stems[target], expected, 1e-4), target
+        assert not close(chunks[target], expected, 1e-3), target
+
+
+def test_work_grows_in_proportion_to_the_length(model, patches_seen):
+    own, counts = Separator(model), []
+    for length in range(1, 6):
+        patches_seen.clear()
+        own.separate(music((48 * length - 1) * SMALL["hop_size"]), RATE)    # 48 frames each
+        counts.append(len(patches_seen))
+    # Three targets have a patch every 8 frames, bass one every 12; each has one more before the beginning.
+    assert counts == [(3 * 6 + 4) * length + 4 for length in range(1, 6)]
+    assert set(patches_seen) == {(2, 16, 2, 129), (2, 24, 2, 129)}
+
+
+@pytest.mark.parametrize("wiener", [True, False])
+def test_memory_does_not_grow_with_the_song(wiener, model, patches_seen):
+    own, block, peaks = Separator(model, ("drums", "other"), wiener=wiener), music(5000), []
+    for count in (1, 2, 12):    # before the first, functions may have to be compiled
+        tracemalloc.start()
+        stems = separate_stream(own, [block] * count, RATE, 2, [0, 1, 2], None, 0)
+        assert sum(map(len, stems)) >= count * len(block)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[2] < 1.2 * peaks[1]
+
+
+def test_files_lie_where_they_are_told_to_without_a_name(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    own = separator(model, ("drums",))
+    stems = own.separate_whole([music()], tmp_path / "new")
+    assert next(stems).shape[1:] == (2, 2)
+    assert not list((tmp_path / "new").iterdir())
+
+
 # What may come in -----------------------------------------------------------------------------------------------------
 
 
@@ -244,8 +326,6 @@ def test_separators_do_not_disturb_each_other(model):
 
 
 def test_a_network_is_compiled_once_for_all_patches_and_songs(model, monkeypatch):
-    from d3net import separator as module
-
     shapes, compile_network = [], module.compile_network
     monkeypatch.setattr(module, "compile_network",
                         lambda build, made, *rest: shapes.append(*made) or compile_network(build, made, *rest))
@@ -266,13 +346,15 @@ def test_values_that_are_not_allowed_are_refused(values, says, model):
         Separator(model, **values)
 
 
-def test_a_full_disk_is_one_line(model, monkeypatch):
+@pytest.mark.parametrize("folder, remedy", [(None, "set TMPDIR"), ("stems", "choose another --out-dir")])
+def test_a_full_disk_is_one_line(folder, remedy, model, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(UserError, match="no room for 0 MB of estimates .No space left on device.; set TMPDIR"):
-        separator(model, ("drums",)).separate(music(), RATE)
+    with pytest.raises(UserError, match=f"no room for 0 MB of estimates .No space left on device.; {remedy}"):
+        list(separator(model, ("drums",)).separate_whole([music()], folder))
 
 
 def test_networks_for_other_spectra_do_not_go_together(tmp_path):

@@ -1,0 +1,144 @@
+"""The flags of the `separate.py` and of the `eval.py` of every paper, and the checks of their values."""
+import argparse
+import contextlib
+import math
+import os
+from collections import Counter
+from pathlib import Path
+
+from common import cli
+from common.datasets.musdb18 import SPLITS
+from common.errors import UsageError
+from common.separation.audio import FORMATS, check_format
+
+# separate.py ----------------------------------------------------------------------------------------------------------
+
+
+def add_stem_flags(parser, chunk_dur, overlap):
+    """Add the flags that `check_stem_flags` and `separate_files` take; the script should `parse_intermixed_args`.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    chunk_dur : float or None
+        Default length of a chunk in seconds; None: that of the input.
+    overlap : float
+        Default overlap of chunks, as a fraction of one.
+    """
+    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files with a mixture (wav, flac, mp3, m4a)")
+    parser.add_argument("--inputs", "-i", nargs="+", default=[], metavar="FILE", help="more of them")
+    parser.add_argument("--out-dir", "-o", default="stems", metavar="DIR",
+                        help="where a folder is made for each input (default: %(default)s)")
+    parser.add_argument("--start", type=_seconds, default=0.0, metavar="SECONDS",
+                        help="where to start in the inputs (default: %(default)s)")
+    parser.add_argument("--duration", type=_duration, default=-1.0, metavar="SECONDS",
+                        help="how much of the inputs to separate; -1: to the end (default: %(default)s)")
+    parser.add_argument("--two-stems", metavar="STEM",
+                        help="write STEM and no_STEM, which is all the rest of the mixture, instead of all stems")
+    parser.add_argument("--ext", choices=tuple(FORMATS), default="wav", help="format (default: %(default)s)")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--float32", dest="encoding", action="store_const", const="float32",
+                       help="write 32-bit floating point, which never clips, instead of 16 bits (wav)")
+    depth.add_argument("--int24", dest="encoding", action="store_const", const="int24",
+                       help="write 24 bits instead of 16 (wav, flac)")
+    parser.add_argument("--clip-mode", choices=("rescale", "clamp"), default="rescale",
+                        help="where a stem goes beyond full scale: make all of it softer, or limit the samples; no "
+                             "matter with --float32 (default: %(default)s)")
+    parser.add_argument("--resume", action="store_true", help="skip inputs whose stems are all there")
+    parser.add_argument("--chunk-dur", type=_chunk_dur, default=chunk_dur, metavar="SECONDS",
+                        help="length of the chunks that are separated one by one (default: "
+                             f"{'whole inputs' if chunk_dur is None else '%(default)s'})")
+    parser.add_argument("--overlap", type=_overlap, default=overlap, metavar="FRACTION",
+                        help="of a chunk that it shares with the next, 0 to 0.5, cross-faded"
+                             f"{'; matters with --chunk-dur' if chunk_dur is None else ''} (default: %(default)s)")
+
+
+def _number(meaning, accept):
+    """Return a converter to float for `type=` of an argument, of values that `accept` is true for."""
+    def convert(text):
+        with contextlib.suppress(ValueError):
+            if math.isfinite(value := float(text)) and accept(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
+    return convert
+
+
+_seconds = _number("a number of seconds from 0", lambda value: value >= 0)
+_duration = _number("a number of seconds above 0, nor -1", lambda value: value > 0 or value == -1)
+_chunk_dur = _number("a number of seconds above 0", lambda value: value > 0)
+_overlap = _number("a fraction from 0 to 0.5", lambda value: 0 <= value <= 0.5)
+
+
+def check_stem_flags(args):
+    """Check what the flags ask for before long work, as far as that needs no separator.
+
+    Returns
+    -------
+    dict of pathlib.Path to pathlib.Path
+        For each input, the folder of its stems.
+
+    Raises
+    ------
+    UsageError
+        No input is given or none exists, two would write to the same folder, a folder cannot be made, or the format
+        cannot hold the encoding.
+    """
+    inputs = [Path(name) for name in (*args.files, *args.inputs)]
+    if not inputs:
+        raise UsageError("no audio file is given (see --help)")
+    if not any(path.exists() for path in inputs):
+        raise UsageError(f"{inputs[0]}: no such file" + (", nor any other of the inputs" if len(inputs) > 1 else ""))
+    folders = {path: Path(args.out_dir) / path.stem for path in inputs}
+    folder, count = Counter(Path(args.out_dir) / path.stem for path in inputs).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"{folder}: {count} of the inputs would write their stems there; rename them or separate them "
+                         "one by one")
+    for folder in folders.values():
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            reason = "not writable" if existing.is_dir() else "not a folder"
+            raise UsageError(f"{existing}: {reason}; choose another --out-dir")
+    check_format(args.ext, args.encoding)
+    return folders
+
+
+# eval.py --------------------------------------------------------------------------------------------------------------
+
+
+def add_scoring_flags(parser, add_model_flags, chunk_dur, overlap, whole):
+    """Add the flags that `check_scoring_flags` and `common.separation.scoring.score_songs` take.
+
+    Parameters
+    ----------
+    parser : argparse.ArgumentParser
+    add_model_flags : callable
+        Adds those of the separator.
+    chunk_dur, overlap : float
+        Defaults: length of a chunk in seconds, 0 for whole songs, and its share that the next has, too.
+    whole : str
+        What to say of whole songs.
+    """
+    parser.add_argument("--root", required=True, metavar="DIR",
+                        help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for each song; "
+                             "'synthetic' generates music")
+    parser.add_argument("--subset", choices=SPLITS, default="test", help="which songs (default: %(default)s)")
+    parser.add_argument("--is-wav", action="store_true", help="read the WAV version of MUSDB18")
+    parser.add_argument("--setup-file", metavar="FILE",
+                        help="YAML file in the root that lists the validation songs (default: those of musdb)")
+    parser.add_argument("--out-dir", "--output", "-o", metavar="DIR",
+                        help="where the scores go (default: scores-MODEL)")
+    parser.add_argument("--cores", type=cli.positive_int, default=1, metavar="N",
+                        help="songs to score at once; each takes a core and, if of four minutes, some 6 GB (default: "
+                             "%(default)s)")
+    add_model_flags(parser)
+    parser.add_argument("--chunk-dur", type=float, default=chunk_dur, metavar="SECONDS",
+                        help=f"length of the chunks that are separated one by one; 0: {whole} (default: %(default)s)")
+    parser.add_argument("--overlap", type=float, default=overlap, metavar="FRACTION",
+                        help="of a chunk that it shares with the next, 0 to 0.5, cross-faded (default: %(default)s)")
+
+
+def check_scoring_flags(args):
+    """Raise a UsageError for chunks that cannot be."""
+    if not (0 <= args.chunk_dur < float("inf") and 0 <= args.overlap <= 0.5):
+        raise UsageError(f"--chunk-dur {args.chunk_dur}, --overlap {args.overlap}: seconds from 0, and a fraction from "
+                         "0 to 0.5, are allowed")

@@ -1,0 +1,89 @@
+"""What the separators of all papers do alike: a stand-in with two stems, which needs no network."""
+import numpy as np
+import pytest
+
+from common.errors import UsageError
+from common.separation import separator
+from common.separation.separator import StemSeparator, separate_stream
+
+RATE = 8000
+
+
+class Halves(StemSeparator):
+    """Splits what is given to `process` at once by its mean, so that a result tells what that was."""
+
+    stems, sample_rate = ("mean", "rest"), RATE
+
+    def __init__(self, chunk_seconds=None, overlap=0.0):
+        super().__init__(None, chunk_seconds, overlap, "nnabla", "float32")
+        self.lengths = []
+
+    def process(self, chunks):
+        self.lengths.append(chunks.shape[:2])
+        mean = np.broadcast_to(chunks.mean(1, keepdims=True), chunks.shape)
+        return np.stack([mean, chunks - mean], axis=1)
+
+
+def ramp(samples, channels=2):
+    return np.linspace(0, 1, samples * channels, dtype=np.float32).reshape(samples, channels)
+
+
+@pytest.fixture(autouse=True)
+def short_blocks(monkeypatch):
+    monkeypatch.setattr(separator, "BLOCK", 100)
+
+
+@pytest.mark.parametrize("samples", [1, 99, 100, 101, 1000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_without_chunks_all_of_a_signal_is_one(samples, channels):
+    audio, halves = ramp(samples, channels), Halves()
+    stems = halves.separate(audio, RATE)
+    assert halves.lengths == [(1, samples)]
+    np.testing.assert_allclose(stems["mean"], np.broadcast_to(audio.mean(0), audio.shape), atol=1e-6)
+    np.testing.assert_allclose(sum(stems.values()), audio, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_seconds, lengths", [(0.1, [(1, 800), (1, 800)]), (0.5, [(1, 1000)])])
+def test_chunks_are_as_asked_for(chunk_seconds, lengths):
+    halves = Halves(chunk_seconds)
+    stems = halves.separate(ramp(1000), RATE)
+    assert halves.lengths == lengths
+    np.testing.assert_allclose(sum(stems.values()), ramp(1000), atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [4000, 11025, RATE, 16000])
+@pytest.mark.parametrize("shape", [(1,), (1234,), (1234, 1), (1234, 2)], ids=str)
+def test_stems_have_the_rate_and_the_shape_of_the_audio(shape, rate):
+    stems = Halves().separate(np.zeros(shape), rate)
+    assert tuple(stems) == Halves.stems
+    assert all(stem.shape == shape and stem.dtype == np.float32 and not stem.any() for stem in stems.values())
+
+
+def test_stems_are_picked_by_their_index():
+    audio = ramp(1000)
+    blocks = separate_stream(Halves(), [audio[:300], audio[300:]], RATE, 2, [1], None, 0)
+    rest = np.concatenate(list(blocks))[:1000]
+    np.testing.assert_allclose(rest[:, 0], audio - audio.mean(0), atol=1e-6)
+
+
+def test_the_folder_reaches_a_separator_of_whole_signals():
+    given = []
+
+    class Streaming(Halves):
+        def separate_whole(self, blocks, folder=None):
+            given.append(folder)
+            for block in blocks:
+                yield np.stack([block, -block], axis=1)
+
+    blocks = [ramp(500), ramp(0), ramp(300)]
+    out = separate_stream(Streaming(), blocks, RATE, 2, [0, 1], None, 0, folder="stems")
+    np.testing.assert_array_equal(np.concatenate(list(out))[:800, 1], -np.concatenate(blocks))
+    assert given == ["stems"]
+
+
+@pytest.mark.parametrize("values, says", [
+    ({"chunk_seconds": 0}, "chunks of 0 s"), ({"chunk_seconds": -1}, "chunks"), ({"overlap": 0.6}, "overlap of 0.6"),
+    ({"overlap": -0.1}, "overlap"), ({"overlap": float("nan")}, "overlap")], ids=str)
+def test_chunks_that_cannot_be_are_refused(values, says):
+    with pytest.raises(UsageError, match=says):
+        Halves(**values)
