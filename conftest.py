@@ -1,6 +1,13 @@
-"""What all tests need."""
+"""What all tests need, and fixtures that those of several papers use."""
+import signal
+
 import nnabla as nn
 import pytest
+
+from common import cli
+
+# Its checks say as much as those of a test when they fail.
+pytest.register_assert_rewrite("common.testing")
 
 
 @pytest.fixture(autouse=True)
@@ -11,9 +18,48 @@ def no_parameters():
     nn.clear_parameters()
 
 
+@pytest.fixture(autouse=True)
+def keep_sigterm():
+    """Commands that run in this process set what ends it; every test leaves that as it was."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def own_cache(tmp_path_factory):
     """Tests leave the user's cache alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SONY_PAPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of downloads, one for each test; it is not there at first."""
+    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    """Curves take longer than all the rest of a small training; fixtures of a wider scope draw them."""
+    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+
+
+@pytest.fixture
+def run_main(capsys):
+    """Run the `main` of a script in this process; returns its exit status, stdout and stderr."""
+    def run(main, *arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.run(lambda: main([str(argument) for argument in arguments]))
+        return caught.value.code or 0, *capsys.readouterr()
+    return run

@@ -1,6 +1,4 @@
 """Batches: the bits of a plain loop over images, the same wherever an epoch is taken up, and a thread that ends."""
-import threading
-
 import numpy as np
 import pytest
 
@@ -13,10 +11,6 @@ def make_dataset(num=23, shape=(3, 8, 6)):
     """Each label is the number of its image."""
     images = np.random.default_rng(0).integers(256, size=(num, *shape), dtype=np.uint8)
     return Dataset(images, np.arange(num), [str(label) for label in range(num)])
-
-
-def batches_thread_count():
-    return sum(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
 def numbers(epoch):
@@ -116,29 +110,29 @@ def test_a_batch_belongs_to_the_consumer():
     assert numbers(Batches(make_dataset(), 5))[0] == [0, 1, 2, 3, 4]
 
 
-def test_the_thread_ends_with_the_epoch():
+def test_the_thread_ends_with_the_epoch(started):
     list(Batches(make_dataset(), 5))
-    assert batches_thread_count() == 0
+    assert not started("batches")
 
 
-def test_the_thread_ends_where_the_loop_is_left():
+def test_the_thread_ends_where_the_loop_is_left(started):
     for _ in Batches(make_dataset(), 1):
-        assert batches_thread_count() == 1
+        assert len(started("batches")) == 1
         break
-    assert batches_thread_count() == 0
+    assert not started("batches")
 
 
-def test_the_thread_ends_with_an_exception_in_the_loop():
+def test_the_thread_ends_with_an_exception_in_the_loop(started):
     def fail():
         for _ in Batches(make_dataset(), 1):
             raise KeyError
     with pytest.raises(KeyError) as caught:
         fail()
     del caught    # its traceback keeps the loop alive
-    assert batches_thread_count() == 0
+    assert not started("batches")
 
 
-def test_an_error_in_the_thread_reaches_the_consumer(monkeypatch):
+def test_an_error_in_the_thread_reaches_the_consumer(monkeypatch, started):
     batches = Batches(make_dataset(), 5)
     make = batches._make
 
@@ -151,7 +145,7 @@ def test_an_error_in_the_thread_reaches_the_consumer(monkeypatch):
     assert [len(next(epoch)[1]) for _ in range(3)] == [5, 5, 5]
     with pytest.raises(MemoryError, match="no room"):
         next(epoch)
-    assert batches_thread_count() == 0
+    assert not started("batches")
 
 
 def test_two_epochs_can_run_side_by_side():

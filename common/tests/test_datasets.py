@@ -18,12 +18,11 @@ NAMES = ("one", "two", "three")
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(cache, monkeypatch):
     """Keep the tests away from the user's cache, and from the network."""
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(cifar10, "SOURCE", attrs.evolve(cifar10.SOURCE, url="http://127.0.0.1:1/cifar-10-python.tar.gz"))
     monkeypatch.setattr(mnist, "URL", "http://127.0.0.1:1/")
-    return tmp_path / "cache"
+    return cache
 
 
 def small_dataset(num=20):

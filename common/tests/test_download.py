@@ -14,6 +14,7 @@ from common.errors import UserError
 CONTENT = bytes(range(256)) * 4096    # four blocks
 SIZE, MD5 = len(CONTENT), f"md5:{hashlib.md5(CONTENT).hexdigest()}"
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -58,12 +59,6 @@ def server():
         yield running
         running.shutdown()
         thread.join()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
 
 
 def files(folder):

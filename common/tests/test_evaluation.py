@@ -14,11 +14,10 @@ from common.datasets.multitrack import ArrayStem, FileStem, Track
 from common.errors import UsageError, UserError
 from common.separation import evaluation
 from common.separation import scores as tables
+from common.testing import needs_ffmpeg
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "evaluation.json").read_text())
 RATE = 4000    # Hz
-needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                                  reason="museval cannot be imported without the programs ffmpeg and ffprobe")
 
 
 def noise(seed, samples=2 * RATE, count=1, channels=2):

@@ -1,7 +1,6 @@
 """Random mixtures: the published draws, the same bits wherever an epoch is taken up, and threads that end."""
 import json
 import random
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +35,6 @@ def make_batches(tracks=None, **options):
 def same(one, other):
     return len(one) == len(other) and all(
         np.array_equal(a, b) for pair in zip(one, other, strict=True) for a, b in zip(*pair, strict=True))
-
-
-def remixing_threads():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("remixing")]
 
 
 # Draws ----------------------------------------------------------------------------------------------------------------
@@ -161,14 +156,14 @@ def test_whole_tracks_keep_their_stems_together():
 # Threads --------------------------------------------------------------------------------------------------------------
 
 
-def test_threads_end_when_an_epoch_is_over_or_left():
+def test_threads_end_when_an_epoch_is_over_or_left(started):
     assert len(list(make_batches().epoch(0))) == 6
-    assert not remixing_threads()
+    assert not started("remixing")
     left = make_batches().epoch(0)
     next(left)
-    assert remixing_threads()
+    assert started("remixing")
     left.close()
-    assert not remixing_threads()
+    assert not started("remixing")
 
 
 def test_batches_that_nobody_takes_are_not_made():
@@ -183,7 +178,7 @@ def test_batches_that_nobody_takes_are_not_made():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_while_reading_reaches_the_caller(workers):
+def test_an_error_while_reading_reaches_the_caller(workers, started):
     def fail(start):
         raise UserError("song 1, drums: cannot be read")
 
@@ -191,7 +186,7 @@ def test_an_error_while_reading_reaches_the_caller(workers):
     tracks[1].stems["drums"] = Watched(tracks[1].stems["drums"].audio, RATE, fail)
     with pytest.raises(UserError, match="song 1, drums"):
         list(make_batches(tracks, samples_per_track=50, workers=workers).epoch(0))
-    assert not remixing_threads()
+    assert not started("remixing")
 
 
 class Watched(ArrayStem):

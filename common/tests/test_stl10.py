@@ -11,11 +11,10 @@ from common.errors import UsageError, UserError
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
+def cache(cache, monkeypatch):
     """Keep the tests away from the user's cache, and from the network."""
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
     change(monkeypatch, url="http://127.0.0.1:1/stl10_binary.tar.gz")
-    return tmp_path / "cache"
+    return cache
 
 
 def change(monkeypatch, **values):

@@ -16,11 +16,13 @@ import pytest
 
 from common.checkpoint import load_parameters, load_state
 from common.errors import UsageError, UserError
+from common.testing import content
 from common.training import BEST, CHECKPOINT, Run
 
 CONFIG = {"learning_rate": 0.1, "name": "tiny"}
 PANELS = (("loss", ("loss",)), ("not there", ("accuracy",)))
 EPOCHS, STEPS = 3, 4
+pytestmark = pytest.mark.usefixtures("no_drawing")    # the test of the files draws
 
 
 class Batches:
@@ -88,12 +90,6 @@ def folder(tmp_path):
     return tmp_path / "run"
 
 
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer than all the rest; the test of the files draws them."""
-    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
-
-
 def set_nan():
     parameter = nn.get_parameters()["affine/W"]
     parameter.d = np.full(parameter.shape, np.nan)
@@ -105,7 +101,7 @@ def set_nan():
 def test_a_run_writes_its_files(folder, monkeypatch):
     monkeypatch.undo()
     run = train(folder)
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == [
+    assert sorted(content(folder)) == [
         "checkpoint/latest.h5", "config.json", "curves.png", "log.csv", "params_best.h5"]
     assert json.loads((folder / "config.json").read_text()) == CONFIG
     lines = (folder / "log.csv").read_text().splitlines()
@@ -246,11 +242,11 @@ def test_dropout_leaves_the_same_parameters_after_a_resume(tmp_path):
 
 def test_a_folder_with_a_run_is_refused(folder):
     train(folder, epochs=2)
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = content(folder)
     with pytest.raises(UsageError, match=r"holds a run already \(epoch 2\); add --resume") as caught:
         Run(folder, CONFIG)
     assert "\n" not in str(caught.value)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert content(folder) == before
 
 
 @pytest.mark.parametrize("config, message", [

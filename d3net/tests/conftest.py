@@ -1,11 +1,22 @@
 import contextlib
-import zlib
 
+import attrs
 import nnabla as nn
-import numpy as np
 import pytest
 
+from common.checkpoint import save_parameters
 from common.context import native_functions
+from common.testing import fill_parameters
+from d3net.hyperparameters import load_mss, load_segmentation, save_hyper_parameters
+from d3net.mss_model import TARGETS, D3NetMSS
+from d3net.segmentation_model import d3net_segmentation
+
+# A layer or two wherever the network for one source has any, of 2 bands.
+FEW_LAYERS = {
+    "num_init_features": (3, 2), "num_layer_blocks": ((2, 1, 1), (1, 1, 1)), "dens_k": ((2, 3, 2), (1, 1, 1)),
+    "b_n_blocks": ((2, 1, 1), (1, 1, 1)), "comp_rates": ((1.0, 1.0), (1.0, 1.0)), "f_num_init_features": 2,
+    "f_num_layer_block": (1, 2, 1), "f_dens_k": (2, 2, 2), "f_n_blocks": (1, 2, 1), "f_comp_rates": (1.0, 1.0),
+    "ttl_num_layer_block": 2, "ttl_dens_k": 2}
 
 
 @pytest.fixture(params=["compiled", "native"])
@@ -15,25 +26,56 @@ def functions(request):
         yield request.param
 
 
-def _reference_value(name, shape, seed):
-    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
-    leaf = name.rsplit("/", 1)[-1]
-    noise = rng.randn(*shape)
-    if leaf == "var":
-        return 0.5 + np.abs(noise)
-    if leaf == "gamma" or "scale" in leaf:
-        return 1 + 0.1 * noise
-    if leaf not in ("mean", "beta") and len(shape) > 1:
-        return noise / np.sqrt(np.prod(shape[1:]))
-    return 0.1 * noise
-
-
 @pytest.fixture
 def fill():
     """Set all parameters to those of a reference case, which follow from their names and a seed, and return them."""
-    def fill(seed):
-        parameters = nn.get_parameters(grad_only=False)
-        for name, parameter in parameters.items():
-            parameter.d = _reference_value(name, parameter.shape, seed).astype(np.float32)
-        return parameters
-    return fill
+    return lambda seed: fill_parameters(nn.get_parameters(grad_only=False), seed)
+
+
+@pytest.fixture
+def gradients(fill):
+    """Gradients {name: array} of a loss at parameters of a reference case, with memory freed as training does."""
+    def gradients(loss):
+        for parameter in fill(0).values():
+            parameter.grad.zero()
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(clear_buffer=True)
+        return {name: parameter.g.copy() for name, parameter in nn.get_parameters().items()}
+    return gradients
+
+
+@pytest.fixture(scope="session")
+def small_mss():
+    """Make hyper-parameters of a small network for one source; its spectra have the sizes that are given."""
+    return lambda **sizes: attrs.evolve(load_mss("tiny"), **FEW_LAYERS | sizes)
+
+
+@pytest.fixture(scope="session")
+def save_mss():
+    """Write <target>.h5 and <target>.yaml of a random network."""
+    def save(folder, target, hparams):
+        nn.clear_parameters()
+        nn.random.seed(TARGETS.index(target))
+        D3NetMSS(hparams, target)(nn.Variable((1, hparams.frame_multiple, hparams.n_channels, hparams.bins)))
+        for name, parameter in nn.get_parameters(grad_only=False).items():
+            if name.endswith("/var"):    # of networks that were never trained it is 0
+                parameter.d = 1
+            if name.endswith("/in_scale"):    # estimates change with the input, and are above 0
+                parameter.d = 5
+        save_parameters(folder / f"{target}.h5")
+        save_hyper_parameters(folder / f"{target}.yaml", hparams)
+        nn.clear_parameters()
+    return save
+
+
+@pytest.fixture(scope="session")
+def segmentation_weights(tmp_path_factory):
+    """Weight file of a random network 'tiny' for segmentation."""
+    path = tmp_path_factory.mktemp("weights") / "tiny.h5"
+    nn.clear_parameters()
+    nn.random.seed(3)
+    d3net_segmentation(nn.Variable((1, 3, 64, 64)), load_segmentation("tiny"))
+    nn.get_parameters()["decode_head/conv_seg/conv/W"].d *= 30    # else all pixels get one class
+    save_parameters(path)
+    nn.clear_parameters()
+    return path

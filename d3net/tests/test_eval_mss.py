@@ -1,80 +1,42 @@
 """Scoring of songs by `eval.py mss`, with small random networks."""
 import functools
 import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
-import attrs
-import nnabla as nn
-import numpy as np
 import pytest
-import soundfile
 
-from common.checkpoint import save_parameters
 from common.errors import UsageError
 from common.separation.scores import format_table
+from common.testing import needs_ffmpeg, run_python, score_twice, write_songs_to_score
 from d3net import eval, eval_mss
-from d3net.hyperparameters import load_mss, save_hyper_parameters
-from d3net.mss_model import D3NetMSS
 
 SOURCES = ("vocals", "drums")
-SECOND = 44100    # samples
-needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                                  reason="museval cannot be imported without the programs ffmpeg and ffprobe")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, small_mss, save_mss):
     folder = tmp_path_factory.mktemp("model")
-    few = {"dens_k": ((2, 2, 2),) * 2, "num_layer_blocks": ((1, 1, 1),) * 2, "b_n_blocks": ((1, 1, 1),) * 2,
-           "comp_rates": ((1.0, 1.0),) * 2, "f_dens_k": (2, 2, 2), "f_num_layer_block": (1, 1, 1),
-           "f_n_blocks": (1, 1, 1), "f_comp_rates": (1.0, 1.0), "valid_signal_idx": 64, "band_split_idxs": (16,)}
-    hparams = attrs.evolve(load_mss("tiny"), **few)
+    hparams = small_mss(fft_size=512, hop_size=128, valid_signal_idx=200, band_split_idxs=(64,))
     for target in SOURCES:
-        D3NetMSS(hparams, target)(nn.Variable((1, 16, 2, hparams.bins)))
-        save_parameters(folder / f"{target}.h5")
-        save_hyper_parameters(folder / f"{target}.yaml", hparams)
-        nn.clear_parameters()
+        save_mss(folder, target, hparams)
     return folder
 
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory):
-    """A data set: one song of 2 s, one whose mixture is not a number."""
-    root = tmp_path_factory.mktemp("songs")
-    for song, fault in (("Good", 0), ("Bad", np.nan)):
-        folder = root / "test" / song
-        folder.mkdir(parents=True)
-        drums, vocals = 0.1 * np.random.default_rng(0).standard_normal((2, 2 * SECOND, 2))
-        for name, audio in (("drums", drums), ("vocals", vocals), ("mixture", drums + vocals + fault)):
-            soundfile.write(folder / f"{name}.wav", audio, SECOND, subtype="FLOAT")
-    return root
+    return write_songs_to_score(tmp_path_factory.mktemp("songs"))
 
 
 @needs_ffmpeg
 def test_scores_songs_and_says_which_failed(model, songs, tmp_path, capsys):
     command = ["mss", "--model-dir", str(model), "--root", str(songs), "--is-wav", "--out-dir", str(tmp_path),
                "--subset", "test", "--cores", "1", "--context", "cpu"]
-    assert eval.main(command) == 1
-    out, err = capsys.readouterr()
-    assert err.count("\n") == 1
-    assert err.startswith(f"error: {songs / 'test' / 'Bad' / 'mixture.wav'}: ")
-    lines = out.splitlines()
+    lines, written = score_twice(eval.main, command, songs, tmp_path, capsys)
     assert lines[1].startswith("Good: SDR vocals ")
     assert [line.split()[0] for line in lines[-5:]] == ["dB", *SOURCES, "average", "wrote"]
     assert lines[-5].endswith("D3Net paper  D3Net NNabla")
     assert lines[-4].split()[-2:] == ["7.24", "7.14"]    # vocals
-    written = json.loads((tmp_path / "scores.json").read_text())
-    assert written["failed"] == ["Bad"]
     assert written["made_with"]["stems"] == [*SOURCES, "residual"]
     assert f"{written['median']['drums']['SDR']:.2f}" == lines[-3].split()[1]
-    assert [path.name for path in (tmp_path / "test").iterdir()] == ["Good.json"]
-
-    assert eval.main(command) == 1
-    assert capsys.readouterr().out.splitlines()[1:] == [f"1 of 2 tracks are scored in {tmp_path / 'test'} already",
-                                                        *lines[2:]]
 
 
 def parsed(model, *argv):
@@ -129,7 +91,6 @@ def test_published_averages():
 
 @pytest.mark.parametrize("argv, flags", [((), ("mss", "segmentation")), (("mss",), ("--root", "--is-wav", "--cores"))])
 def test_the_command_says_how_it_is_used(argv, flags):
-    script = Path(eval.__file__)
-    done = subprocess.run([sys.executable, script, *argv, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert all(flag in done.stdout for flag in flags)
+    status, out, _ = run_python(eval.__file__, *argv, "--help")
+    assert status == 0
+    assert all(flag in out for flag in flags)

@@ -2,12 +2,10 @@
 import json
 from pathlib import Path
 
-import nnabla as nn
 import numpy as np
 import pytest
 
 from common import cli
-from common.checkpoint import save_parameters
 from common.datasets.cityscapes import CLASSES, find_pairs, read_pair
 from common.datasets.synthetic_scenes import make_scene
 from common.errors import UsageError
@@ -15,20 +13,7 @@ from common.images import write_png
 from d3net import eval_segmentation
 from d3net.hyperparameters import load_segmentation
 from d3net.metrics import ConfusionMatrix
-from d3net.segmentation_model import d3net_segmentation
 from d3net.segmenter import Segmenter
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.h5"
-    nn.clear_parameters()
-    nn.random.seed(3)
-    d3net_segmentation(nn.Variable((1, 3, 64, 64)), load_segmentation("tiny"))
-    nn.get_parameters()["decode_head/conv_seg/conv/W"].d *= 30    # else all pixels get one class
-    save_parameters(path)
-    nn.clear_parameters()
-    return path
 
 
 @pytest.fixture
@@ -46,8 +31,8 @@ def root(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def segmenter(weights):
-    return Segmenter(weights, "tiny", engine="nnabla")
+def segmenter(segmentation_weights):
+    return Segmenter(segmentation_weights, "tiny", engine="nnabla")
 
 
 @pytest.fixture

@@ -1,52 +1,26 @@
 """The command that segments, with a small network."""
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import nnabla as nn
 import numpy as np
 import pytest
 from PIL import Image
 
-import d3net
-from common import cli
-from common.checkpoint import save_parameters
 from common.datasets.synthetic_scenes import make_scene
 from common.errors import UsageError
 from common.images import read_image, read_indices, write_png
+from common.testing import assert_one_line, disturbed, run_python
 from d3net import segment
 from d3net.hyperparameters import load_segmentation
 from d3net.overlay import colour_map, overlay
-from d3net.segmentation_model import d3net_segmentation
 from d3net.segmenter_flags import model_name
 
+pytestmark = pytest.mark.usefixtures("own_folder")
 SUFFIXES = ("_color.png", "_labelTrainIds.png", "_overlay.png")
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.h5"
-    nn.clear_parameters()
-    nn.random.seed(3)
-    d3net_segmentation(nn.Variable((1, 3, 64, 64)), load_segmentation("tiny"))
-    nn.get_parameters()["decode_head/conv_seg/conv/W"].d *= 30    # else all pixels get one class
-    save_parameters(path)
-    nn.clear_parameters()
-    return path
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(scope="module")
-def segmenter(weights):
-    return segment.Segmenter(weights, "tiny", engine="nnabla")
+def segmenter(segmentation_weights):
+    return segment.Segmenter(segmentation_weights, "tiny", engine="nnabla")
 
 
 @pytest.fixture
@@ -152,34 +126,19 @@ def test_wrong_usage_is_one_line_and_writes_nothing(run, argv, message):
     assert written(".") == before
 
 
-def test_ctrl_c_leaves_whole_files(run, monkeypatch, capsys):
+def test_ctrl_c_leaves_whole_files(run, run_main):
     for number in range(3):
         scene(f"frames/{number}.png", number)
-    segmented = []
-
-    def interrupt(*args):
-        segmented.append(args)
-        if len(segmented) == 2:
-            raise KeyboardInterrupt
-        return overlay(*args)
-    monkeypatch.setattr(segment, "overlay", interrupt)
-    with pytest.raises(SystemExit) as status:
-        cli.run(lambda: run("frames"))
-    assert status.value.code == 130 and "interrupted; 1 of 3 images" in capsys.readouterr().err
+    with disturbed(segment, "overlay", 2, KeyboardInterrupt()):
+        status, _, err = run_main(lambda argv: run(*argv), "frames")
+    assert status == 130 and "interrupted; 1 of 3 images" in err
     assert written() == results("0")
 
 
-def test_results_appear_together_or_not_at_all(run, monkeypatch):
+def test_results_appear_together_or_not_at_all(run):
     scene("a.png")
-    encode, calls = segment.encode_png, []
-
-    def fail(pixels):
-        calls.append(pixels)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        return encode(pixels)
-    monkeypatch.setattr(segment, "encode_png", fail)
-    assert run("a.png") == 1
+    with disturbed(segment, "encode_png", 3, OSError(28, "No space left on device")):
+        assert run("a.png") == 1
     assert written() == []
 
 
@@ -190,12 +149,10 @@ def test_published_flags_and_the_default_model():
         assert model_name(segment.parse_args(["a.png", *argv])) == name
 
 
-def test_the_command_itself(weights):
+def test_the_command_itself(segmentation_weights):
     scene("a.png")
-    script = Path(d3net.__file__).parent / "segment.py"
-    argv = ["-i", "a.png", "-o", "out", "-m", weights, "-cfg", "tiny", "-c", "cpu"]
-    done = subprocess.run([sys.executable, script, *argv], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert written("out") == results("a") and "a.png -> out/a_*.png: " in done.stdout
-    wrong = subprocess.run([sys.executable, script, "--imput", "a.png"], capture_output=True, text=True, check=False)
-    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "--imput" in wrong.stderr
+    argv = ["-i", "a.png", "-o", "out", "-m", segmentation_weights, "-cfg", "tiny", "-c", "cpu"]
+    status, out, err = run_python(segment.__file__, *argv)
+    assert status == 0, err
+    assert written("out") == results("a") and "a.png -> out/a_*.png: " in out
+    assert_one_line(run_python(segment.__file__, "--imput", "a.png"), 2, "--imput")

@@ -1,59 +1,32 @@
 """The command that separates, with small random networks; what all such commands do is tested in common."""
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import attrs
 import h5py
-import nnabla as nn
 import numpy as np
 import pytest
 import soundfile
 
 from common import cli
-from common.checkpoint import save_parameters
+from common.testing import assert_one_line, run_without_packages, stems_in
 from d3net import separate
-from d3net.hyperparameters import load_mss, save_hyper_parameters
-from d3net.mss_model import TARGETS, D3NetMSS
+from d3net.mss_model import TARGETS
 
 RATE = 44100
-LINE = re.compile(r"[^\n]+\n")
-SMALL = {"fft_size": 256, "hop_size": 64, "valid_signal_idx": 96, "band_split_idxs": (32,), "num_init_features": (3, 2),
-         "dens_k": ((3, 3, 3), (2, 2, 2)), "num_layer_blocks": ((1, 1, 1), (1, 1, 1)),
-         "b_n_blocks": ((1, 1, 1), (1, 1, 1)), "comp_rates": ((1.0, 1.0), (1.0, 1.0)),
-         "f_num_init_features": 3, "f_dens_k": (3, 3, 3), "f_num_layer_block": (1, 1, 1), "f_n_blocks": (1, 1, 1),
-         "f_comp_rates": (1.0, 1.0), "ttl_dens_k": 3, "ttl_num_layer_block": 1, "patch_length": 16,
-         "test_patch_len": 16, "out_shift": 8}
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("cache", "own_folder")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, small_mss, save_mss):
     folder = tmp_path_factory.mktemp("model")
-    hparams = attrs.evolve(load_mss("tiny"), **SMALL)
-    for seed, target in enumerate(TARGETS):
-        nn.random.seed(seed)
-        D3NetMSS(hparams, target)(nn.Variable((1, hparams.frame_multiple, 2, hparams.bins)))
-        for name, parameter in nn.get_parameters(grad_only=False).items():
-            if name.endswith("/var"):    # of networks that were never trained it is 0
-                parameter.d = 1
-            if name.endswith("/in_scale"):    # estimates change with the input, and are above 0
-                parameter.d = 5
-        save_parameters(folder / f"{target}.h5")
-        save_hyper_parameters(folder / f"{target}.yaml", hparams)
-        nn.clear_parameters()
+    hparams = small_mss(fft_size=256, hop_size=64, valid_signal_idx=96, band_split_idxs=(32,), patch_length=16,
+                        test_patch_len=16, out_shift=8)
+    for target in TARGETS:
+        save_mss(folder, target, hparams)
     return folder
 
 
@@ -64,26 +37,10 @@ def song(path="song.wav", frames=1500, channels=2, rate=RATE):
 
 
 @pytest.fixture
-def command(model, capsys):
+def command(model, run_main):
     """Run the command in this process; returns its exit status, stdout and stderr."""
-    def run(*argv, model=model):
-        capsys.readouterr()
-        argv = [str(arg) for arg in ("-c", "cpu", "--engine", "nnabla", "--model", model, *argv)]
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: separate.main(argv))
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
-
-
-def stems_in(folder="stems/song"):
-    return {path.stem: soundfile.read(path, dtype="float32", always_2d=True)[0] for path in Path(folder).iterdir()}
-
-
-def assert_one_line(result, status, *words):
-    code, _, err = result
-    assert code == status, err
-    assert LINE.fullmatch(err), err
-    assert all(word in err for word in words), err
+    return lambda *argv, model=model: run_main(
+        separate.main, "-c", "cpu", "--engine", "nnabla", "--model", model, *argv)
 
 
 def test_all_four_are_written(command):
@@ -230,6 +187,4 @@ def test_an_interrupt_within_a_song_keeps_finished_songs_only(model):
 
 
 def test_missing_install_is_one_line():
-    # -S: without the installed packages.
-    done = subprocess.run([sys.executable, "-S", separate.__file__, "song.wav"], capture_output=True, text=True)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(separate.__file__, "song.wav"), 2, "pip install -r requirements.txt")

@@ -1,24 +1,30 @@
 """Training for music separation: the data, what a run writes, the same bits after a kill, one line for bad input."""
-import csv
 import json
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import attrs
-import h5py
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
 import pytest
 import soundfile
 
-from common import cli
 from common.checkpoint import load_state, save_parameters
 from common.schedules import step_decay
+from common.testing import (
+    assert_one_line,
+    assert_same_files,
+    command_line,
+    content,
+    disturbed,
+    log_of,
+    parameters_in,
+    run_without_packages,
+    same_parameters,
+    train_until_killed,
+    write_stems,
+)
 from d3net import train, train_mss
 from d3net.config import SOURCES, MSSConfig
 from d3net.hyperparameters import load_mss, save_hyper_parameters
@@ -31,44 +37,23 @@ SMALL = ("--seq-dur", "0.1", "--valid-dur", "0.2", "--batch-size", "2", "--sampl
          "-c", "cpu")
 STEPS = 2    # per epoch, of the two songs below
 SERIES = ("Training-loss", "Validation-loss", "learning-rate", "training-time-per-epoch")
-LINE = re.compile(r"[^\n]+\n")
-SMALL_NETWORK = {
-    "fft_size": 64, "hop_size": 16, "fs": RATE, "valid_signal_idx": 24, "band_split_idxs": (8,), "patch_length": 8,
-    "num_init_features": (3, 2), "num_layer_blocks": ((2, 1, 1), (1, 1, 1)), "dens_k": ((2, 3, 2), (1, 1, 1)),
-    "b_n_blocks": ((2, 1, 1), (1, 1, 1)), "comp_rates": ((1.0, 1.0), (1.0, 1.0)), "f_num_init_features": 2,
-    "f_num_layer_block": (1, 2, 1), "f_dens_k": (2, 2, 2), "f_n_blocks": (1, 2, 1), "f_comp_rates": (1.0, 1.0),
-    "ttl_num_layer_block": 2, "ttl_dens_k": 2, "test_patch_len": 8, "out_shift": 4}
-
-
-@pytest.fixture(autouse=True)
-def keep_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer than all the rest; the fixture `finished` draws them."""
-    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 @pytest.fixture(scope="module")
-def songs(tmp_path_factory):
+def hparams(small_mss):
+    return small_mss(fft_size=64, hop_size=16, fs=RATE, valid_signal_idx=24, band_split_idxs=(8,), patch_length=8,
+                     test_patch_len=8, out_shift=4)
+
+
+@pytest.fixture(scope="module")
+def songs(tmp_path_factory, hparams):
     """Folder of two songs to train with and one to validate, half a second each, and of hyper-parameters."""
     root, rng = tmp_path_factory.mktemp("songs"), np.random.default_rng(0)
     for name in ("train/a", "train/b", "valid/c"):
-        (root / name).mkdir(parents=True)
-        for k, source in enumerate(SOURCES):
-            tone = np.sin(np.arange(SONG)[:, None] * 0.1 * (k + 1) * rng.uniform(0.8, 1.2)) * [1, 0.7]
-            audio = 0.1 * tone + 0.02 * rng.standard_normal((SONG, 2))
-            soundfile.write(root / name / f"{source}.wav", audio, RATE, subtype="FLOAT")
-    save_hyper_parameters(root / "small.yaml", small_hparams())
+        write_stems(root / name, SOURCES, rng, SONG, RATE)
+    save_hyper_parameters(root / "small.yaml", hparams)
     return root
-
-
-def small_hparams():
-    return attrs.evolve(load_mss("tiny"), **SMALL_NETWORK)
 
 
 def small(songs, **values):
@@ -76,23 +61,14 @@ def small(songs, **values):
 
 
 def arguments(output, root, *flags):
-    # A section, where there is one, comes first.
-    section = flags[:1] if flags and not str(flags[0]).startswith("-") else ()
-    given = (*section, "--output", output, "--root", root, "--hparams", root / "small.yaml", *SMALL,
-             *flags[len(section):])
-    return ["mss", *map(str, given)]
+    defaults = ("--output", output, "--root", root, "--hparams", root / "small.yaml", *SMALL)
+    return ["mss", *command_line(defaults, flags)]
 
 
 @pytest.fixture
-def command(songs, capsys):
+def command(songs, run_main):
     """Run the command in this process; returns its exit status, stdout and stderr."""
-    def run(output, *flags, root=songs):
-        nn.clear_parameters()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: train.main(arguments(output, root, *flags)))
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
+    return lambda output, *flags, root=songs: run_main(train.main, *arguments(output, root, *flags))
 
 
 @pytest.fixture(scope="module")
@@ -109,41 +85,9 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
-def parameters_in(path):
-    """{name: array} of a parameter file or a checkpoint."""
-    found = {}
-    with h5py.File(path) as file:
-        file.get("parameters", file).visititems(
-            lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
-def same_parameters(a, b):
-    a, b = parameters_in(a), parameters_in(b)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
 def assert_same_run(a, b):
-    for name in ("vocals.h5", "vocals_final.h5", "vocals/params_best.h5", "vocals/checkpoint/latest.h5"):
-        assert same_parameters(a / name, b / name), name
-    for name in ("vocals/log.csv", "vocals.yaml"):
-        assert (a / name).read_text() == (b / name).read_text()
-
-
-def rows_of(folder):
-    with (folder / "vocals/log.csv").open() as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-
-
-def content(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_one_line(result, status, *words):
-    code, _, err = result
-    assert code == status, err
-    assert LINE.fullmatch(err), err
-    assert all(word in err for word in words), err
+    parameters = ("vocals.h5", "vocals_final.h5", "vocals/params_best.h5", "vocals/checkpoint/latest.h5")
+    assert_same_files(a, b, parameters, ("vocals/log.csv", "vocals.yaml"))
 
 
 # The step -------------------------------------------------------------------------------------------------------------
@@ -162,8 +106,8 @@ def test_training_steps_agree_with_the_reference(fill):
     np.testing.assert_allclose(losses, ref["losses"][:2], rtol=1e-4)
 
 
-def test_weight_decay_pulls_every_parameter_towards_zero():
-    graphs = Graphs(D3NetMSS(small_hparams(), "vocals"), test=False)
+def test_weight_decay_pulls_every_parameter_towards_zero(hparams):
+    graphs = Graphs(D3NetMSS(hparams, "vocals"), test=False)
     loss = graphs.loss(*np.random.default_rng(0).standard_normal((2, 1, 2, 112), np.float32), frames=8)
     loss.forward(), loss.backward()
     for parameter in nn.get_parameters().values():
@@ -188,8 +132,8 @@ def test_the_rate_falls_to_a_tenth_as_the_published_one():
                                after, rtol=1e-7)
 
 
-def test_only_the_first_frames_count():
-    hparams, rng = small_hparams(), np.random.default_rng(0)
+def test_only_the_first_frames_count(hparams):
+    rng = np.random.default_rng(0)
     graphs = Graphs(D3NetMSS(hparams, "vocals"), test=True)
     mixture, target = rng.standard_normal((2, 1, 2, 640), np.float32)
 
@@ -206,8 +150,7 @@ def test_only_the_first_frames_count():
     assert loss(mixture, changed) != before
 
 
-def test_magnitudes_are_those_of_the_spectrogram():
-    hparams = small_hparams()
+def test_magnitudes_are_those_of_the_spectrogram(hparams):
     signal = nn.Variable.from_numpy_array(np.sin(np.arange(640) * 2 * np.pi * 8 / 64)[None, None].repeat(2, 1))
     found = magnitudes(signal, hparams, 16)
     found.forward()
@@ -219,9 +162,9 @@ def test_magnitudes_are_those_of_the_spectrogram():
 # The data -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_batch_is_a_mixture_and_its_target(songs):
+def test_a_batch_is_a_mixture_and_its_target(songs, hparams):
     quiet = {"source_augmentations": ("gain",), "workers": 0}
-    batches = {target: next(Songs(small(songs, target=target, **quiet), small_hparams()).epoch(0))
+    batches = {target: next(Songs(small(songs, target=target, **quiet), hparams).epoch(0))
                for target in (*SOURCES, "accompaniment")}
     mixture = batches["vocals"][0]
     assert mixture.shape == batches["vocals"][1].shape == (2, 2, 800)
@@ -231,15 +174,14 @@ def test_a_batch_is_a_mixture_and_its_target(songs):
     np.testing.assert_allclose(batches["accompaniment"][1] + batches["vocals"][1], mixture, atol=1e-6)
 
 
-def test_gains_are_those_of_this_paper(songs, monkeypatch):
+def test_gains_are_those_of_this_paper(songs, monkeypatch, hparams):
     draws = []
     monkeypatch.setattr("d3net.mss_data.TrainingBatches", lambda *args: draws.append(args))
-    Songs(small(songs), small_hparams())
+    Songs(small(songs), hparams)
     assert GAINS in draws[0] and GAINS == (0.75, 1.25) and SOURCES in draws[0]
 
 
-def test_validation_is_the_mean_over_songs_of_the_mean_over_pieces(songs):
-    hparams = small_hparams()
+def test_validation_is_the_mean_over_songs_of_the_mean_over_pieces(songs, hparams):
     network, data = D3NetMSS(hparams, "vocals"), Songs(small(songs), hparams)
     graphs = Graphs(network, test=True)
     pieces = [piece for song in data.validation() for piece in song]
@@ -255,21 +197,21 @@ def test_validation_is_the_mean_over_songs_of_the_mean_over_pieces(songs):
 # What a run writes ----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_writes_its_files(finished):
+def test_a_run_writes_its_files(finished, hparams):
     run = ("checkpoint/latest.h5", "config.json", "curves.png", "log.csv", "params_best.h5",
            *(f"{name}.series.txt" for name in SERIES))
-    assert sorted(path.as_posix() for path in content(finished)) == sorted(
+    assert sorted(content(finished)) == sorted(
         ["vocals.h5", "vocals.yaml", "vocals_final.h5", *(f"vocals/{name}" for name in run)])
     assert (finished / "vocals.h5").samefile(finished / "vocals/params_best.h5")
     assert same_parameters(finished / "vocals_final.h5", finished / "vocals/checkpoint/latest.h5")
     assert all(name.startswith("vocals/") for name in parameters_in(finished / "vocals.h5"))
-    assert load_mss(finished / "vocals.yaml") == small_hparams()
+    assert load_mss(finished / "vocals.yaml") == hparams
     config = json.loads((finished / "vocals/config.json").read_text())
     assert (config["target"], config["fft_size"], config["weight_decay"]) == ("vocals", 64, 1e-4)
 
 
 def test_the_log_and_the_series_tell_the_same(finished):
-    rows = rows_of(finished)
+    rows = log_of(finished / "vocals")
     assert [row["epoch"] for row in rows] == [1, 2]
     for column, name in (("train_loss", "Training-loss"), ("valid_loss", "Validation-loss"),
                          ("learning_rate", "learning-rate")):
@@ -279,19 +221,18 @@ def test_the_log_and_the_series_tell_the_same(finished):
     assert rows[0]["learning_rate"] == pytest.approx(1e-3 * 2 / 6, rel=1e-5)    # in proportion to the batch size
 
 
-def test_the_best_parameters_give_the_loss_in_the_log(finished, songs):
+def test_the_best_parameters_give_the_loss_in_the_log(finished, songs, hparams):
     nn.load_parameters(str(finished / "vocals.h5"))
-    hparams = small_hparams()
     loss = validate(Graphs(D3NetMSS(hparams, "vocals"), test=True), Songs(small(songs), hparams))
-    assert loss == pytest.approx(min(row["valid_loss"] for row in rows_of(finished)), rel=1e-5)
+    assert loss == pytest.approx(min(row["valid_loss"] for row in log_of(finished / "vocals")), rel=1e-5)
 
 
-def test_the_statistics_of_the_songs_start_the_network(songs, tmp_path, command, monkeypatch):
+def test_the_statistics_of_the_songs_start_the_network(songs, tmp_path, command, monkeypatch, hparams):
     seen = {}
     monkeypatch.setattr(train_mss, "train_step", lambda *args: seen.update(
         {name: p.d.copy() for name, p in nn.get_parameters().items()}) or 0.0)
     assert command(tmp_path / "run", "--epochs", 1)[0] == 0
-    mean, std = Songs(small(songs), small_hparams()).statistics()
+    mean, std = Songs(small(songs), hparams).statistics()
     np.testing.assert_array_equal(seen["vocals/in_offset"].ravel(), mean)
     np.testing.assert_array_equal(seen["vocals/in_scale"].ravel(), std)
 
@@ -299,8 +240,7 @@ def test_the_statistics_of_the_songs_start_the_network(songs, tmp_path, command,
 def test_the_loss_falls_and_targets_share_a_folder(command, copy):
     flags = ("drums", "--epochs", 3, "--samples-per-track", 8, "--lr", 0.03)
     assert command(copy, *flags)[0] == 0
-    with (copy / "drums/log.csv").open() as stream:
-        losses = [float(row["train_loss"]) for row in csv.DictReader(stream)]
+    losses = [row["train_loss"] for row in log_of(copy / "drums")]
     assert losses[-1] < 0.9 * losses[0], losses
     assert {path.name for path in copy.glob("*.h5")} == {"vocals.h5", "vocals_final.h5", "drums.h5", "drums_final.h5"}
 
@@ -310,7 +250,7 @@ def test_without_validation_songs_the_training_loss_decides(command, songs, tmp_
     shutil.rmtree(root / "valid")
     code, out, err = command(tmp_path / "run", root=root)
     assert (code, err) == (0, "") and "no validation songs" in out
-    assert all(row["valid_loss"] == row["train_loss"] for row in rows_of(tmp_path / "run"))
+    assert all(row["valid_loss"] == row["train_loss"] for row in log_of(tmp_path / "run/vocals"))
 
 
 # The same bits --------------------------------------------------------------------------------------------------------
@@ -321,25 +261,9 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
     assert_same_run(finished, tmp_path / "run")
 
 
-KILLED = """
-import os, signal, sys
-from d3net import train, train_mss
-step, calls = train_mss.train_step, []
-def killing(*args):
-    calls.append(0)
-    if len(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*args)
-train_mss.train_step = killing
-train.main(sys.argv[2:])
-"""
-
-
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
     folder = tmp_path / "run"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(2 * STEPS), *arguments(folder, songs)],
-                          capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    train_until_killed("d3net.train", "d3net.train_mss train_step", 2 * STEPS, arguments(folder, songs))
     assert load_state(folder / "vocals/checkpoint/latest.h5")["epoch"] == 1
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out
@@ -352,15 +276,8 @@ def test_swapping_changes_where_arrays_are_and_nothing_else(command, finished, t
     assert_same_run(finished, tmp_path / "run")
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path, monkeypatch):
-    step = train_mss.train_step
-
-    def interrupting(*args):
-        signal.raise_signal(signal.SIGINT)
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_mss, "train_step", interrupting)
+def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path):
+    with disturbed(train_mss, "train_step", 1, signal.SIGINT):
         assert_one_line(command(tmp_path / "run"), 130, "interrupted in epoch 1 after step 1", "--resume")
     assert command(tmp_path / "run", "--resume")[0] == 0
     assert_same_run(finished, tmp_path / "run")
@@ -442,13 +359,9 @@ def test_divergence_is_one_line(command, tmp_path):
 
 
 def test_missing_install_is_one_line(tmp_path):
-    # -S: without the installed packages.
-    done = subprocess.run([sys.executable, "-S", train.__file__], cwd=tmp_path, capture_output=True, text=True)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(train.__file__, cwd=tmp_path), 2, "pip install -r requirements.txt")
 
 
 @pytest.mark.parametrize("argv, word", [([], "TASK"), (["speech"], "speech"), (["mss", "a", "b"], "b")])
-def test_a_wrong_task_is_one_line(argv, word, capsys):
-    with pytest.raises(SystemExit):
-        cli.run(lambda: train.main(argv))
-    assert_one_line((2, *capsys.readouterr()), 2, word)
+def test_a_wrong_task_is_one_line(argv, word, run_main):
+    assert_one_line(run_main(train.main, *argv), 2, word)

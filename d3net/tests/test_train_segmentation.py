@@ -1,23 +1,27 @@
 """Training for segmentation: the data, what a run writes, the same bits after a kill, one line for bad input."""
-import csv
 import json
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import attrs
 import cv2
-import h5py
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common import cli
 from common.checkpoint import load_state, save_parameters
+from common.testing import (
+    assert_one_line,
+    assert_same_files,
+    command_line,
+    content,
+    disturbed,
+    log_of,
+    same_parameters,
+    train_until_killed,
+)
 from d3net import train, train_segmentation
 from d3net.config import SegmentationConfig
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
@@ -30,24 +34,12 @@ SMALL = ("--batch-size", "2", "--image-height", "32", "--image-width", "48", "--
          "--save-interval", "3", "--log-interval", "2", "--lr", "0.1", "--min-lr", "0.01", "-c", "cpu")
 STEPS, EPOCH = 8, 4    # max_iter is for 8 images per update
 SERIES = ("Training-loss", "Learning-rate", "Training-time-per-iteration")
-LINE = re.compile(r"[^\n]+\n")
+SAVED = tuple(f"model_param_{iteration:08d}.h5" for iteration in (0, 3, 6))
+pytestmark = pytest.mark.usefixtures("no_drawing")
 SMALL_NETWORK = {
     "num_init_features": 4, "num_layers": (2, 1, 1, 1), "n_blocks": (2, 1, 1, 1), "dens_k": (2, 2, 2, 2),
     "block_comp": (0.5, 0.5, 0.5, 0.5), "intermediate_out_ch": (2, 2, 2, 2), "dense_n_out_layer_block": (2, 1, 1, 1),
     "channels": 8}
-
-
-@pytest.fixture(autouse=True)
-def keep_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer than all the rest; the fixture `finished` draws them."""
-    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
 
 
 def write_pair(root, name, rng):
@@ -81,23 +73,14 @@ def small_scenes(scenes, steps=STEPS, **values):
 
 
 def arguments(output, data_dir, *flags):
-    # A section, where there is one, comes first.
-    section = flags[:1] if flags and not str(flags[0]).startswith("-") else ()
-    given = (*section, "--output", output, "--data-dir", data_dir, "-cfg", data_dir / "small.yaml", *SMALL,
-             *flags[len(section):])
-    return ["segmentation", *map(str, given)]
+    defaults = ("--output", output, "--data-dir", data_dir, "-cfg", data_dir / "small.yaml", *SMALL)
+    return ["segmentation", *command_line(defaults, flags)]
 
 
 @pytest.fixture
-def command(scenes, capsys):
+def command(scenes, run_main):
     """Run the command in this process; returns its exit status, stdout and stderr."""
-    def run(output, *flags, data_dir=scenes):
-        nn.clear_parameters()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: train.main(arguments(output, data_dir, *flags)))
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
+    return lambda output, *flags, data_dir=scenes: run_main(train.main, *arguments(output, data_dir, *flags))
 
 
 @pytest.fixture(scope="module")
@@ -114,44 +97,9 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
-def parameters_in(path):
-    """{name: array} of a parameter file or a checkpoint."""
-    found = {}
-    with h5py.File(path) as file:
-        file.get("parameters", file).visititems(
-            lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
-def same_parameters(a, b):
-    a, b = parameters_in(a), parameters_in(b)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
-SAVED = tuple(f"model_param_{iteration:08d}.h5" for iteration in (0, 3, 6))
-
-
 def assert_same_run(a, b):
-    for name in ("params_best.h5", "final.h5", "checkpoint/latest.h5", *SAVED):
-        assert same_parameters(a / name, b / name), name
-    for name in ("log.csv", "hparams.yaml", "Training-loss.series.txt"):
-        assert (a / name).read_text() == (b / name).read_text(), name
-
-
-def rows_of(folder):
-    with (folder / "log.csv").open() as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-
-
-def content(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_one_line(result, status, *words):
-    code, _, err = result
-    assert code == status, err
-    assert LINE.fullmatch(err), err
-    assert all(word in err for word in words), err
+    assert_same_files(a, b, ("params_best.h5", "final.h5", "checkpoint/latest.h5", *SAVED),
+                      ("log.csv", "hparams.yaml", "Training-loss.series.txt"))
 
 
 # The step -------------------------------------------------------------------------------------------------------------
@@ -241,7 +189,7 @@ def test_validation_takes_whole_images_as_they_are(scenes):
 
 
 def test_a_run_writes_its_files(finished):
-    assert sorted(path.as_posix() for path in content(finished)) == sorted([
+    assert sorted(content(finished)) == sorted([
         "checkpoint/latest.h5", "config.json", "curves.png", "final.h5", "hparams.yaml", "log.csv", "params_best.h5",
         *SAVED, *(f"{name}.series.txt" for name in SERIES)])
     assert same_parameters(finished / "final.h5", finished / "checkpoint/latest.h5")
@@ -252,7 +200,7 @@ def test_a_run_writes_its_files(finished):
 
 
 def test_the_log_tells_the_iterations(finished):
-    rows = rows_of(finished)
+    rows = log_of(finished)
     assert [row["iteration"] for row in rows] == [4, 8]
     series = [[float(word) for word in line.split()]
               for line in (finished / "Training-loss.series.txt").read_text().splitlines()]
@@ -266,7 +214,7 @@ def test_the_log_tells_the_iterations(finished):
 def test_the_best_parameters_give_the_numbers_in_the_log(finished, scenes):
     nn.load_parameters(str(finished / "params_best.h5"))
     confusion = validate(Predictor(small_hparams()), small_scenes(scenes))
-    best = max(rows_of(finished), key=lambda row: row["valid_miou"])
+    best = max(log_of(finished), key=lambda row: row["valid_miou"])
     assert confusion.mean_iou() == pytest.approx(best["valid_miou"])
     assert confusion.pixel_accuracy() == pytest.approx(best["valid_pixel_accuracy"])
     assert confusion.counts.sum() == 2 * 60 * 96
@@ -274,7 +222,7 @@ def test_the_best_parameters_give_the_numbers_in_the_log(finished, scenes):
 
 def test_the_loss_falls(command, tmp_path):
     assert command(tmp_path / "run", "--max-iter", 6, "--save-interval", 100)[0] == 0
-    losses = [row["train_loss"] for row in rows_of(tmp_path / "run")]
+    losses = [row["train_loss"] for row in log_of(tmp_path / "run")]
     assert losses[-1] < 0.7 * losses[0], losses
 
 
@@ -283,7 +231,7 @@ def test_without_validation_images_the_training_loss_decides(command, scenes, tm
     shutil.rmtree(root / "leftImg8bit/val")
     code, out, err = command(tmp_path / "run", data_dir=root)
     assert (code, err) == (0, "") and "no validation images" in out
-    rows = rows_of(tmp_path / "run")
+    rows = log_of(tmp_path / "run")
     assert set(rows[0]) == {"epoch", "iteration", "train_loss", "learning_rate"}
     assert load_state(tmp_path / "run/checkpoint/latest.h5")["best"] == min(row["train_loss"] for row in rows)
 
@@ -311,27 +259,10 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
     assert_same_run(finished, tmp_path / "run")
 
 
-KILLED = """
-import os, signal, sys
-from common import training
-from d3net import train, train_segmentation
-training._MINUTES_BETWEEN_CHECKPOINTS = 0    # save after every step
-step, calls = train_segmentation.train_step, []
-def killing(*args):
-    calls.append(0)
-    if len(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*args)
-train_segmentation.train_step = killing
-train.main(sys.argv[2:])
-"""
-
-
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, scenes, tmp_path):
     folder = tmp_path / "run"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(EPOCH + 2), *arguments(folder, scenes)],
-                          capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    train_until_killed("d3net.train", "d3net.train_segmentation train_step", EPOCH + 2, arguments(folder, scenes),
+                       save_every_step=True)
     state = load_state(folder / "checkpoint/latest.h5")
     assert (state["epoch"], state["step"]) == (1, 1)
     code, out, err = command(folder, "--resume")
@@ -345,15 +276,8 @@ def test_swapping_changes_where_arrays_are_and_nothing_else(command, finished, t
     assert_same_run(finished, tmp_path / "run")
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path, monkeypatch):
-    step = train_segmentation.train_step
-
-    def interrupting(*args):
-        signal.raise_signal(signal.SIGINT)
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_segmentation, "train_step", interrupting)
+def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path):
+    with disturbed(train_segmentation, "train_step", 1, signal.SIGINT):
         assert_one_line(command(tmp_path / "run"), 130, "interrupted in epoch 1 after step 1", "--resume")
     assert command(tmp_path / "run", "--resume")[0] == 0
     assert_same_run(finished, tmp_path / "run")

@@ -1,9 +1,6 @@
 """Finding weights and their hyper-parameters, and the configurations themselves."""
 import io
-import threading
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import attrs
 import h5py
@@ -14,17 +11,14 @@ import yaml
 
 from common.checkpoint import load_parameters, parameter_shapes, save_parameters
 from common.errors import UsageError, UserError
+from common.testing import served
 from d3net import weights
 from d3net.hyperparameters import FOLDER, load_mss, load_segmentation, save_hyper_parameters
 from d3net.mss_model import TARGETS, D3NetMSS
 from d3net.segmentation_model import d3net_segmentation
 from d3net.weights import mss_files, pretrained_backbone, segmentation_file
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def save_music(path, target=None, hparams="tiny", beside=True):
@@ -169,31 +163,13 @@ def test_hyper_parameters_are_given_or_follow_from_the_name(tmp_path):
 # Published names ------------------------------------------------------------------------------------------------------
 
 
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        self.server.asked.append(f"{self.command} {self.path}")
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Serves the folder `server.folder` under the published names."""
-    folder = tmp_path / "published"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as running:
-        running.folder, running.asked = folder, []
+    with served(tmp_path / "published") as running:
         for table in ("PUBLISHED_MSS", "PUBLISHED_SEGMENTATION", "PUBLISHED_BACKBONES"):
-            monkeypatch.setattr(weights, table, {
-                name: f"http://127.0.0.1:{running.server_port}/{url.rsplit('/', 1)[-1]}"
-                for name, url in getattr(weights, table).items()})
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+            monkeypatch.setattr(weights, table, running.addresses(getattr(weights, table)))
         yield running
-        running.shutdown()
-        thread.join()
-
-
-def gets(server):
-    return sum(line.startswith("GET") for line in server.asked)
 
 
 def test_the_music_networks_are_fetched_once_and_unpacked(server, cache, tmp_path):
@@ -206,7 +182,7 @@ def test_the_music_networks_are_fetched_once_and_unpacked(server, cache, tmp_pat
         files = mss_files("d3net-mss")
         assert [file.path for file in files.values()] == [cache / f"d3net-mss/{target}.h5" for target in TARGETS]
         assert {target: file.hparams for target, file in files.items()} == {t: load_mss(t) for t in TARGETS}
-    assert gets(server) == 1
+    assert server.gets() == 1
 
 
 def test_an_archive_without_all_targets_is_one_line(server, cache):
@@ -223,7 +199,7 @@ def test_segmentation_networks_are_fetched_once(name, file, config, server, cach
     for _ in range(2):
         found = segmentation_file(name)
         assert (found.path, found.hparams) == (cache / file, load_segmentation(config))
-    assert gets(server) == 1
+    assert server.gets() == 1
 
 
 def test_backbones_are_fetched_or_given(server, cache, tmp_path):

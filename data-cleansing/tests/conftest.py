@@ -1,5 +1,3 @@
-import zlib
-
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -9,38 +7,22 @@ from sklearn.datasets import load_digits
 
 from common.context import use_context
 from common.seeding import seed_everything
+from common.testing import fill_parameters
 from data_cleansing.images import Images
 
 
 @pytest.fixture(autouse=True)
 def clean_start():
-    """Every test starts and ends without parameters, on the CPU."""
+    """Every test starts on the CPU and with the same random state."""
     use_context("cpu")
-    nn.clear_parameters()
     seed_everything(0)
-    yield
-    nn.clear_parameters()
-
-
-def _reference_value(name, shape, seed):
-    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2 ** 32)
-    leaf = name.rsplit("/", 1)[-1]
-    noise = rng.randn(*shape)
-    if leaf == "var":
-        return 0.5 + np.abs(noise)
-    if leaf == "gamma":
-        return 1 + 0.1 * noise
-    if leaf not in ("mean", "beta") and len(shape) > 1:
-        return noise / np.sqrt(np.prod(shape[1:]))
-    return 0.1 * noise
 
 
 @pytest.fixture
 def fill():
     """Set all parameters of a layout to those of a reference case, and return them."""
     def fill(layout, seed, affine_scale=1.0):
-        for name, parameter in layout.parameters.items():
-            parameter.d = _reference_value(name, parameter.shape, seed).astype(np.float32)
+        fill_parameters(layout.parameters, seed)
         layout.parameters["affine/W"].d = layout.parameters["affine/W"].d * np.float32(affine_scale)
         return layout.values()
     return fill

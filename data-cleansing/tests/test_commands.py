@@ -1,5 +1,4 @@
 """The commands: what they write, how they go on after an interrupt, and what they say to bad input."""
-import csv
 import html.parser
 import json
 import re
@@ -17,6 +16,7 @@ from PIL import Image
 from common import cli
 from common.config import find_cfg, load_section, section_names
 from common.errors import UsageError
+from common.testing import content, disturbed, rows_of
 from data_cleansing import cleanse, eval, experiment, influence, page, report, results, score, train, trial
 from data_cleansing.config import Config
 from data_cleansing.influence import METHODS
@@ -28,13 +28,6 @@ SHORT = ("--side", "8", "--width", "0.1", "-e", "2", "--batch-size", "8", "-nt",
          "--methods", "final", "-c", "cpu")
 SINGLE = (*SHORT, "-nt", "1", "-r", "2")
 SCRIPT = Path(cleanse.__file__)
-
-
-@pytest.fixture(autouse=True)
-def keep_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="module")
@@ -67,14 +60,9 @@ def single(pictures, tmp_path_factory):
 
 
 @pytest.fixture
-def command(capsys):
+def command(run_main):
     """Run a script in this process; returns its exit status, stdout and stderr."""
-    def run(script, *argv):
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: script.main([str(argument) for argument in argv]))
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
+    return lambda script, *argv: run_main(script.main, *argv)
 
 
 @pytest.fixture
@@ -86,15 +74,6 @@ def refused(command):
         assert status in (1, 2) and len(lines) == 1 and lines[0].startswith("error: "), (status, err)
         return status, lines[0]
     return run
-
-
-def files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows_of(path):
-    with path.open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_files_have_the_published_names_and_columns(finished):
@@ -181,30 +160,20 @@ def test_stages_one_by_one_give_the_same_files(single, pictures, tmp_path_factor
     train.main(["--data-dir", str(pictures), "-o", str(folder), *SINGLE])
     for script in (score, eval, report):
         script.main([str(folder), "-c", "cpu"])
-    assert files(folder) == files(single)
+    assert content(folder) == content(single)
 
 
 @pytest.mark.parametrize("owner, name, call", [
     (Trainer, "step", 6), (Trainer, "step", 10), (influence, "_score_step", 3), (trial, "write_csv", 4),
     (ParameterCache, "store", 2)])
-def test_an_interrupted_run_goes_on_to_the_same_bits(pictures, single, tmp_path_factory, monkeypatch, command, owner,
-                                                     name, call):
+def test_an_interrupted_run_goes_on_to_the_same_bits(pictures, single, tmp_path_factory, command, owner, name, call):
     folder = tmp_path_factory.mktemp("again") / "run"    # lists hold paths from there, so it must be as deep
-    original, calls = getattr(owner, name), []
-
-    def counted(*args, **kwargs):
-        calls.append(name)
-        if len(calls) == call:
-            raise KeyboardInterrupt
-        return original(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, counted)
     argv = ["--data-dir", pictures, "-o", folder, *SINGLE]
-    assert command(cleanse, *argv)[0] == 130
-    monkeypatch.undo()
+    with disturbed(owner, name, call, KeyboardInterrupt()):
+        assert command(cleanse, *argv)[0] == 130
     status, _, err = command(cleanse, *argv, "--resume")
     assert status == 0, err
-    assert files(folder) == files(single)
+    assert content(folder) == content(single)
 
 
 def test_a_killed_process_goes_on_to_the_same_bits(pictures, single, tmp_path_factory, command):
@@ -216,14 +185,14 @@ def test_a_killed_process_goes_on_to_the_same_bits(pictures, single, tmp_path_fa
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert command(cleanse, *argv, "--resume")[0] == 0
-    assert files(folder) == files(single)
+    assert content(folder) == content(single)
 
 
 def test_trials_in_processes_of_their_own_give_the_same_files(finished, pictures, tmp_path_factory, command):
     folder = tmp_path_factory.mktemp("jobs") / "run"
     status, _, err = command(cleanse, "--data-dir", pictures, "-o", folder, "--flip-labels", "0.2", *SHORT, "--jobs", 2)
     assert status == 0, err
-    before, now = files(finished), files(folder)
+    before, now = content(finished), content(folder)
     assert now.pop("config.json") != before.pop("config.json") and now == before
 
 
@@ -238,13 +207,13 @@ def test_an_error_in_a_process_is_one_line(finished, tmp_path, refused):
 
 def test_a_finished_run_is_extended(finished, pictures, tmp_path, command):
     shutil.copytree(finished, tmp_path / "run")
-    before = files(tmp_path / "run" / "training")
+    before = content(tmp_path / "run" / "training")
     status, out, err = command(cleanse, "--data-dir", pictures, "-o", tmp_path / "run", "--flip-labels", "0.2", *SHORT,
                                "--methods", "final", "koh_liang", "-r", "3", "1000", "--resume")
     assert status == 0, err
     assert "1000 images cannot be removed from 28: skipped" in out
     assert (tmp_path / "run" / "score" / "Influence_functions" / "score_delete_worst_3_seed_1.csv").exists()
-    assert files(tmp_path / "run" / "training") == before
+    assert content(tmp_path / "run" / "training") == before
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -289,10 +258,10 @@ def test_mpirun_is_refused(pictures, tmp_path, monkeypatch):
 
 
 def test_an_older_run_is_kept(finished, pictures, refused):
-    before = files(finished)
+    before = content(finished)
     status, line = refused(cleanse, "--data-dir", pictures, "-o", finished, *SHORT)
     assert status == 2 and "holds a run already" in line and "--overwrite" in line
-    assert files(finished) == before
+    assert content(finished) == before
 
 
 def test_overwrite_starts_anew_and_leaves_other_files(finished, pictures, tmp_path, command):

@@ -1,4 +1,3 @@
-import csv
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import pytest
 from common.context import use_context
 from common.errors import UsageError
 from common.quantizers import QUANTIZERS
+from common.testing import assert_one_line, rows_of, run_without_packages
 from mixed_precision_dnns import fit_gaussian
 from mixed_precision_dnns.fit_gaussian import LIMITS, PARAMETRIZATIONS, STARTS, best_error, fit
 
@@ -105,7 +105,7 @@ def test_command_writes_its_files(tmp_path, capsys):
     fit_gaussian.main(["--steps", "3", "--samples", "200", "--output", str(tmp_path / "out")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"fit.png", "fit.csv", "fit.json"}
-    rows = list(csv.DictReader((tmp_path / "out/fit.csv").open()))
+    rows = rows_of(tmp_path / "out/fit.csv")
     assert len(rows) == len(STARTS) * len(PARAMETRIZATIONS) * 4
     report = json.loads((tmp_path / "out/fit.json").read_text())
     assert report["settings"]["steps"] == 3 and len(report["results"]) == len(STARTS) * len(PARAMETRIZATIONS)
@@ -133,7 +133,5 @@ def test_bad_flag_is_one_line(tmp_path):
 
 
 def test_missing_install_is_one_line(tmp_path):
-    # -S: without the installed packages.
-    done = subprocess.run([sys.executable, "-S", SCRIPT], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "pip install -r requirements.txt" in done.stderr and "make demo" in done.stderr
+    result = run_without_packages(SCRIPT, cwd=tmp_path)
+    assert_one_line(result, 2, "pip install -r requirements.txt", "make demo")

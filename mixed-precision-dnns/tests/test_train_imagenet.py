@@ -2,13 +2,12 @@
 import json
 import shutil
 
-import h5py
 import nnabla as nn
-import numpy as np
 import pytest
 from PIL import Image
 
 from common.errors import UsageError, UserError
+from common.testing import arrays_in, content, disturbed, same_arrays
 from mixed_precision_dnns import data, eval, export, report, train_imagenet
 
 FIXED, LEARNED = "MOBILENETV2_FP_W4A4Q_INIT", "MOBILENETV2_PARAMETRIC_FP_WAMQ_DELTA_XMAX_CON_INIT"
@@ -45,17 +44,9 @@ def photographs(tmp_path):
     return tmp_path
 
 
-def parameters_in(path):
-    with h5py.File(path) as file:
-        found = {}
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
 def test_a_run_writes_its_files(runs):
-    written = {str(path.relative_to(runs / LEARNED)) for path in (runs / LEARNED).rglob("*") if path.is_file()}
-    assert written == {"config.json", "log.csv", "curves.png", "params_best.h5", "checkpoint/latest.h5", "layers.json",
-                       "layers.csv", "result.json"}
+    assert set(content(runs / LEARNED)) == {"config.json", "log.csv", "curves.png", "params_best.h5",
+                                            "checkpoint/latest.h5", "layers.json", "layers.csv", "result.json"}
     assert (runs / "MOBILENETV2" / "params_best.h5").is_file()
     header = (runs / LEARNED / "log.csv").read_text().splitlines()[0].split(",")
     assert {"train_error", "valid_error", "valid_top5_error", "weight_kbytes"} <= set(header)
@@ -97,34 +88,24 @@ def test_exported_network_agrees(runs, capsys, tmp_path):
         capsys.readouterr().out)
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(runs, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_run_goes_on_with_the_same_bits(runs, tmp_path):
     shutil.copytree(runs / "MOBILENETV2", tmp_path / "MOBILENETV2")
-    whole, steps = train_imagenet.train_step, []
-
-    def interrupted(*args):
-        steps.append(0)
-        if len(steps) == 3:    # the first step of the second epoch
-            raise KeyboardInterrupt
-        return whole(*args)
-
-    monkeypatch.setattr(train_imagenet, "train_step", interrupted)
     command = [LEARNED, *SHORT, "-o", str(tmp_path / LEARNED)]
-    with pytest.raises(KeyboardInterrupt):
+    # The first step of the second epoch.
+    with disturbed(train_imagenet, "train_step", 3, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
         train_imagenet.main(command)
-    monkeypatch.setattr(train_imagenet, "train_step", whole)
     with pytest.raises(UsageError, match="holds a run already"):
         train_imagenet.main(command)
     train_imagenet.main([*command, "--resume"])
     for name in ("params_best.h5", "checkpoint/latest.h5"):
-        a, b = parameters_in(tmp_path / LEARNED / name), parameters_in(runs / LEARNED / name)
-        assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+        assert same_arrays(arrays_in(tmp_path / LEARNED / name), arrays_in(runs / LEARNED / name)), name
 
 
 def test_out_of_core_changes_no_bit(runs, tmp_path, capsys):
     train_imagenet.main(["MOBILENETV2", *SHORT, "-o", str(tmp_path / "run"), "--out-of-core", "64MB"])
     assert "no memory is saved" in capsys.readouterr().err
-    a, b = (parameters_in(folder / "checkpoint/latest.h5") for folder in (tmp_path / "run", runs / "MOBILENETV2"))
-    assert a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+    a, b = (arrays_in(folder / "checkpoint/latest.h5") for folder in (tmp_path / "run", runs / "MOBILENETV2"))
+    assert same_arrays(a, b)
     assert (tmp_path / "run" / "log.csv").read_text() == (runs / "MOBILENETV2" / "log.csv").read_text()
 
 

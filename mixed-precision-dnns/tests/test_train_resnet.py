@@ -1,10 +1,8 @@
 """The command: what a run writes, how it goes on after an interrupt, and what it says to bad input."""
-import csv
 import itertools
 import json
 import math
 import pickle
-import re
 import shutil
 import signal
 import subprocess
@@ -17,11 +15,21 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from common import cli
 from common.checkpoint import load_parameters, load_state, parameter_shapes, save_parameters
 from common.config import from_dict
 from common.context import use_context
 from common.errors import UsageError
+from common.testing import (
+    assert_one_line,
+    assert_same_files,
+    content,
+    disturbed,
+    parameters_in,
+    rows_of,
+    run_python,
+    run_without_packages,
+    same_parameters,
+)
 from mixed_precision_dnns import data, network, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.data import load_data
@@ -31,26 +39,14 @@ WQ, WQ_INIT = "PARAMETRIC_FP_WQ_DELTA_XMAX", "PARAMETRIC_FP_WQ_DELTA_XMAX_INIT"
 WAQ = "PARAMETRIC_FP_WAQ_DELTA_XMAX"
 SHORT = ("--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "2", "-c", "cpu")
 TRAIN, TEST = 40, 9    # images of the data set in conftest.py
-LINE = re.compile(r"[^\n]+\n")
-
-
-@pytest.fixture(autouse=True)
-def keep_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
-def command(cifar, capsys):
+def command(cifar, run_main):
     """Run the command in this process; returns its exit status, stdout and stderr."""
     def run(experiment, output, *flags, short=SHORT, data_dir=cifar):
-        where = () if data_dir is None else ("--data-dir", str(data_dir))
-        argv = [experiment, "--output", str(output), *short, *where, *map(str, flags)]
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: train_resnet.main(argv))
-        return caught.value.code or 0, *capsys.readouterr()
+        where = () if data_dir is None else ("--data-dir", data_dir)
+        return run_main(train_resnet.main, experiment, "--output", output, *short, *where, *flags)
     return run
 
 
@@ -79,41 +75,8 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / WAQ))
 
 
-def parameters_in(path):
-    """{name: array} of a parameter file or a checkpoint."""
-    found = {}
-    with h5py.File(path) as file:
-        file.get("parameters", file).visititems(
-            lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
-def same_parameters(a, b):
-    a, b = parameters_in(a), parameters_in(b)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
 def assert_same_run(a, b):
-    assert same_parameters(a / "params_best.h5", b / "params_best.h5")
-    assert same_parameters(a / "checkpoint/latest.h5", b / "checkpoint/latest.h5")
-    for name in ("log.csv", "results.csv", "result.json"):
-        assert (a / name).read_text() == (b / name).read_text(), name
-
-
-def content(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def rows_of(path):
-    with path.open() as stream:
-        return list(csv.DictReader(stream))
-
-
-def assert_one_line(result, status, *words):
-    code, _, err = result
-    assert code == status, err
-    assert LINE.fullmatch(err), err
-    assert all(word in err for word in words), err
+    assert_same_files(a, b, ("params_best.h5", "checkpoint/latest.h5"), ("log.csv", "results.csv", "result.json"))
 
 
 # What a run writes ------------------------------------------------------------------------------------------------
@@ -124,10 +87,9 @@ def test_one_epoch_on_digits_writes_all_files(command, tmp_path, monkeypatch):
     code, out, err = command(WQ, tmp_path / "run", "--dataset", "digits", "--target-weight-kbytes", 200, "--epochs", 1,
                              "--held-out", 0.01, data_dir=None)
     assert (code, err) == (0, "")
-    written = {str(path.relative_to(tmp_path / "run")) for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    assert written == {"config.json", "log.csv", "results.csv", "curves.png", "params_best.h5", "checkpoint/latest.h5",
-                       "layers.json", "layers.csv", "result.json",
-                       *(f"res_{scalar}_{kind}.csv" for scalar in ("d", "max") for kind in "wb")}
+    assert set(content(tmp_path / "run")) == {
+        "config.json", "log.csv", "results.csv", "curves.png", "params_best.h5", "checkpoint/latest.h5", "layers.json",
+        "layers.csv", "result.json", *(f"res_{scalar}_{kind}.csv" for scalar in ("d", "max") for kind in "wb")}
     assert "epoch 1/1: loss" in out and "test error" in out.splitlines()[-1]
 
 
@@ -245,22 +207,9 @@ def test_a_killed_run_resumes_to_the_same_bits(command, finished, tmp_path, cifa
     assert_same_run(finished, tmp_path / "run")
 
 
-def interrupted(monkeypatch, number, at):
-    """Send this process the signal `number` in its training step `at`, counted from 1."""
-    steps, step = itertools.count(1), train_resnet.train_step
-
-    def train_step(*args):
-        if next(steps) == at:
-            signal.raise_signal(number)
-        return step(*args)
-
-    monkeypatch.setattr(train_resnet, "train_step", train_step)
-
-
 @pytest.mark.parametrize("number, at", [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
-def test_an_interrupted_run_resumes_to_the_same_bits(number, at, command, finished, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        interrupted(patch, number, at)
+def test_an_interrupted_run_resumes_to_the_same_bits(number, at, command, finished, tmp_path):
+    with disturbed(train_resnet, "train_step", at, number):
         result = command(WAQ, tmp_path / "run")
     epoch, step = (at - 1) // 2, (at - 1) % 2 + 1
     assert_one_line(result, 130, f"epoch {epoch + 1} after step {step}", "--resume", str(tmp_path / "run"))
@@ -361,8 +310,7 @@ def test_divergence_names_the_step(command, tmp_path):
 
 
 def test_divergence_keeps_the_last_good_state(command, copy, monkeypatch):
-    with monkeypatch.context() as patch:    # a run that was stopped after its first epoch
-        interrupted(patch, signal.SIGINT, 3)
+    with disturbed(train_resnet, "train_step", 3, signal.SIGINT):    # a run that was stopped after its first epoch
         command(WAQ, copy, "--overwrite")
     before = content(copy)
     monkeypatch.setattr(train_resnet, "train_step", lambda *args: {"error": 0.0, "loss": math.nan})
@@ -426,10 +374,8 @@ def test_a_wrong_file_of_experiments_is_one_line(values, words, command, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_without_arguments(capsys):
-    with pytest.raises(SystemExit) as caught:
-        cli.run(lambda: train_resnet.main([]))
-    assert_one_line((caught.value.code, "", capsys.readouterr().err), 2, "CONFIG")
+def test_without_arguments(run_main):
+    assert_one_line(run_main(train_resnet.main), 2, "CONFIG")
 
 
 @pytest.fixture
@@ -464,7 +410,7 @@ class Hostile:
 
 
 @pytest.mark.parametrize("damage, status, words", [
-    ("missing", 2, ["no such folder"]), ("empty", 2, ["no 'cifar-10-batches-py' folder"]),
+    ("missing", 2, ["no such folder"]), ("empty", 2, ["no folder 'cifar-10-batches-py'"]),
     ("truncated", 1, ["data_batch_3: truncated"]), ("hostile", 1, ["data_batch_3: asks for", "refused"])])
 def test_bad_data_are_one_line(damage, status, words, command, copy, cifar, tmp_path):
     folder = tmp_path / "data"
@@ -484,7 +430,7 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(command, tmp_path):
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file/run"):
         assert_one_line(command("DEFAULT", output), 1, str(output), "choose another --output")
-    assert content(tmp_path) == {Path("file"): b"mine"}
+    assert content(tmp_path) == {"file": b"mine"}
 
 
 def test_cudnn_without_a_gpu_is_one_line(command, tmp_path):
@@ -523,12 +469,9 @@ def test_a_truncated_checkpoint_is_one_line(command, copy):
 
 
 def test_an_error_is_all_that_a_process_says_on_stderr(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT, "DEFAUTL"], cwd=tmp_path, capture_output=True, text=True)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "did you mean 'DEFAULT'?")
-    assert done.stderr.startswith("error: ")
+    assert_one_line(run_python(SCRIPT, "DEFAUTL", cwd=tmp_path), 2, "did you mean 'DEFAULT'?")
 
 
 def test_missing_install_is_one_line(tmp_path):
-    # -S: without the installed packages.
-    done = subprocess.run([sys.executable, "-S", SCRIPT, "DEFAULT"], cwd=tmp_path, capture_output=True, text=True)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "pip install -r requirements.txt")
+    result = run_without_packages(SCRIPT, "DEFAULT", cwd=tmp_path)
+    assert_one_line(result, 2, "pip install -r requirements.txt")

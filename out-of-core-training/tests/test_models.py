@@ -17,12 +17,9 @@ SMALL = {"resnet50": (32, {}), "densenet121": (32, {}), "pix2pixhd": (64, {}), "
 
 
 @pytest.fixture(autouse=True)
-def clean():
+def cpu():
     use_context("cpu")
-    nn.clear_parameters()
     seed_everything(0)
-    yield
-    nn.clear_parameters()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The planner and the scheduler against what nnabla 1.39 recorded, planned and computed for four networks."""
 import json
-import zlib
 from pathlib import Path
 
 import nnabla as nn
@@ -13,6 +12,7 @@ import pytest
 from common.context import use_context
 from common.errors import UserError
 from common.out_of_core import OutOfCore
+from common.testing import fill_parameters
 from out_of_core_training.planner import plan
 
 CASES = json.loads((Path(__file__).parent / "data" / "cases.json").read_text())
@@ -57,17 +57,6 @@ def resnet(x, classes, ch, blocks):
     return PF.affine(F.average_pooling(h, h.shape[2:]), classes, name="fc")
 
 
-def first_value(name, shape, seed):
-    """The parameters of the reference: normal, scaled by fan-in, from the checksum of the name."""
-    rng = np.random.RandomState((zlib.crc32(name.encode()) + seed) % 2**32)
-    leaf, noise = name.rsplit("/", 1)[-1], rng.randn(*shape)
-    if leaf == "var":
-        return 0.5 + np.abs(noise)
-    if leaf == "gamma":
-        return 1 + 0.1 * noise
-    return 0.1 * noise if leaf in ("mean", "beta") or len(shape) == 1 else noise / np.sqrt(np.prod(shape[1:]))
-
-
 class Training:
     """A network of the reference with its data and solver."""
 
@@ -78,8 +67,7 @@ class Training:
         network = {"mlp": mlp, "convnet": convnet, "resnet": resnet}[spec["net"]]
         logits = network(self.x, spec["classes"], **spec["net_args"])
         self.loss = F.mean(F.softmax_cross_entropy(logits, self.t))
-        for name, p in nn.get_parameters(grad_only=False).items():
-            p.d = first_value(name, p.shape, spec["seed"]).reshape(p.shape)
+        fill_parameters(nn.get_parameters(grad_only=False), spec["seed"])
         self.solver = SOLVERS[spec["solver"]](spec["lr"])
         self.solver.set_parameters(nn.get_parameters())
         self.rng = np.random.RandomState(spec["seed"])

@@ -1,7 +1,4 @@
 """The command that trains: files, the same bits through the scheduler and after an interrupt, what it refuses."""
-import csv
-import os
-import re
 import shutil
 import signal
 
@@ -11,6 +8,7 @@ import pytest
 from PIL import Image
 
 from common.config import load_section, section_names
+from common.testing import arrays_in, assert_one_line, disturbed, log_of, same_arrays
 from out_of_core_training import models, train
 
 CFG = train.HERE / "train.cfg"
@@ -21,39 +19,20 @@ SMALL = {
     "deeplabv3plus": ("DEEPLABV3PLUS", "--image-size", 33, "--width", 0.0625, "--batch-size", 2),
 }
 SHORT = ("--data", "random", "--steps-per-epoch", 2, "--epochs", 2, "-c", "cpu")
-LINE = re.compile(r"error: [^\n]+\n")
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer than all the rest; the first test draws them."""
-    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 @pytest.fixture
-def run(command):
-    return lambda *arguments: command(train.main, *arguments)
-
-
-def content(path):
-    """{name: array} of a checkpoint: parameters and states of the solvers."""
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]})
-                        if isinstance(item, h5py.Dataset) and name != "state" else None)
-    return found
+def run(run_main):
+    return lambda *arguments: run_main(train.main, *arguments)
 
 
 def assert_same_run(a, b):
+    """Compare logs, parameters and states of the solvers."""
     assert (a / "log.csv").read_text() == (b / "log.csv").read_text()
-    one, two = (content(folder / "checkpoint/latest.h5") for folder in (a, b))
-    assert one.keys() == two.keys()
-    assert not [name for name in one if not np.array_equal(one[name], two[name])]
-
-
-def rows_of(folder):
-    with (folder / "log.csv").open() as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
+    one, two = (arrays_in(folder / "checkpoint/latest.h5") for folder in (a, b))
+    del one["state"], two["state"]
+    assert same_arrays(one, two)
 
 
 @pytest.fixture
@@ -78,7 +57,7 @@ def test_a_run_on_pictures_of_your_own(run, pictures, tmp_path, monkeypatch):
     assert status == 0, err
     assert sorted(path.name for path in (tmp_path / "run").rglob("*") if path.is_file()) == [
         "config.json", "curves.png", "latest.h5", "log.csv", "params_best.h5"]
-    rows = rows_of(tmp_path / "run")
+    rows = log_of(tmp_path / "run")
     assert list(rows[0]) == ["epoch", "loss", "valid_error"]
     assert [6 * row["valid_error"] % 1 for row in rows] == pytest.approx([0, 0], abs=1e-6)
     assert "images/s" in out
@@ -92,7 +71,7 @@ def test_every_section_trains(section, run, tmp_path):
     flags = dict(zip(*[iter(SMALL[network][1:] + SHORT + ("--epochs", 1))] * 2, strict=True))
     status, _, err = run(section, *(word for pair in flags.items() for word in pair), "-o", tmp_path / "run")
     assert status == 0, err
-    assert np.isfinite(list(rows_of(tmp_path / "run")[0].values())).all()
+    assert np.isfinite(list(log_of(tmp_path / "run")[0].values())).all()
     assert (tmp_path / "run/params_best.h5").is_file()
 
 
@@ -102,7 +81,7 @@ def test_scenes_are_segmented_and_drawn(run, tmp_path):
         status, _, err = run(*SMALL[network], "--data-dir", "synthetic", "--steps-per-epoch", 1, "--epochs", 1, "-o",
                              folder, "-c", "cpu")
         assert status == 0, err
-        assert ("valid_error" in rows_of(folder)[0]) == (network == "deeplabv3plus")
+        assert ("valid_error" in log_of(folder)[0]) == (network == "deeplabv3plus")
 
 
 # The same bits --------------------------------------------------------------------------------------------------------
@@ -122,25 +101,11 @@ def test_validation_through_the_scheduler_gives_the_same_bits(run, pictures, tmp
     assert_same_run(tmp_path / "in core", tmp_path / "swapped")
 
 
-def interrupt_at(monkeypatch, step):
-    """Send Ctrl-C in the given step of a run."""
-    iterate, done = models.iterate, []
-
-    def interrupted(*args):
-        iterate(*args)
-        done.append(None)
-        if len(done) == step:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(models, "iterate", interrupted)
-
-
 @pytest.mark.parametrize("network, flags", [
     ("pix2pixhd", ()), ("resnet50", ("--out-of-core", "1GB"))])
-def test_resume_gives_the_same_bits(network, flags, run, tmp_path, monkeypatch):
+def test_resume_gives_the_same_bits(network, flags, run, tmp_path):
     assert run(*SMALL[network], *SHORT, "-o", tmp_path / "alone")[0] == 0
-    with monkeypatch.context() as patch:
-        interrupt_at(patch, 3)
+    with disturbed(models, "iterate", 3, signal.SIGINT):
         status, _, err = run(*SMALL[network], *SHORT, *flags, "-o", tmp_path / "stopped")
     assert status == 130
     assert "epoch 2 after step 1" in err
@@ -151,10 +116,7 @@ def test_resume_gives_the_same_bits(network, flags, run, tmp_path, monkeypatch):
 def test_a_run_is_not_overwritten_unasked(run, tmp_path):
     flags = (*SMALL["resnet50"], *SHORT, "-o", tmp_path / "run")
     assert run(*flags)[0] == 0
-    status, _, err = run(*flags)
-    assert status == 2
-    assert LINE.fullmatch(err)
-    assert "--resume" in err
+    assert_one_line(run(*flags), 2, "--resume")
     assert run(*flags, "--overwrite")[0] == 0
 
 
@@ -183,10 +145,8 @@ def test_bad_input_is_one_line(flags, words, run, tmp_path):
     def filled(text):
         return str(text).replace("{here}", str(tmp_path))
 
-    status, _, err = run(*map(filled, flags), "-o", tmp_path / "run", "-c", "cpu")
-    assert status == 2, err
-    assert LINE.fullmatch(err), err
-    assert all(filled(word) in err for word in words), err
+    result = run(*map(filled, flags), "-o", tmp_path / "run", "-c", "cpu")
+    assert_one_line(result, 2, *map(filled, words))
     assert not (tmp_path / "run").exists()
 
 

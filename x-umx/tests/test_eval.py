@@ -1,26 +1,16 @@
-import json
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import nnabla as nn
-import numpy as np
 import pytest
-import soundfile
 
 from common.checkpoint import save_parameters
 from common.errors import UsageError
 from common.separation.scores import format_table
+from common.testing import assert_one_line, needs_ffmpeg, run_python, score_twice, write_songs_to_score
 from x_umx import eval, separator_flags
 from x_umx.model import CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import CHUNK_SECONDS
 
 SOURCES = ("drums", "vocals")
 SIZES = Sizes(n_fft=512, hidden_size=8, max_bin=100)
-SECOND = 44100    # samples
-needs_ffmpeg = pytest.mark.skipif(not (shutil.which("ffmpeg") and shutil.which("ffprobe")),
-                                  reason="museval cannot be imported without the programs ffmpeg and ffprobe")
 
 
 @pytest.fixture(scope="module")
@@ -40,39 +30,20 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory):
-    """A data set: one song of 2 s, one whose mixture is not a number."""
-    root = tmp_path_factory.mktemp("songs")
-    for song, fault in (("Good", 0), ("Bad", np.nan)):
-        folder = root / "test" / song
-        folder.mkdir(parents=True)
-        drums, vocals = 0.1 * np.random.default_rng(0).standard_normal((2, 2 * SECOND, 2))
-        for name, audio in (("drums", drums), ("vocals", vocals), ("mixture", drums + vocals + fault)):
-            soundfile.write(folder / f"{name}.wav", audio, SECOND, subtype="FLOAT")
-    return root
+    return write_songs_to_score(tmp_path_factory.mktemp("songs"))
 
 
 @needs_ffmpeg
 def test_scores_songs_and_says_which_failed(models, songs, tmp_path, capsys):
     command = ["--model", str(models / "xumx.h5"), "--root", str(songs), "--is-wav", "--out-dir", str(tmp_path),
                "-c", "cpu"]
-    assert eval.main(command) == 1
-    out, err = capsys.readouterr()
-    assert err.count("\n") == 1
-    assert err.startswith(f"error: {songs / 'test' / 'Bad' / 'mixture.wav'}: ")
-    lines = out.splitlines()
+    lines, written = score_twice(eval.main, command, songs, tmp_path, capsys)
     assert lines[1].startswith("Good: SDR drums ")
     assert [line.split()[0] for line in lines[-5:]] == ["dB", "drums", "vocals", "average", "wrote"]
     assert all(model in lines[-5] for model in ("UMX paper", "UMXHQ paper", "X-UMX paper"))
     assert "6.47" in lines[-4]    # drums of X-UMX
-    written = json.loads((tmp_path / "scores.json").read_text())
-    assert written["failed"] == ["Bad"]
     assert written["made_with"]["stems"] == list(SOURCES)
     assert f"{written['median']['vocals']['SDR']:.2f}" == lines[-3].split()[1]
-    assert [path.name for path in (tmp_path / "test").iterdir()] == ["Good.json"]
-
-    assert eval.main(command) == 1
-    assert capsys.readouterr().out.splitlines()[1:] == [f"1 of 2 tracks are scored in {tmp_path / 'test'} already",
-                                                        *lines[2:]]
 
 
 def parsed(*argv):
@@ -146,9 +117,7 @@ def test_published_averages():
 
 
 def test_the_command_says_how_it_is_used():
-    script = Path(eval.__file__)
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0
-    assert all(flag in done.stdout for flag in ("--root", "--is-wav", "--cores", "--residual-model", "--engine"))
-    wrong = subprocess.run([sys.executable, script], capture_output=True, text=True)
-    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    status, out, _ = run_python(eval.__file__, "--help")
+    assert status == 0
+    assert all(flag in out for flag in ("--root", "--is-wav", "--cores", "--residual-model", "--engine"))
+    assert_one_line(run_python(eval.__file__), 2)

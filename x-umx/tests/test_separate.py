@@ -1,8 +1,4 @@
 """The command that separates and its Python interface, with small random weights."""
-import re
-import signal
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -12,26 +8,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from common import cli
 from common.checkpoint import save_parameters
 from common.errors import UsageError
+from common.testing import assert_one_line, run_without_packages, stems_in
 from x_umx import separate
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import Separator
 
 RATE = 44100
 SIZES = Sizes(n_fft=256, hidden_size=16, max_bin=94)
-LINE = re.compile(r"[^\n]+\n")
+pytestmark = pytest.mark.usefixtures("cache", "own_folder")
 CHUNKS = ("--chunk-dur", "0.08", "--overlap", "0.1")
-
-
-@pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
 
 
 def save(path, network, seed=0, change=lambda parameters: None):
@@ -91,26 +78,9 @@ def song(path="song.wav", frames=RATE // 5, channels=2, rate=RATE):
 
 
 @pytest.fixture
-def command(models, capsys):
+def command(models, run_main):
     """Run the command in this process; returns its exit status, stdout and stderr."""
-    def run(*argv, model="xumx.h5"):
-        capsys.readouterr()
-        argv = [str(arg) for arg in ("-c", "cpu", "--model", models / model, *argv)]
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: separate.main(argv))
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
-
-
-def stems_in(folder="stems/song"):
-    return {path.stem: soundfile.read(path, dtype="float32", always_2d=True)[0] for path in Path(folder).iterdir()}
-
-
-def assert_one_line(result, status, *words):
-    code, _, err = result
-    assert code == status, err
-    assert LINE.fullmatch(err), err
-    assert all(word in err for word in words), err
+    return lambda *argv, model="xumx.h5": run_main(separate.main, "-c", "cpu", "--model", models / model, *argv)
 
 
 def close(a, b, tolerance=1e-5):
@@ -375,14 +345,12 @@ def test_umx_infer_takes_umx(command):
     assert set(stems_in()) == set(SOURCES)
 
 
-def test_the_published_weights_are_the_default(monkeypatch, capsys):
+def test_the_published_weights_are_the_default(monkeypatch, run_main):
     monkeypatch.setattr("x_umx.weights.PUBLISHED", {"xumx": "http://127.0.0.1:1/x-umx.h5",
                                                     "umx": "http://127.0.0.1:1/umx.zip"})
     song(frames=3000)
     for flags, name in (((), "x-umx.h5"), (("--umx-infer",), "umx.zip")):
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda flags=flags: separate.main(["song.wav", "-c", "cpu", *flags]))
-        assert_one_line((caught.value.code, *capsys.readouterr()), 1, name, "put the file at")
+        assert_one_line(run_main(separate.main, "song.wav", "-c", "cpu", *flags), 1, name, "put the file at")
 
 
 @pytest.mark.parametrize("damage", ["other names", "not HDF5", "not finite"])
@@ -403,6 +371,4 @@ def test_bad_weights_are_one_line(damage, command, tmp_path):
 
 
 def test_missing_install_is_one_line():
-    # -S: without the installed packages.
-    done = subprocess.run([sys.executable, "-S", separate.__file__, "song.wav"], capture_output=True, text=True)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(separate.__file__, "song.wav"), 2, "pip install -r requirements.txt")

@@ -1,24 +1,30 @@
 """The command that trains: what a run writes, the same bits after a kill, and what it says to bad input."""
-import csv
 import itertools
 import json
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
-import h5py
 import nnabla as nn
 import numpy as np
 import pytest
 import soundfile
 
-from common import cli
 from common.checkpoint import load_state
 from common.config import section_names
 from common.schedules import plateau_decay
+from common.testing import (
+    assert_one_line,
+    assert_same_files,
+    command_line,
+    content,
+    disturbed,
+    log_of,
+    run_without_packages,
+    same_parameters,
+    train_until_killed,
+    write_stems,
+)
 from x_umx import train
 from x_umx.config import Config
 from x_umx.model import SOURCES
@@ -32,26 +38,14 @@ SMALL = ("--nfft", "64", "--nhop", "16", "--hidden-size", "8", "--seq-dur", "0.1
          "-c", "cpu")
 STEPS = 2    # per epoch, of the two songs below
 SERIES = ("Training-loss", "Validation-loss", "learning-rate", "Best-epoch", "training-time-per-iteration")
-LINE = re.compile(r"[^\n]+\n")
-
-
-@pytest.fixture(autouse=True)
-def keep_sigterm():
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+pytestmark = pytest.mark.usefixtures("no_drawing")
 
 
 def make_songs(root, **splits):
     rng = np.random.default_rng(0)
     for split, num in splits.items():
         for song in range(num):
-            folder = root / split / f"song {song}"
-            folder.mkdir(parents=True)
-            for k, source in enumerate(SOURCES):
-                tone = np.sin(np.arange(SONG)[:, None] * 0.1 * (k + 1) * rng.uniform(0.8, 1.2)) * [1, 0.7]
-                audio = 0.1 * tone + 0.02 * rng.standard_normal((SONG, 2))
-                soundfile.write(folder / f"{source}.wav", audio, RATE, subtype="FLOAT")
+            write_stems(root / split / f"song {song}", SOURCES, rng, SONG, RATE)
     return root
 
 
@@ -62,27 +56,13 @@ def songs(tmp_path_factory):
 
 
 def arguments(output, root, *flags):
-    # A section, where there is one, comes first.
-    section = flags[:1] if flags and not str(flags[0]).startswith("-") else ()
-    return [str(arg) for arg in (*section, "--output", output, "--root", root, *SMALL, *flags[len(section):])]
+    return command_line(("--output", output, "--root", root, *SMALL), flags)
 
 
 @pytest.fixture
-def command(songs, capsys):
+def command(songs, run_main):
     """Run the command in this process; returns its exit status, stdout and stderr."""
-    def run(output, *flags, root=songs):
-        nn.clear_parameters()
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.run(lambda: train.main(arguments(output, root, *flags)))
-        return caught.value.code or 0, *capsys.readouterr()
-    return run
-
-
-@pytest.fixture(autouse=True)
-def no_drawing(monkeypatch):
-    """Curves take longer than all the rest; the fixture below draws them."""
-    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+    return lambda output, *flags, root=songs: run_main(train.main, *arguments(output, root, *flags))
 
 
 @pytest.fixture(scope="module")
@@ -99,40 +79,8 @@ def copy(finished, tmp_path):
     return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
-def parameters_in(path):
-    """{name: array} of a parameter file or a checkpoint."""
-    found = {}
-    with h5py.File(path) as file:
-        file.get("parameters", file).visititems(
-            lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
-def same_parameters(a, b):
-    a, b = parameters_in(a), parameters_in(b)
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
 def assert_same_run(a, b):
-    for name in ("params_best.h5", "best_xumx.h5", "checkpoint/latest.h5"):
-        assert same_parameters(a / name, b / name), name
-    assert (a / "log.csv").read_text() == (b / "log.csv").read_text()
-
-
-def rows_of(folder):
-    with (folder / "log.csv").open() as stream:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(stream)]
-
-
-def content(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def assert_one_line(result, status, *words):
-    code, _, err = result
-    assert code == status, err
-    assert LINE.fullmatch(err), err
-    assert all(word in err for word in words), err
+    assert_same_files(a, b, ("params_best.h5", "best_xumx.h5", "checkpoint/latest.h5"), ("log.csv",))
 
 
 def scripted(monkeypatch, losses):
@@ -145,7 +93,7 @@ def scripted(monkeypatch, losses):
 
 
 def test_a_run_writes_its_files(finished):
-    assert sorted(path.as_posix() for path in content(finished)) == sorted([
+    assert sorted(content(finished)) == sorted([
         "best_xumx.h5", "checkpoint/latest.h5", "config.json", "curves.png", "log.csv", "params_best.h5",
         *(f"{name}.series.txt" for name in SERIES)])
     assert (finished / "best_xumx.h5").samefile(finished / "params_best.h5")
@@ -155,7 +103,7 @@ def test_a_run_writes_its_files(finished):
 
 
 def test_the_log_and_the_series_tell_the_same(finished):
-    rows = rows_of(finished)
+    rows = log_of(finished)
     assert list(rows[0]) == ["epoch", "train_loss", "valid_loss", "learning_rate", "best_epoch"]
     assert [row["epoch"] for row in rows] == [1, 2]
     for column, name in (("train_loss", "Training-loss"), ("valid_loss", "Validation-loss"),
@@ -174,7 +122,7 @@ def test_the_best_parameters_give_the_loss_in_the_log(finished, songs):
                  sample_rate=RATE, bandwidth=3000)
     nn.load_parameters(str(finished / "best_xumx.h5"))
     loss = validate(Graphs(cfg, train=False), train.Songs(cfg).validation())
-    assert loss == pytest.approx(min(row["valid_loss"] for row in rows_of(finished)), rel=1e-5)
+    assert loss == pytest.approx(min(row["valid_loss"] for row in log_of(finished)), rel=1e-5)
 
 
 def test_the_best_parameters_are_those_of_the_lowest_validation_loss(command, tmp_path, monkeypatch):
@@ -184,21 +132,21 @@ def test_the_best_parameters_are_those_of_the_lowest_validation_loss(command, tm
     assert command(tmp_path / "two", "--epochs", 2)[0] == 0
     assert same_parameters(tmp_path / "three/best_xumx.h5", tmp_path / "two/checkpoint/latest.h5")
     assert not same_parameters(tmp_path / "three/best_xumx.h5", tmp_path / "three/checkpoint/latest.h5")
-    assert [row["best_epoch"] for row in rows_of(tmp_path / "three")] == [1, 2, 2]
+    assert [row["best_epoch"] for row in log_of(tmp_path / "three")] == [1, 2, 2]
 
 
 @pytest.mark.parametrize("flags", [(), ("UMX",)], ids=["X-UMX", "UMX"])
 def test_the_loss_falls(flags, command, tmp_path):
     more = ("--epochs", 3, "--samples-per-track", 8, "--lr", 0.1)
     assert command(tmp_path / "run", *flags, *more)[0] == 0
-    losses = [row["train_loss"] for row in rows_of(tmp_path / "run")]
+    losses = [row["train_loss"] for row in log_of(tmp_path / "run")]
     assert losses[-1] < 0.8 * losses[0], losses
 
 
 @pytest.mark.parametrize("section", section_names(SCRIPT.with_name("train.cfg")))
 def test_every_section_trains(section, command, tmp_path):
     assert command(tmp_path / "run", section, "--epochs", 1)[0] == 0
-    assert np.isfinite(rows_of(tmp_path / "run")[0]["valid_loss"])
+    assert np.isfinite(log_of(tmp_path / "run")[0]["valid_loss"])
     umx = "UMX" in section and section != "XUMX"
     assert (tmp_path / "run" / ("best_umx.h5" if umx else "best_xumx.h5")).is_file()
 
@@ -235,20 +183,20 @@ def test_umx_learns_the_source_that_is_named(command, tmp_path):
 def test_mono(command, tmp_path):
     for section in ("XUMX", "UMX"):
         assert command(tmp_path / section, section, "--nb-channels", 1, "--epochs", 1)[0] == 0
-        assert np.isfinite(rows_of(tmp_path / section)[0]["valid_loss"])
+        assert np.isfinite(log_of(tmp_path / section)[0]["valid_loss"])
         assert find_weights(tmp_path / section)[0].network.sizes.nb_channels == 1
 
 
 def test_whole_songs(command, tmp_path):
     assert command(tmp_path / "run", "--seq-dur", 0, "--batch-size", 1, "--epochs", 1)[0] == 0
-    assert np.isfinite(rows_of(tmp_path / "run")[0]["train_loss"])
+    assert np.isfinite(log_of(tmp_path / "run")[0]["train_loss"])
 
 
 def test_without_validation_songs_the_training_loss_stands_in(command, tmp_path):
     root = make_songs(tmp_path / "songs", train=2)
     code, out, err = command(tmp_path / "run", root=root)
     assert (code, err) == (0, "") and "no validation songs: the training loss takes the place of theirs\n" in out
-    assert all(row["train_loss"] == row["valid_loss"] for row in rows_of(tmp_path / "run"))
+    assert all(row["train_loss"] == row["valid_loss"] for row in log_of(tmp_path / "run"))
     assert (tmp_path / "run/best_xumx.h5").is_file()
 
 
@@ -258,13 +206,13 @@ def test_without_validation_songs_the_training_loss_stands_in(command, tmp_path)
     ("--source-augmentations", "none"), ("--seq-dur", 0.15)], ids=lambda flags: " ".join(map(str, flags)))
 def test_the_flag_changes_the_result(flags, command, finished, tmp_path):
     assert command(tmp_path / "run", *flags, "--epochs", 1)[0] == 0
-    assert rows_of(tmp_path / "run")[0]["valid_loss"] != rows_of(finished)[0]["valid_loss"]
+    assert log_of(tmp_path / "run")[0]["valid_loss"] != log_of(finished)[0]["valid_loss"]
 
 
 def test_valid_dur_as_the_published_script_spells_it(command, finished, tmp_path):
     assert command(tmp_path / "run", "--valid_dur", 0.5, "--epochs", 1)[0] == 0
     assert json.loads((tmp_path / "run/config.json").read_text())["valid_dur"] == 0.5
-    assert rows_of(tmp_path / "run")[0]["valid_loss"] != rows_of(finished)[0]["valid_loss"]
+    assert log_of(tmp_path / "run")[0]["valid_loss"] != log_of(finished)[0]["valid_loss"]
 
 
 # Learning rate and end ------------------------------------------------------------------------------------------------
@@ -276,7 +224,7 @@ def test_valid_dur_as_the_published_script_spells_it(command, finished, tmp_path
 def test_umx_stops_without_gain(flags, epochs, command, tmp_path, monkeypatch):
     scripted(monkeypatch, (1.0, 2.0))
     code, out, err = command(tmp_path / "run", *flags, "--epochs", 5)
-    assert (code, err, len(rows_of(tmp_path / "run"))) == (0, "", epochs)
+    assert (code, err, len(log_of(tmp_path / "run"))) == (0, "", epochs)
     assert ("no gain in 2 epochs: stopped after epoch 3" in out) == (epochs == 3)
 
 
@@ -284,7 +232,7 @@ def test_the_learning_rate_drops_on_a_plateau(command, tmp_path, monkeypatch):
     scripted(monkeypatch, (1.0, 2.0))
     flags = ("--epochs", 5, "--lr-decay-patience", 1, "--lr-decay-gamma", 0.5, "--lr", 0.016)
     assert command(tmp_path / "run", *flags)[0] == 0
-    rates = [row["learning_rate"] for row in rows_of(tmp_path / "run")]
+    rates = [row["learning_rate"] for row in log_of(tmp_path / "run")]
     assert rates == pytest.approx([plateau_decay(0.002, [1.0, 2.0, 2.0, 2.0][:n], 0.5, 1) for n in range(5)])
     assert rates[2] == pytest.approx(0.002) and rates[3] == pytest.approx(0.001)
 
@@ -346,26 +294,9 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
     assert_same_run(finished, tmp_path / "run")
 
 
-KILLED = """
-import os, signal, sys
-from common.distributed import World
-from x_umx import train
-step, calls = World.update, []
-def killing(*args):
-    calls.append(0)
-    if len(calls) == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(*args)
-World.update = killing
-train.main(sys.argv[2:])
-"""
-
-
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
     folder = tmp_path / "run"
-    done = subprocess.run([sys.executable, "-c", KILLED, str(2 * STEPS), *arguments(folder, songs)],
-                          capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    train_until_killed("x_umx.train", "common.distributed:World update", 2 * STEPS, arguments(folder, songs))
     assert load_state(folder / "checkpoint/latest.h5")["epoch"] == 1
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out
@@ -378,15 +309,8 @@ def test_swapping_changes_where_arrays_are_and_nothing_else(command, finished, t
     assert_same_run(finished, tmp_path / "run")
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path, monkeypatch):
-    step = train.train_step
-
-    def interrupting(*args):
-        signal.raise_signal(signal.SIGINT)
-        return step(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", interrupting)
+def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path):
+    with disturbed(train, "train_step", 1, signal.SIGINT):
         assert_one_line(command(tmp_path / "run"), 130, "interrupted in epoch 1 after step 1", "--resume")
     assert command(tmp_path / "run", "--resume")[0] == 0
     assert_same_run(finished, tmp_path / "run")
@@ -483,7 +407,7 @@ def test_divergence_keeps_the_last_good_state(command, copy, monkeypatch, tmp_pa
 def test_a_validation_loss_that_is_not_a_number_is_one_line(command, tmp_path, monkeypatch):
     scripted(monkeypatch, (1.0, float("nan")))
     assert_one_line(command(tmp_path / "run"), 1, "valid_loss is nan in epoch 2", str(tmp_path / "run"))
-    assert len(rows_of(tmp_path / "run")) == 1
+    assert len(log_of(tmp_path / "run")) == 1
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(command, tmp_path):
@@ -495,6 +419,4 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(command, tmp_path):
 
 
 def test_missing_install_is_one_line(tmp_path):
-    # -S: without the installed packages.
-    done = subprocess.run([sys.executable, "-S", SCRIPT], cwd=tmp_path, capture_output=True, text=True)
-    assert_one_line((done.returncode, done.stdout, done.stderr), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(SCRIPT, cwd=tmp_path), 2, "pip install -r requirements.txt")

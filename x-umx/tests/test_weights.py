@@ -1,10 +1,7 @@
 """Finding weights: files, folders, training runs and published names; what is in them and what is wrong with them."""
 import io
 import json
-import threading
 import zipfile
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import h5py
 import nnabla as nn
@@ -13,6 +10,7 @@ import pytest
 
 from common.checkpoint import parameter_shapes, save_parameters
 from common.errors import UsageError, UserError
+from common.testing import arrays_in, served
 from x_umx import weights
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import Separator
@@ -20,12 +18,7 @@ from x_umx.weights import find_weights
 
 SIZES = Sizes(n_fft=64, hidden_size=8, max_bin=20)
 MAGNITUDE = 3, 1
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("SONY_PAPERS_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def build(network):
@@ -56,13 +49,6 @@ def loaded(found):
     return {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()}
 
 
-def stored(path):
-    found = {}
-    with h5py.File(path) as file:
-        file.visititems(lambda name, item: found.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
-    return found
-
-
 # What is found --------------------------------------------------------------------------------------------------------
 
 
@@ -78,8 +64,8 @@ def test_sizes_are_those_of_the_file(sizes, cross, tmp_path):
     assert (found.network.sizes, found.sources) == (sizes, sources if cross else ("piano",))
     assert (found.network.hop_length, found.sample_rate) == (sizes.n_fft // 4, 44100)
     values = loaded(found)
-    assert values.keys() == stored(path).keys()
-    assert all(np.array_equal(values[name], value) for name, value in stored(path).items())
+    assert values.keys() == arrays_in(path).keys()
+    assert all(np.array_equal(values[name], value) for name, value in arrays_in(path).items())
 
 
 def test_a_folder_of_umx_has_a_file_for_each_target_in_the_published_order(tmp_path):
@@ -126,7 +112,7 @@ def test_weights_beside_a_strange_configuration_are_taken_by_their_name(tmp_path
 
 def test_a_transform_with_parameters_is_ignored_with_a_note(tmp_path, capsys):
     path = save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
-    wanted = stored(path)
+    wanted = arrays_in(path)
     with h5py.File(path, "a") as file:
         for name in ("conv_r", "conv_i", "conv_cos", "conv_sin"):
             file[name] = np.zeros((33, 1, 64), np.float32)
@@ -138,7 +124,7 @@ def test_a_transform_with_parameters_is_ignored_with_a_note(tmp_path, capsys):
 
 def test_lstm_weights_of_another_shape_are_taken_in_their_order_with_a_warning(tmp_path, capsys):
     path = save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
-    wanted = stored(path)
+    wanted = arrays_in(path)
     with h5py.File(path, "a") as file:
         for name in ("lstm/lstm/weight_l0", "lstm/lstm/weight"):
             attributes, value = dict(file[name].attrs), file[name][()]
@@ -160,26 +146,12 @@ def test_intact_files_are_loaded_in_silence(tmp_path, capsys):
 # Published names ------------------------------------------------------------------------------------------------------
 
 
-class Handler(SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        self.server.asked.append(f"{self.command} {self.path}")
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Serves the folder `server.folder` of published files, whose names are those of the real ones."""
-    folder = tmp_path / "published"
-    folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as running:
-        running.folder, running.asked = folder, []
-        monkeypatch.setattr(weights, "PUBLISHED", {
-            name: f"http://127.0.0.1:{running.server_port}/{url.rsplit('/', 1)[-1]}"
-            for name, url in weights.PUBLISHED.items()})
-        thread = threading.Thread(target=running.serve_forever, args=(0.01,))
-        thread.start()
+    with served(tmp_path / "published") as running:
+        monkeypatch.setattr(weights, "PUBLISHED", running.addresses(weights.PUBLISHED))
         yield running
-        running.shutdown()
-        thread.join()
 
 
 def archive(path, files):
@@ -195,7 +167,7 @@ def test_xumx_is_fetched_once(server, cache):
     for _ in range(2):
         found, = find_weights("xumx")
         assert (found.path, found.sources) == (cache / "x-umx.h5", SOURCES)
-    assert sum(line.startswith("GET") for line in server.asked) == 1
+    assert server.gets() == 1
 
 
 @pytest.mark.parametrize("name", ["umx", "umxhq"])
@@ -207,7 +179,7 @@ def test_umx_is_fetched_once_and_unpacked(name, server, cache, tmp_path):
         files = find_weights(name)
         assert [file.path for file in files] == [cache / name / f"{source}.h5" for source in SOURCES]
         assert all(file.path.read_bytes() == (tmp_path / f"made/{file.path.name}").read_bytes() for file in files)
-    assert sum(line.startswith("GET") for line in server.asked) == 1
+    assert server.gets() == 1
     assert not (cache / "evil.h5").exists() and not (tmp_path / "evil.h5").exists()
 
 
