@@ -9,7 +9,10 @@ A process is called a rank, as in MPI. Rank 0 alone writes files and prints; see
 import contextlib
 import functools
 import os
+import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import nnabla as nn
 import numpy as np
@@ -19,6 +22,33 @@ from common.errors import UsageError
 
 _PACK = 2 << 20    # gradients that NCCL reduces together, in numbers
 INSTALL = "run 'pip install -r requirements-distributed.txt', or start without mpirun"
+
+
+def find_mpirun():
+    """Return the path of the `mpirun` of this Python's environment, or else on the PATH; None if there is none."""
+    return shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def start_ranks(num, command, *flags):
+    """Run a command of ours on several processes of this machine, and wait for it; root may, too.
+
+    Parameters
+    ----------
+    num : int
+        1: without mpirun.
+    command : sequence of str
+    flags : str
+        For mpirun.
+
+    Returns
+    -------
+    subprocess.CompletedProcess
+        With its output as text.
+    """
+    if num > 1:
+        command = [find_mpirun(), *flags, "-n", str(num), *command]
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **as_root})
 
 
 def launched_rank():

@@ -1,4 +1,4 @@
-"""Measure what quantization costs in training: time of a step, peak memory, throughput of the images.
+"""Measure what quantization costs in training: time of a step, peak memory; and the throughput of images and processes.
 
     python benchmark.py [--batch-size 32] [--rounds 7] [--output FILE.json]
 
@@ -14,6 +14,7 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
+import os
 import statistics
 import subprocess
 import time
@@ -24,8 +25,10 @@ import numpy as np
 
 from common.benchmarking import add_benchmark_flags, median_ratio, take_turns
 from common.context import native_functions, use_context
+from common.cpu_kernels import num_threads
 from common.datasets import synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
+from common.distributed import find_mpirun, join, launched_size, start_ranks, world
 from common.files import write_json
 from common.memory import peak_megabytes
 from mixed_precision_dnns.config import Config
@@ -39,6 +42,7 @@ NETWORKS = {
     "W+A power of two": Config(w_quantize=POW2, a_quantize=f"{POW2}_relu"),
 }
 MEMORY_BATCH = 128
+STEPS = 7    # that one process takes to tell how fast it is
 
 
 def main(argv=None):
@@ -47,9 +51,13 @@ def main(argv=None):
     if args.peak_memory_of:
         print(peak_memory(NETWORKS[args.peak_memory_of], MEMORY_BATCH))
         return
+    if args.throughput_on:
+        throughput(args.batch_size, args.throughput_on)
+        return
     results = {"batch_size": args.batch_size, "step": step_times(args.batch_size, args.rounds),
                "peak_memory_mb": {name: peak_memory_in_new_process(name) for name in NETWORKS},
-               "images_per_second": iterator_throughput(args.rounds)}
+               "images_per_second": iterator_throughput(args.rounds),
+               "processes": process_throughput(args.batch_size, min(args.rounds, 3))}
     show(results)
     if args.output:
         write_json(args.output, results)
@@ -61,6 +69,8 @@ def parse_args(argv):
                         help="images per step (default: %(default)s)")
     add_benchmark_flags(parser, rounds=7)
     parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
+    parser.add_argument("--throughput-on", type=cli.positive_int, metavar="N",
+                        help="print the images per second of training the float network on N cores, also under mpirun")
     return parser.parse_args(argv)
 
 
@@ -96,6 +106,40 @@ def peak_memory_in_new_process(name):
     """`peak_memory` of a network in a process that has seen no other."""
     return float(subprocess.run([sys.executable, __file__, "--peak-memory-of", name], check=True, text=True,
                                 capture_output=True).stdout)
+
+
+def throughput(batch_size, num_cores):
+    """Print how many images per second all processes together train the float network on, each on `num_cores` cores."""
+    if launched_size() == 1:    # mpirun has given each process its cores
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+    join("cpu")
+    seconds = take_turns({"step": make_step(NETWORKS["float"], batch_size)}, STEPS)["step"]
+    print(world().size * batch_size / statistics.median(seconds))
+
+
+def process_throughput(batch_size, rounds):
+    """Images per second of a training on one core and on all, by one process, and by a process on each core.
+
+    Returns
+    -------
+    dict of str to dict
+        Empty if there is but one core, or no mpirun.
+    """
+    num_cores = num_threads()
+    if num_cores < 2 or not find_mpirun():
+        return {}
+    starts = {"one process on one core": (1, 1), "one process on all cores": (1, num_cores),
+              "a process on each core": (num_cores, 1)}
+    found = {name: [] for name in starts}
+    for _ in range(rounds):
+        for name, (ranks, cores) in starts.items():
+            worker = sys.executable, __file__, "--batch-size", str(batch_size), "--throughput-on", str(cores)
+            done = start_ranks(ranks, worker, "--bind-to", "core")
+            done.check_returncode()
+            found[name].append(float(done.stdout.split()[-1]))
+    first = found["one process on one core"]
+    return {name: {"images_per_second": statistics.median(values), "ratio": median_ratio(values, first)}
+            for name, values in found.items()}
 
 
 def iterator_throughput(rounds):
@@ -145,6 +189,9 @@ def show(results):
     print("augmented images, batch 128")
     print(f"  {'whole batches':37} {images['batches']:7.0f} images/s")
     print(f"  {'image by image':37} {images['image by image']:7.0f} images/s   ratio {images['ratio']:.1f}")
+    print(f"training the float network, batch {results['batch_size']} for each process")
+    for name, values in results["processes"].items():
+        print(f"  {name:37} {values['images_per_second']:7.1f} images/s   ratio {values['ratio']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,4 @@
 """Ranks that train together do what one process with the whole batch does."""
-import os
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,22 +6,18 @@ import numpy as np
 import pytest
 
 from common.checkpoint import load_state
-from common.distributed import World, join, launched_rank, launched_size, world
+from common.distributed import World, find_mpirun, join, launched_rank, launched_size, start_ranks, world
 from common.errors import UsageError
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-needs_mpi = pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install -r requirements-distributed.txt")
+needs_mpi = pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip install -r requirements-distributed.txt")
 
 
 def start(ranks, folder, *flags, batch_size=8, epochs=1):
     """Run the worker and return (exit status, stdout, stderr)."""
     command = [sys.executable, str(WORKER), "--folder", str(folder), "--batch-size", str(batch_size), "--epochs",
                str(epochs), *flags]
-    if ranks > 1:
-        command = [MPIRUN, "--oversubscribe", "-n", str(ranks), *command]
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = start_ranks(ranks, command, "--oversubscribe")
     return done.returncode, done.stdout, done.stderr
 
 

@@ -1,31 +1,20 @@
 """Two processes that mpirun starts train as one with twice the batch."""
-import csv
-import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from common.distributed import find_mpirun, start_ranks
+from common.testing import log_of
 from mixed_precision_dnns import train_imagenet, train_resnet
 
-MPIRUN = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-pytestmark = pytest.mark.skipif(MPIRUN is None, reason="no mpirun: pip install -r requirements-distributed.txt")
+pytestmark = pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip install -r requirements-distributed.txt")
 
 
 def start(script, *arguments):
     """Run a script on two processes; returns what they print."""
-    command = [MPIRUN, "--oversubscribe", "-n", "2", sys.executable, script.__file__, *map(str, arguments)]
-    environment = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = start_ranks(2, [sys.executable, script.__file__, *map(str, arguments)], "--oversubscribe")
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def log_of(folder):
-    with (folder / "log.csv").open() as stream:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(stream)]
 
 
 # The last layers of MobileNetV2 see one pixel here, so that normalization over 4 values magnifies roundings.
