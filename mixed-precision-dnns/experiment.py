@@ -1,12 +1,14 @@
-"""What training scripts do around their loop: where a run starts, and what it leaves after an epoch and at its end."""
+"""What training scripts do around their loop: how a run starts, and what it leaves after an epoch and at its end."""
 from pathlib import Path
 
 import nnabla as nn
 
+from common import cli
 from common.checkpoint import load_parameters, parameter_shapes
-from common.config import load_section, overrides_of, to_dict
+from common.config import find_cfg, load_section, overrides_of, to_dict
 from common.distributed import world
 from common.errors import UsageError
+from common.experiments import add_experiment_flags, begin
 from common.files import write_json
 from common.seeding import seed_everything
 from common.training import BEST, Run
@@ -25,10 +27,35 @@ PANELS = (("error", ("train_error", "valid_error", "valid_top5_error")), ("loss"
           ("weights [kB]", ("weight_kbytes",)), ("activations [kB]", ("activation_kbytes",)))
 
 
-def add_pretrain_flag(parser):
-    """Add `--pretrain`: whether to call `pretrain`."""
+def parse_args(argv, description, cls, cfg):
+    """Parse the command line of a train script: the flags of an experiment (`common.experiments`) and `--pretrain`."""
+    parser = cli.parser(description)
+    add_experiment_flags(parser, cls, cfg)
     parser.add_argument("--pretrain", action="store_true",
                         help="first train the network that CONFIG starts from, where its weights are missing")
+    return parser.parse_args(argv)
+
+
+def start(args, cls, here, keys, train):
+    """Train as the command line says.
+
+    Parameters
+    ----------
+    args : argparse.Namespace
+        Of `parse_args`.
+    cls : attrs class
+    here : pathlib.Path
+        Folder of the script.
+    keys : sequence of str
+        What of the command line is for the network to start from, too.
+    train : callable
+        `train(cfg, folder, memory, resume, overwrite)`.
+    """
+    cfg, memory = begin(args, cls, here)
+    folder = Path(args.output or args.experiment)
+    if args.pretrain and cfg.weightfile:
+        _pretrain(cfg, find_cfg(args.cfg, here), folder, memory, overrides_of(args, cls), keys, train)
+    train(cfg, folder, memory, args.resume, args.overwrite)
 
 
 def find_weights(weightfile, folder, script):
@@ -53,30 +80,15 @@ def _is_result(weightfile):
     return len(Path(weightfile).parts) == 2 and Path(weightfile).name == BEST
 
 
-def pretrain(cfg, cfg_path, folder, memory, args, keys, train):
-    """Train the experiment that `cfg` starts from, beside the output folder, unless its weights are there.
-
-    Parameters
-    ----------
-    cfg : mixed_precision_dnns.config.QuantizationConfig
-    cfg_path : path
-        File of the experiments.
-    folder : pathlib.Path
-        Output folder of `cfg`.
-    memory : common.out_of_core.OutOfCore or InCore
-    args : argparse.Namespace
-    keys : sequence of str
-        What of the command line is for that experiment, too.
-    train : callable
-        `train(cfg, folder, memory, resume, overwrite)`.
-    """
+def _pretrain(cfg, cfg_path, folder, memory, overrides, keys, train):
+    """Train the experiment that `cfg` starts from, beside the output folder, unless its weights are there."""
     target = folder.resolve().parent / cfg.weightfile
     if target.is_file() or Path(cfg.weightfile).is_file() or not _is_result(cfg.weightfile):
         return
-    given = {key: value for key, value in overrides_of(args, type(cfg)).items() if key in keys}
+    given = {key: value for key, value in overrides.items() if key in keys}
     before = load_section(type(cfg), cfg_path, target.parent.name, given)
     if before.weightfile:
-        pretrain(before, cfg_path, target.parent, memory, args, keys, train)
+        _pretrain(before, cfg_path, target.parent, memory, overrides, keys, train)
     print(f"first {target.parent.name}, which {folder.name} starts from", flush=True)
     train(before, target.parent, memory, resume=True, overwrite=False)
 

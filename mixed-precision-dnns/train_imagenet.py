@@ -15,12 +15,11 @@ except ModuleNotFoundError as missing:
 
 from pathlib import Path
 
-from common.config import find_cfg
 from common.distributed import world
-from common.experiments import add_experiment_flags, begin
 from common.schedules import step_decay
+from mixed_precision_dnns import experiment
 from mixed_precision_dnns.config import ImageNetConfig
-from mixed_precision_dnns.experiment import add_pretrain_flag, finish_epoch, prepare, pretrain, report
+from mixed_precision_dnns.experiment import finish_epoch, prepare, report
 from mixed_precision_dnns.network import top_errors, train_step
 
 HERE = Path(__file__).resolve().parent
@@ -30,19 +29,11 @@ PRETRAIN_KEYS = ("image_size", "epochs", "batch_size", "steps_per_epoch", "seed"
 
 
 def parse_args(argv):
-    parser = cli.parser(__doc__)
-    add_experiment_flags(parser, ImageNetConfig, "train_imagenet.cfg")
-    add_pretrain_flag(parser)
-    return parser.parse_args(argv)
+    return experiment.parse_args(argv, __doc__, ImageNetConfig, "train_imagenet.cfg")
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    cfg, memory = begin(args, ImageNetConfig, HERE)
-    folder = Path(args.output or args.experiment)
-    if args.pretrain and cfg.weightfile:
-        pretrain(cfg, find_cfg(args.cfg, HERE), folder, memory, args, PRETRAIN_KEYS, train)
-    train(cfg, folder, memory, args.resume, args.overwrite)
+    experiment.start(parse_args(argv), ImageNetConfig, HERE, PRETRAIN_KEYS, train)
 
 
 def train(cfg, folder, memory, resume, overwrite):

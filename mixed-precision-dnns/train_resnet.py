@@ -15,13 +15,11 @@ except ModuleNotFoundError as missing:
 
 from pathlib import Path
 
-from common.config import find_cfg
 from common.distributed import world
-from common.experiments import add_experiment_flags, begin
 from common.schedules import step_decay
-from mixed_precision_dnns import published_files
+from mixed_precision_dnns import experiment, published_files
 from mixed_precision_dnns.config import Config
-from mixed_precision_dnns.experiment import add_pretrain_flag, finish_epoch, prepare, pretrain, report
+from mixed_precision_dnns.experiment import finish_epoch, prepare, report
 from mixed_precision_dnns.network import evaluate, train_step, within_budget
 
 HERE = Path(__file__).resolve().parent
@@ -31,19 +29,11 @@ PRETRAIN_KEYS = ("num_layers", "shortcut_type", "epochs", "batch_size", "steps_p
 
 
 def parse_args(argv):
-    parser = cli.parser(__doc__)
-    add_experiment_flags(parser, Config, "train_resnet_quant_fp.cfg")
-    add_pretrain_flag(parser)
-    return parser.parse_args(argv)
+    return experiment.parse_args(argv, __doc__, Config, "train_resnet_quant_fp.cfg")
 
 
 def main(argv=None):
-    args = parse_args(argv)
-    cfg, memory = begin(args, Config, HERE)
-    folder = Path(args.output or args.experiment)
-    if args.pretrain and cfg.weightfile:
-        pretrain(cfg, find_cfg(args.cfg, HERE), folder, memory, args, PRETRAIN_KEYS, train)
-    train(cfg, folder, memory, args.resume, args.overwrite)
+    experiment.start(parse_args(argv), Config, HERE, PRETRAIN_KEYS, train)
 
 
 def train(cfg, folder, memory, resume, overwrite):
