@@ -150,18 +150,19 @@ def _truth(comparison):
 
 
 def _rankings(folder, trial, shown):
-    """The worst and the best images of each method, and the histogram of its scores."""
+    """The worst and the best images of each method but chance, and the histogram of its scores."""
     classes, losses = trial.predictions()
     parts = []
     for method in experiment.scored(folder, trial.seed):
+        if method == "random":
+            continue
         scores = results.read_influence(results.influence_path(folder, method, trial.seed), len(classes))
         order = np.argsort(scores, kind="stable")
         parts.append(f"<h2>{_text(method)}, seed {trial.seed}</h2>{_plot(_histogram(scores))}")
-        if method != "random":
-            parts += [f"<h3>{title}</h3><div class='images'>"
-                      + "".join(_image(trial, int(row), scores[row], classes[row], losses[row]) for row in rows)
-                      + "</div>" for title, rows in (("Worst: lowest scores", order[:shown]),
-                                                     ("Best: highest scores", order[::-1][:shown]))]
+        parts += [f"<h3>{title}</h3><div class='images'>"
+                  + "".join(_image(trial, int(row), scores[row], classes[row], losses[row]) for row in rows)
+                  + "</div>" for title, rows in (("Worst: lowest scores", order[:shown]),
+                                                 ("Best: highest scores", order[::-1][:shown]))]
     return "".join(parts)
 
 
