@@ -163,15 +163,16 @@ def format_table(results):
     """Lay out means and standard deviations over the seeds, a row for each variant."""
     seeds = len(next(iter(results.values())))
     width = max(map(len, VARIANTS.values()))
-    head = f"{f'{seeds} trainings each':{width}}" + "".join(f"{title:>16}" for title in METRICS.values())
+    counted = "one training each" if seeds == 1 else f"{seeds} trainings each"
+    head = f"{counted:{width}}" + "".join(f"{title:>16}" for title in METRICS.values())
     rows = [f"{VARIANTS[variant]:{width}}" + "".join(_mean_and_deviation([score[name] for score in scores])
                                                      for name in METRICS) for variant, scores in results.items()]
     return "\n".join([head, *rows])
 
 
 def _mean_and_deviation(shares):
-    deviation = np.std(shares, ddof=1) if len(shares) > 1 else np.nan
-    return f"{f'{100 * np.mean(shares):.2f} +- {100 * deviation:.2f} %':>16}"
+    deviation = f" +- {100 * np.std(shares, ddof=1):.2f}" if len(shares) > 1 else ""
+    return f"{f'{100 * np.mean(shares):.2f}{deviation} %':>16}"
 
 
 if __name__ == "__main__":

@@ -63,6 +63,11 @@ def test_the_table_shows_mean_and_deviation():
     assert "multidilated" in first and "30.00 +- 7.07 %" in first and "50.00 +- 0.00 %" in first
 
 
+def test_one_training_has_no_deviation():
+    table = compare.format_table(dict.fromkeys(compare.VARIANTS, [{"miou": 0.25, "pixel_accuracy": 0.5}]))
+    assert "one training each" in table and "25.00 %" in table and "+-" not in table
+
+
 def test_the_command_writes_its_scores_and_prints_the_table(tmp_path, capsys):
     compare.main(["--seeds", "1", "--steps", "1", "--jobs", "1", "--output", str(tmp_path / "out"), "-c", "cpu"])
     assert "no dilation" in capsys.readouterr().out
