@@ -1,4 +1,5 @@
 """What the separators of all papers share: from audio to stems, for signals of any length and sample rate."""
+import abc
 import itertools
 import math
 from collections import OrderedDict
@@ -13,7 +14,7 @@ from common.separation.chunks import separate_in_chunks
 from common.separation.spool import BLOCK
 
 
-class StemSeparator:
+class StemSeparator(abc.ABC):
     """Splits music into stems. A paper's separator derives from it, sets `stems` and `sample_rate`, defines `process`.
 
     Parameters
@@ -92,6 +93,7 @@ class StemSeparator:
             done += len(block)
         return {name: stem.reshape(audio.shape) for name, stem in zip(self.stems, out, strict=True)}
 
+    @abc.abstractmethod
     def process(self, chunks):
         """Separate chunks of one length, each by itself.
 
@@ -103,7 +105,6 @@ class StemSeparator:
         -------
         float32 array (batch, stems, samples, 2)
         """
-        raise NotImplementedError
 
     def separate_whole(self, blocks, folder=None):
         """Separate a signal in one piece: here all of it is in memory, in a subclass it need not be.
