@@ -1,5 +1,7 @@
 """What all tests need, and fixtures that those of several papers use."""
+import shutil
 import signal
+from pathlib import Path
 
 import nnabla as nn
 import pytest
@@ -52,6 +54,12 @@ def own_folder(tmp_path, monkeypatch):
 def no_drawing(monkeypatch):
     """Curves take longer than all the rest of a small training; fixtures of a wider scope draw them."""
     monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy to write to of the folder of a run, which the fixture `finished` of a test file makes."""
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
 
 
 @pytest.fixture

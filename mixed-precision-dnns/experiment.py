@@ -10,6 +10,7 @@ from common.distributed import world
 from common.errors import UsageError
 from common.experiments import add_experiment_flags, begin
 from common.files import write_json
+from common.schedules import step_decay
 from common.seeding import seed_everything
 from common.training import BEST, Run
 from mixed_precision_dnns import summary
@@ -141,6 +142,11 @@ def _start_from(weights, cfg, batches):
     if weights:
         shapes = parameter_shapes(lambda: build_network(cfg, batches, train=True))
         load_parameters(weights, shapes, optional=is_quantizer_parameter)
+
+
+def learning_rate(cfg, epoch):
+    """Of an epoch, from 0: a tenth of the first after half of the epochs, and a tenth of that after three quarters."""
+    return step_decay(cfg.initial_learning_rate, epoch, drops=(cfg.epochs // 2, cfg.epochs * 3 // 4))
 
 
 def finish_epoch(run, cfg, network, errors, learning_rate, tensors):

@@ -16,10 +16,9 @@ except ModuleNotFoundError as missing:
 from pathlib import Path
 
 from common.distributed import world
-from common.schedules import step_decay
 from mixed_precision_dnns import experiment
 from mixed_precision_dnns.config import ImageNetConfig
-from mixed_precision_dnns.experiment import finish_epoch, prepare, report
+from mixed_precision_dnns.experiment import finish_epoch, learning_rate, prepare, report
 from mixed_precision_dnns.network import top_errors, train_step
 
 HERE = Path(__file__).resolve().parent
@@ -41,8 +40,7 @@ def train(cfg, folder, memory, resume, overwrite):
     run, data, networks, solver, tensors = prepare(cfg, folder, memory, resume, overwrite, "train_imagenet.py")
     (train_data, valid_data, test_data), (train_net, valid_net) = data, networks
     for epoch in run.epochs(cfg.epochs):
-        solver.set_learning_rate(step_decay(cfg.initial_learning_rate, epoch,
-                                            drops=(cfg.epochs // 2, cfg.epochs * 3 // 4)))
+        solver.set_learning_rate(learning_rate(cfg, epoch))
         for image, label in run.steps(train_data):
             with memory:
                 values = train_step(train_net, solver, tensors, cfg, image, label)

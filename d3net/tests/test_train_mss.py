@@ -80,11 +80,6 @@ def finished(tmp_path_factory, songs):
     return folder
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
 def assert_same_run(a, b):
     parameters = ("vocals.h5", "vocals_final.h5", "vocals/params_best.h5", "vocals/checkpoint/latest.h5")
     assert_same_files(a, b, parameters, ("vocals/log.csv", "vocals.yaml"))

@@ -92,11 +92,6 @@ def finished(tmp_path_factory, scenes):
     return folder
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
 def assert_same_run(a, b):
     assert_same_files(a, b, ("params_best.h5", "final.h5", "checkpoint/latest.h5", *SAVED),
                       ("log.csv", "hparams.yaml", "Training-loss.series.txt"))

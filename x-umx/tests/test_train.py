@@ -74,11 +74,6 @@ def finished(tmp_path_factory, songs):
     return folder
 
 
-@pytest.fixture
-def copy(finished, tmp_path):
-    return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
 def assert_same_run(a, b):
     assert_same_files(a, b, ("params_best.h5", "best_xumx.h5", "checkpoint/latest.h5"), ("log.csv",))
 
