@@ -6,10 +6,11 @@ from pathlib import Path
 import nnabla as nn
 import pytest
 
-from common import cli
+import d3net  # noqa: F401 - before pytest makes a package of the folder that has this name, too
+from common.console import cli
 
 # Its checks say as much as those of a test when they fail.
-pytest.register_assert_rewrite("common.testing")
+pytest.register_assert_rewrite("common.workbench.testing")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +54,7 @@ def own_folder(tmp_path, monkeypatch):
 @pytest.fixture
 def no_drawing(monkeypatch):
     """Curves take longer than all the rest of a small training; fixtures of a wider scope draw them."""
-    monkeypatch.setattr("common.training.plot_curves", lambda *args: None)
+    monkeypatch.setattr("common.runs.training.plot_curves", lambda *args: None)
 
 
 @pytest.fixture

@@ -1,35 +1,5 @@
-"""Split music into stems with D3Net (arXiv 2010.01733).
-
-    python d3net/separate.py song.mp3 [more files] [--out-dir stems]
-    python d3net/separate.py --inputs song.mp3 --targets vocals --model d3net-mss
-
-Writes <out-dir>/<name of the song>/{vocals,drums,bass,other}.wav, of the length and sample rate of the song.
-"""
-import sys
-
-try:
-    from common import cli
-except ModuleNotFoundError as missing:
-    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
-          file=sys.stderr)
-    sys.exit(2)
-
-from common.separation.flags import add_stem_flags, check_stem_flags
-from common.separation.stems import separate_files
-from d3net.separator import OVERLAP, Separator
-from d3net.separator_flags import add_model_flags, separator_of
-
-__all__ = ["Separator", "main"]
-
-
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    add_stem_flags(parser, None, OVERLAP)
-    add_model_flags(parser)
-    args = parser.parse_intermixed_args(argv)
-    check_stem_flags(args)    # before weights are fetched
-    return separate_files(separator_of(args), args)
-
+"""Split music into stems with D3Net (arXiv 2010.01733)."""
+from d3net.__main__ import launch
 
 if __name__ == "__main__":
-    cli.run(main)
+    launch("separate")

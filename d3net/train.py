@@ -1,42 +1,5 @@
-"""Train D3Net: a network that separates a source of music, or one that segments street scenes.
-
-    python d3net/train.py mss [vocals] --root MUSDB18 [--output DIR] [--resume]
-    python d3net/train.py segmentation [D3Net_L] --data-dir CITYSCAPES
-    python d3net/train.py mss SYNTHETIC            # minutes, on generated music
-    python d3net/train.py segmentation SYNTHETIC   # on generated street scenes
-
-The second argument is a section of the task's .cfg file. What each task takes: train.py mss --help.
-"""
-import sys
-
-try:
-    from common import cli
-except ModuleNotFoundError as missing:
-    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
-          file=sys.stderr)
-    sys.exit(2)
-
-import argparse
-
-from d3net import train_mss, train_segmentation
-
-TASKS = {"mss": train_mss, "segmentation": train_segmentation}
-
-
-def parse_args(argv=None):
-    parser = cli.parser(__doc__)
-    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, help="mss or segmentation")
-    for name, module in TASKS.items():
-        task = tasks.add_parser(name, description=module.__doc__, allow_abbrev=False,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-        module.add_arguments(task)
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    TASKS[args.task].start(args)
-
+"""Train D3Net: a network that separates a source of music, or one that segments street scenes."""
+from d3net.__main__ import launch
 
 if __name__ == "__main__":
-    cli.run(main)
+    launch("train")

@@ -1,40 +1,5 @@
-"""Write the report of a run: worst and best images, accuracy over removal, histograms, sizes, in one HTML file.
-
-    python data-cleansing/report.py RUN_DIR [--num-images 24]
-
-Writes RUN_DIR/report.html, which needs no network and no other file, and the lists that it is made of.
-"""
-import sys
-
-try:
-    from common import cli
-except ModuleNotFoundError as missing:
-    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
-          file=sys.stderr)
-    sys.exit(2)
-
-from common.context import use_context
-from common.errors import UsageError
-from data_cleansing import page
-from data_cleansing.experiment import add_published_flags, scored
-from data_cleansing.run_folder import read_config
-
-
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    parser.add_argument("run", metavar="RUN_DIR", help="output folder of cleanse.py, or of train.py after score.py")
-    parser.add_argument("--num-images", type=cli.positive_int, default=page.SHOWN, metavar="N",
-                        help="worst and best images of each method to show (default: %(default)s)")
-    cli.add_context_flags(parser)
-    add_published_flags(parser, "device_id")
-    args = parser.parse_args(argv)
-    cfg = read_config(args.run)
-    use_context(args.context, args.device_id)
-    for seed in cfg.seeds:
-        if cfg.methods[0] not in scored(args.run, seed):
-            raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
-    page.write(args.run, cfg, args.num_images)
-
+"""Write the report of a run: worst and best images, accuracy over removal, histograms, sizes, in one HTML file."""
+from data_cleansing.__main__ import launch
 
 if __name__ == "__main__":
-    cli.run(main)
+    launch("report")

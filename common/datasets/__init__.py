@@ -1,7 +1,7 @@
 """Data sets of labelled images by name."""
 from common.datasets import cifar10, digits, mnist, synthetic
 from common.datasets.dataset import Dataset, hold_out
-from common.errors import UsageError
+from common.machine.errors import UsageError
 
 __all__ = ["DATASETS", "Dataset", "hold_out", "load"]
 

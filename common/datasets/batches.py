@@ -6,8 +6,8 @@ import attrs
 import numba
 import numpy as np
 
-from common.distributed import World
-from common.errors import UsageError
+from common.machine.distributed import World
+from common.machine.errors import UsageError
 
 CENTERED = ((np.arange(256) / 255 - 0.5) * 2).astype(np.float32)    # byte -> [-1, 1]
 AHEAD = 2    # batches that wait for the consumer
@@ -102,7 +102,7 @@ class Batches:
         Leave out the last batch of an epoch where it is smaller than the others.
     steps : int, optional
         End each epoch after its first so many batches.
-    world : common.distributed.World, optional
+    world : common.machine.distributed.World, optional
         Who shares the batches, which needs `drop_last`. Not given: nobody.
 
     Raises

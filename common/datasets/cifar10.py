@@ -6,10 +6,10 @@ import math
 
 import numpy as np
 
-from common import restricted_pickle
 from common.datasets.dataset import Dataset, check_split
 from common.datasets.published import PublishedArchive
-from common.errors import UserError
+from common.downloads import restricted_pickle
+from common.machine.errors import UserError
 
 BATCHES = {"train": tuple(f"data_batch_{number}" for number in range(1, 6)), "test": ("test_batch",)}
 SOURCE = PublishedArchive(

@@ -9,9 +9,9 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from common import images
 from common.datasets import synthetic_scenes
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
+from common.pictures import image_files as images
 
 SYNTHETIC = "synthetic"
 SPLITS = ("train", "val")
@@ -141,7 +141,7 @@ def read_image(path):
     Raises
     ------
     UsageError, UserError
-        As `common.images.read_image`.
+        As `common.pictures.image_files.read_image`.
     """
     return path.read() if isinstance(path, SceneFile) else images.read_image(path)
 

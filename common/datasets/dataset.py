@@ -3,7 +3,7 @@ import attrs
 import numpy as np
 import scipy.ndimage
 
-from common.errors import UsageError
+from common.machine.errors import UsageError
 
 SPLITS = ("train", "test")
 

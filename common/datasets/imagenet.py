@@ -16,10 +16,10 @@ import attrs
 import numpy as np
 from PIL import Image
 
-from common.cpu_kernels import num_threads
+from common.cpu.kernels import num_threads
 from common.datasets import synthetic
 from common.datasets.batches import PLACEMENT, Batches
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 
 SPLITS = ("train", "val")
 SYNTHETIC = "synthetic"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets.dataset import Dataset, check_split
-from common.download import cache_dir, fetch
-from common.errors import UsageError, UserError
+from common.downloads.fetch import cache_dir, fetch
+from common.machine.errors import UsageError, UserError
 
 URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 FILES = {"train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),

@@ -7,8 +7,8 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from common.errors import UserError
-from common.separation.audio import AudioReader
+from common.audio.files import AudioReader
+from common.machine.errors import UserError
 
 MIXTURE = "mixture"
 _COUNTED = 1 << 18    # frames decoded at once where only that tells how many there are

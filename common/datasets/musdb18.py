@@ -8,10 +8,10 @@ from pathlib import Path
 import attrs
 import yaml
 
+from common.console.progress import progress
 from common.datasets import synthetic_music
 from common.datasets.multitrack import MIXTURE, FileStem, Track, parallel_map
-from common.errors import UsageError, UserError
-from common.monitor import progress
+from common.machine.errors import UsageError, UserError
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_RATE = 44100

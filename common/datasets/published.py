@@ -3,8 +3,8 @@ from pathlib import Path
 
 import attrs
 
-from common.download import cache_dir, extract, fetch, read_members
-from common.errors import UsageError, UserError
+from common.downloads.fetch import cache_dir, extract, fetch, read_members
+from common.machine.errors import UsageError, UserError
 
 
 @attrs.frozen(kw_only=True)
@@ -20,7 +20,7 @@ class PublishedArchive:
     size : int
         Bytes of the archive.
     digest : str
-        As in `common.download.fetch`.
+        As in `common.downloads.fetch.fetch`.
     folder : str
         Folder in the archive.
     names : tuple of str

@@ -7,9 +7,9 @@ import attrs
 import numpy as np
 
 from common.datasets.multitrack import parallel_map
-from common.distributed import World
-from common.errors import UsageError
-from common.seeding import derived_seed
+from common.machine.distributed import World
+from common.machine.errors import UsageError
+from common.machine.seeding import derived_seed
 
 AUGMENTATIONS = ("gain", "channelswap")
 AHEAD = 2    # batches that wait for the consumer
@@ -63,7 +63,7 @@ def draw_item(rng, durations, sources, seq_dur, gains=(0.25, 1.25), augmentation
 
 
 class TrainingBatches:
-    """Batches of random mixtures, for `common.training.Run.steps`.
+    """Batches of random mixtures, for `common.runs.training.Run.steps`.
 
     An item takes each source from a random place of a random track; `len` is the number of batches in an epoch.
 
@@ -86,7 +86,7 @@ class TrainingBatches:
         As for `draw_item`.
     workers : int
         Threads that read the audio; 0: it is read when asked for.
-    world : common.distributed.World, optional
+    world : common.machine.distributed.World, optional
         Who shares the batches: each rank has `batch_size` items of batches that are larger by their number. Not given:
         nobody.
 

@@ -7,12 +7,12 @@ import zipfile
 import attrs
 import numpy as np
 
+from common.audio.stft import num_frames, stft
+from common.console.progress import progress
 from common.datasets.multitrack import MIXTURE, parallel_map
-from common.download import cache_dir
-from common.errors import UserError
-from common.files import replacing
-from common.monitor import progress
-from common.separation.transform import num_frames, stft
+from common.downloads.fetch import cache_dir
+from common.machine.errors import UserError
+from common.machine.files import replacing
 
 BLOCK = 1 << 19    # samples read at once
 FLOOR = 1e-4    # of the largest standard deviation

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.datasets.dataset import Dataset, check_split
 from common.datasets.published import PublishedArchive
-from common.errors import UserError
+from common.machine.errors import UserError
 
 FILES = {"train": ("train_X.bin", "train_y.bin"), "test": ("test_X.bin", "test_y.bin")}
 SOURCE = PublishedArchive(

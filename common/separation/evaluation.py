@@ -17,10 +17,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
+from common.console.progress import progress
 from common.datasets.multitrack import MIXTURE
-from common.errors import UsageError, UserError
-from common.files import make_folder, remove_leftovers, write_text
-from common.monitor import progress
+from common.machine.errors import UsageError, UserError
+from common.machine.files import make_folder, remove_leftovers, write_text
 from common.separation.scores import MADE_WITH, METRICS, over_frames, read_frames
 
 _NOTES = "notes"    # which targets are not scored, beside what museval writes

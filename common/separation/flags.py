@@ -6,10 +6,10 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from common import cli
+from common.audio.files import FORMATS, check_format
+from common.console import cli
 from common.datasets.musdb18 import SPLITS
-from common.errors import UsageError
-from common.separation.audio import FORMATS, check_format
+from common.machine.errors import UsageError
 
 # separate.py ----------------------------------------------------------------------------------------------------------
 

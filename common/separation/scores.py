@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.files import write_csv, write_json
+from common.machine.files import write_csv, write_json
 
 METRICS = ("SDR", "SIR", "ISR", "SAR")
 AVERAGE = "average"

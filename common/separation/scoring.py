@@ -2,7 +2,7 @@
 from pathlib import Path
 
 from common.datasets.musdb18 import find_tracks
-from common.errors import UsageError
+from common.machine.errors import UsageError
 from common.separation.evaluation import evaluate_tracks, import_museval
 from common.separation.scores import aggregate, format_table, write_scores
 

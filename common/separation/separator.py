@@ -7,11 +7,11 @@ from collections import OrderedDict
 import nnabla as nn
 import numpy as np
 
-from common.engines import check_engine
-from common.errors import UsageError
-from common.separation.audio import Resampler
+from common.audio.files import Resampler
+from common.audio.spool import BLOCK
+from common.inference.engines import check_engine
+from common.machine.errors import UsageError
 from common.separation.chunks import separate_in_chunks
-from common.separation.spool import BLOCK
 
 
 class StemSeparator(abc.ABC):
@@ -25,7 +25,7 @@ class StemSeparator(abc.ABC):
         Longer signals are cut into chunks that overlap by this share, and are cross-faded. With None for the former
         they are separated in one piece.
     engine, precision : str
-        See `common.engines`.
+        See `common.inference.engines`.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class StemSeparator(abc.ABC):
         ----------
         blocks : iterable of float32 array (n, 2), at `sample_rate`
         folder : path or None
-            For what is laid by on disk; see `common.separation.spool`.
+            For what is laid by on disk; see `common.audio.spool`.
 
         Yields
         ------

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from common.separation.audio import AudioWriter
-from common.separation.spool import writing_to
+from common.audio.files import AudioWriter
+from common.audio.spool import writing_to
 
 
 def write_stems(targets, stems, mixture, frames, rate, args):

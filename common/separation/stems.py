@@ -6,12 +6,12 @@ import time
 
 import numpy as np
 
-from common.errors import UsageError, UserError
-from common.monitor import progress
-from common.separation.audio import AudioReader, check_format
+from common.audio.files import AudioReader, check_format
+from common.audio.spool import BLOCK, Spool
+from common.console.progress import progress
+from common.machine.errors import UsageError, UserError
 from common.separation.flags import check_stem_flags
 from common.separation.separator import separate_stream
-from common.separation.spool import BLOCK, Spool
 from common.separation.stem_files import write_stems
 
 

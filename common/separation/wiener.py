@@ -6,7 +6,7 @@ songs that are too long for memory: `SourceModel` and `filter_mixture`, or `filt
 import numba
 import numpy as np
 
-from common.cpu_kernels import run_parallel
+from common.cpu.kernels import run_parallel
 
 EPS = np.finfo(np.float64).eps
 _SINGULAR = 1e-10    # determinants below it, D3Net's filter does not divide by

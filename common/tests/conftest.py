@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from common import quantizers
+from common.quantizers import parametrizations as quantizers
 
 
 @pytest.fixture(params=["compiled", "composed"])

@@ -10,14 +10,15 @@ import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 
-from common import cli, layers
+from common.console import cli
 from common.datasets.batches import Batches
 from common.datasets.dataset import Dataset
-from common.distributed import join, launched_rank, world
-from common.errors import UsageError, UserError
+from common.layers import basic as layers
+from common.machine.distributed import join, launched_rank, world
+from common.machine.errors import UsageError, UserError
+from common.machine.seeding import seed_everything
 from common.out_of_core import add_out_of_core_flag, out_of_core
-from common.seeding import seed_everything
-from common.training import Run
+from common.runs.training import Run
 
 EXAMPLES = 96
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.errors import UsageError, UserError
-from common.separation import audio as audio_module
-from common.separation.audio import FORMATS, AudioReader, AudioWriter, Resampler, check_format, resample
+from common.audio import files as audio_module
+from common.audio.files import FORMATS, AudioReader, AudioWriter, Resampler, check_format, resample
+from common.machine.errors import UsageError, UserError
 
 RATE = 44100
 SUBTYPES = {"wav": "PCM_16", "flac": "PCM_16", "mp3": "MPEG_LAYER_III", "ogg": "VORBIS"}

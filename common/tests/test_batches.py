@@ -4,7 +4,7 @@ import pytest
 
 from common.datasets import Dataset
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
-from common.errors import UsageError
+from common.machine.errors import UsageError
 
 
 def make_dataset(num=23, shape=(3, 8, 6)):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from common.benchmarking import add_benchmark_flags, compare, measure_all, median_ratio, take_turns
+from common.workbench.benchmarking import add_benchmark_flags, compare, measure_all, median_ratio, take_turns
 
 
 def test_functions_take_turns_after_a_first_call_of_each():

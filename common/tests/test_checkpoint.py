@@ -11,8 +11,10 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common import checkpoint
-from common.checkpoint import (
+from common.machine.errors import UsageError, UserError
+from common.quantizers.layers import Quantization, quantized_convolution
+from common.runs import checkpoint
+from common.runs.checkpoint import (
     load_parameters,
     load_state,
     parameter_shapes,
@@ -21,8 +23,6 @@ from common.checkpoint import (
     save_parameters,
     stored_shapes,
 )
-from common.errors import UsageError, UserError
-from common.quantized_layers import Quantization, quantized_convolution
 
 SHAPES = {"b/W": (3, 2), "a/bias": (2,), "a/n": ()}    # not in alphabetical order
 
@@ -428,8 +428,8 @@ def test_a_failed_write_leaves_the_old_file_whole(saved, broken, error, told, mo
 
 FULL_DISK = """
 import sys
-from common import cli
-from common.checkpoint import save_parameters
+from common.console import cli
+from common.runs.checkpoint import save_parameters
 import nnabla as nn
 import numpy as np
 

@@ -4,8 +4,8 @@ import pytest
 
 from common.datasets import cityscapes
 from common.datasets.cityscapes import CLASSES, IGNORE, find_pairs, read_image, read_label, read_pair
-from common.errors import UsageError, UserError
-from common.images import write_png
+from common.machine.errors import UsageError, UserError
+from common.pictures.image_files import write_png
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 LABEL = np.arange(24, dtype=np.uint8).reshape(4, 6) % 19

@@ -14,17 +14,17 @@ import numpy as np
 import pytest
 from nnabla.monitor import Monitor, MonitorSeries
 
-from common import cli
-from common.errors import UsageError, UserError
-from common.files import link, make_folder, replacing, write_csv, write_json, write_text
-from common.monitor import write_series
-from common.schedules import step_decay
-from common.seeding import derived_seed, seed_everything
+from common.console import cli
+from common.machine.errors import UsageError, UserError
+from common.machine.files import link, make_folder, replacing, write_csv, write_json, write_text
+from common.machine.seeding import derived_seed, seed_everything
+from common.runs.curves import write_series
+from common.runs.schedules import step_decay
 
 SCRIPT = """
 import errno, os, signal, sys
-from common import cli
-from common.errors import UsageError, UserError
+from common.console import cli
+from common.machine.errors import UsageError, UserError
 
 def main():
     {}

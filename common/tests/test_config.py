@@ -5,7 +5,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from common.config import (
+from common.machine.errors import UsageError, UserError
+from common.runs.config import (
     add_config_flags,
     choice,
     find_cfg,
@@ -20,7 +21,6 @@ from common.config import (
     text,
     to_dict,
 )
-from common.errors import UsageError, UserError
 
 
 @attrs.frozen(kw_only=True)

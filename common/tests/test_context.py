@@ -9,14 +9,14 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common import context
-from common.context import on_gpu, use_context
-from common.errors import UsageError
+from common.machine import context
+from common.machine.context import on_gpu, use_context
+from common.machine.errors import UsageError
 
 COMMAND = """
 import sys
-from common.cli import run
-from common.context import on_gpu, use_context
+from common.console.cli import run
+from common.machine.context import on_gpu, use_context
 run(lambda: print(use_context(*sys.argv[1:]), on_gpu()))
 """
 

@@ -4,10 +4,11 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common import convolution_kernels, cpu_kernels
-from common.context import native_functions
-from common.convolution_functions import DilatedConvolution
+from common.cpu import dilated_kernels as convolution_kernels
+from common.cpu import kernels as cpu_kernels
+from common.cpu.dilated import DilatedConvolution
 from common.layers import dilated_convolution
+from common.machine.context import native_functions
 
 # batch, channels, height, width; outputs, kernel, pad, stride, dilation
 CASES = {

@@ -4,8 +4,9 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common import cpu_functions, layers
-from common import cpu_kernels as kernels
+from common.cpu import functions as cpu_functions
+from common.cpu import kernels
+from common.layers import basic as layers
 from common.quantizers import compose_pow2, compose_uniform
 
 # (batch, channels, height, width), outputs, kernel, pad, stride

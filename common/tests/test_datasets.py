@@ -12,7 +12,7 @@ import pytest
 
 from common import datasets
 from common.datasets import Dataset, cifar10, digits, hold_out, mnist, synthetic
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 
 NAMES = ("one", "two", "three")
 

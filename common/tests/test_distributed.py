@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.checkpoint import load_state
-from common.distributed import World, find_mpirun, join, launched_rank, launched_size, start_ranks, world
-from common.errors import UsageError
+from common.machine.distributed import World, find_mpirun, join, launched_rank, launched_size, start_ranks, world
+from common.machine.errors import UsageError
+from common.runs.checkpoint import load_state
 
 WORKER = Path(__file__).parent / "ranks_worker.py"
 needs_mpi = pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip install -r requirements-distributed.txt")

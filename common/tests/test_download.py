@@ -8,8 +8,8 @@ import zipfile
 
 import pytest
 
-from common import download
-from common.errors import UserError
+from common.downloads import fetch as download
+from common.machine.errors import UserError
 
 CONTENT = bytes(range(256)) * 4096    # four blocks
 SIZE, MD5 = len(CONTENT), f"md5:{hashlib.md5(CONTENT).hexdigest()}"

@@ -10,12 +10,14 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from common import cli, engines, layers
-from common.context import wants_native
-from common.download import CACHE_VARIABLE
-from common.engines import compile_network
-from common.errors import UsageError
-from common.recurrent import lstm
+from common.console import cli
+from common.downloads.fetch import CACHE_VARIABLE
+from common.inference import engines
+from common.inference.engines import compile_network
+from common.layers import basic as layers
+from common.layers.recurrent import lstm
+from common.machine.context import wants_native
+from common.machine.errors import UsageError
 
 SPECTRUM = (6, 2, 2, 9)    # (frames, batch, channels, bins)
 IMAGE = (2, 3, 16, 24)
@@ -321,7 +323,7 @@ DROPPED = """
 import gc, signal, sys, threading
 import common
 import nnabla.functions as F
-from common.engines import compile_network
+from common.inference.engines import compile_network
 
 networks = [compile_network(F.relu, [(2, 4)], sys.argv[1])]
 def drop():

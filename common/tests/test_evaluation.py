@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from common.datasets.multitrack import ArrayStem, FileStem, Track
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 from common.separation import evaluation
 from common.separation import scores as tables
-from common.testing import needs_ffmpeg
+from common.workbench.testing import needs_ffmpeg
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "evaluation.json").read_text())
 RATE = 4000    # Hz
@@ -254,7 +254,7 @@ def test_a_track_that_fails_does_not_keep_the_others(tmp_path, capsys):
 SCRIPT = '''
 import multiprocessing, os, signal, sys, time
 import numpy as np
-from common import cli
+from common.console import cli
 from common.datasets.multitrack import ArrayStem, Track
 from common.separation import evaluation
 

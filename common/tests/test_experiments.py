@@ -4,10 +4,10 @@ import argparse
 import attrs
 import pytest
 
-from common.config import integer
-from common.errors import UsageError
-from common.experiments import add_experiment_flags, begin
+from common.machine.errors import UsageError
 from common.out_of_core import InCore, OutOfCore
+from common.runs.config import integer
+from common.runs.experiments import add_experiment_flags, begin
 
 
 @attrs.frozen(kw_only=True)

@@ -4,7 +4,7 @@ from PIL import Image
 
 from common.datasets import hold_out, imagenet
 from common.datasets.imagenet import MEAN, STD, ImageBatches
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 
 WNIDS = ("n01", "n02", "n10")
 COLOURS = {"n01": (250, 10, 10), "n02": (10, 250, 10), "n10": (10, 10, 250)}

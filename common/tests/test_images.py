@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import images
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
+from common.pictures import image_files as images
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), np.uint8)
 GREY = RGB[..., 0]

@@ -8,9 +8,11 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from common import cpu_kernels, dense_kernels, layers
-from common.context import native_functions, on_gpu, wants_native
-from common.seeding import seed_everything
+from common.cpu import dense_kernels
+from common.cpu import kernels as cpu_kernels
+from common.layers import basic as layers
+from common.machine.context import native_functions, on_gpu, wants_native
+from common.machine.seeding import seed_everything
 
 ROWS = 2 * dense_kernels.ROWS + 13    # more than two blocks, the last one shorter
 COLUMNS = dense_kernels.COLUMNS + 5

@@ -3,10 +3,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.audio.stft import istft, stft
 from common.datasets import synthetic_music
 from common.datasets.multitrack import ArrayStem, FileStem, Track, parallel_map, pieces
-from common.errors import UserError
-from common.separation.transform import istft, stft
+from common.machine.errors import UserError
 
 RATE = 8000
 

@@ -6,7 +6,7 @@ import soundfile
 
 from common.datasets import musdb18, synthetic_music
 from common.datasets.musdb18 import find_tracks
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 
 RATE = 44100
 MUSDB_SOURCES = ("bass", "drums", "vocals", "other")

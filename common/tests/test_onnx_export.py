@@ -7,10 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 
-from common import layers, quantizers
-from common.context import native_functions
-from common.onnx_export import export, fingerprint
-from common.onnx_functions import CONVERTERS
+from common.inference.onnx_export import export, fingerprint
+from common.inference.onnx_functions import CONVERTERS
+from common.layers import basic as layers
+from common.machine.context import native_functions
+from common.quantizers import parametrizations as quantizers
 
 IMAGE = (2, 4, 6, 6)
 

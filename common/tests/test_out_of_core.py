@@ -8,11 +8,11 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common import cli
-from common.context import use_context
-from common.errors import UsageError, UserError
+from common.console import cli
+from common.machine.context import use_context
+from common.machine.errors import UsageError, UserError
 from common.out_of_core import InCore, OutOfCore, add_out_of_core_flag, out_of_core
-from common.out_of_core_device import parse_budget
+from common.out_of_core.device import parse_budget
 
 BUDGET = 600_000
 GB = 10**9

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from nnabla.lms import SwapInOutScheduler
 
-from common.context import use_context
-from common.out_of_core_accesses import UPDATES
-from common.out_of_core_observer import split_passes
-from common.out_of_core_record import Recorder, backward_functions, functions_of
-from common.out_of_core_schedule import Access, PlanError, Record, make_schedule
+from common.machine.context import use_context
+from common.out_of_core.accesses import UPDATES
+from common.out_of_core.observer import split_passes
+from common.out_of_core.record import Recorder, backward_functions, functions_of
+from common.out_of_core.schedule import Access, PlanError, Record, make_schedule
 
 X = (4, 4, 12, 12)
 

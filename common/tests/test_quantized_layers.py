@@ -5,8 +5,8 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common import checkpoint
-from common.quantized_layers import (
+from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
+from common.quantizers.layers import (
     LIMIT_MARGIN,
     Quantization,
     quantized_activation,
@@ -14,7 +14,7 @@ from common.quantized_layers import (
     quantized_convolution,
     step_size_for,
 )
-from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
+from common.runs import checkpoint
 
 WEIGHTS = Quantization(quantizer=None, sign=True, bitwidth=4, bitwidth_min=2, bitwidth_max=8, stepsize=2.0 ** -3,
                        stepsize_min=2.0 ** -8, stepsize_max=1, xmin_min=2.0 ** -16, xmin_max=127, xmax_min=2.0 ** -8,

@@ -5,8 +5,10 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common import cpu_functions, cpu_kernels, quantizers
+from common.cpu import functions as cpu_functions
+from common.cpu import kernels as cpu_kernels
 from common.quantizers import DEFAULT_LIMITS, QUANTIZERS, STATIC_QUANTIZERS
+from common.quantizers import parametrizations as quantizers
 
 SCALARS = {"d": 0.3, "xmin": 0.1, "xmax": 2.0, "n": 3.4}    # d is used as 0.25, xmin as 0.125, n as 3
 # Distinct values of signed and of unsigned quantizers with these scalars.

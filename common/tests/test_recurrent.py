@@ -9,10 +9,10 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from common import cpu_kernels
-from common.context import native_functions
-from common.recurrent import lstm
-from common.seeding import seed_everything
+from common.cpu import kernels as cpu_kernels
+from common.layers.recurrent import lstm
+from common.machine.context import native_functions
+from common.machine.seeding import seed_everything
 
 REFERENCE = Path(__file__).parent / "data" / "lstm.npz"
 

@@ -8,7 +8,7 @@ import pytest
 
 from common.datasets.multitrack import ArrayStem, Track
 from common.datasets.remixing import TrainingBatches, draw_item
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 
 RATE = 1000
 SOURCES = ("bass", "drums", "vocals", "other")

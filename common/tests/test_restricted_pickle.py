@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from common import restricted_pickle
-from common.errors import UserError
+from common.downloads import restricted_pickle
+from common.machine.errors import UserError
 
 PLAIN = {
     "numbers": [0, -1, 2 ** 70, 1.5, True, None], "text": ("ä", "", b"\x00\xff", b""), b"key": {"nested": [[], {}, ()]},
@@ -86,7 +86,8 @@ def gadgets(trace):
         ("numpy", "load", trace), ("numpy", "save", trace), ("numpy", "memmap", trace), ("numpy", "fromfile", trace),
         ("numpy.testing._private.utils", "runstring", code), ("numpy.f2py.capi_maps", "load_f2cmap_file", trace),
         ("numpy.core.multiarray", "fromfile", trace), ("numpy.core.multiarray", "__builtins__", "x"),
-        ("numpy.core.numeric", "load", trace), ("common.files", "write_text", trace), ("_codecs", "decode", "x")]}
+        ("numpy.core.numeric", "load", trace), ("common.machine.files", "write_text", trace),
+        ("_codecs", "decode", "x")]}
     found["INST"] = f"(S'{command}'\nios\nsystem\n.".encode()
     found["OBJ"] = f"(cos\nsystem\nV{command}\no.".encode()
     found["STACK_GLOBAL with a dotted name"] = b"\x80\x04\x8c\x05numpy\x8c\x16ndarray.__class__.mro\x93."

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.schedules import epochs_without_gain, plateau_decay
+from common.runs.schedules import epochs_without_gain, plateau_decay
 
 # What the published training code of X-UMX does.
 REFERENCE = json.loads((Path(__file__).parent / "data" / "schedulers.json").read_text())

@@ -7,9 +7,9 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common.context import native_functions
+from common.audio.stft_functions import masked_inverse, spectrum
+from common.machine.context import native_functions
 from common.separation import istft, stft
-from common.separation.spectral_functions import masked_inverse, spectrum
 
 REFERENCE = Path(__file__).parent / "data" / "stft.npz"
 

@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.audio.stft import stft
 from common.datasets import spectrogram_statistics as module
 from common.datasets.multitrack import ArrayStem, FileStem, Track
 from common.datasets.spectrogram_statistics import spectrogram_statistics
-from common.download import CACHE_VARIABLE
-from common.separation.transform import stft
+from common.downloads.fetch import CACHE_VARIABLE
 
 RATE = 8000
 

@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from common.errors import UserError
-from common.separation import spool
-from common.separation.spool import Spool, array_on_disk
+from common.audio import spool
+from common.audio.spool import Spool, array_on_disk
+from common.machine.errors import UserError
 
 FRAMES = np.random.default_rng(0).standard_normal((23, 2, 3)).astype(np.float32)
 

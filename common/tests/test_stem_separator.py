@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from common.errors import UsageError
+from common.machine.errors import UsageError
 from common.separation import separator
 from common.separation.separator import StemSeparator, separate_stream
 

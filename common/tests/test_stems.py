@@ -16,11 +16,11 @@ import pytest
 import soundfile
 from tqdm import tqdm
 
-from common import cli
-from common.errors import UsageError
+from common.audio.decoders import PacketSource
+from common.audio.files import FORMATS, AudioReader
+from common.console import cli
+from common.machine.errors import UsageError
 from common.separation import stems
-from common.separation.audio import FORMATS, AudioReader
-from common.separation.decoders import PacketSource
 from common.separation.flags import add_stem_flags
 from common.separation.stems import separate_files
 
@@ -384,7 +384,7 @@ def test_a_full_disk_leaves_no_stem(limit, flags, capsys):
 SCRIPT = """
 import itertools, os, sys, time
 from types import SimpleNamespace
-from common import cli
+from common.console import cli
 from common.separation import flags, stems
 
 def process(batch):

@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.separation import istft, stft, transform
-from common.separation.transform import num_frames, overlap_add, window, window_sum
+from common.audio import stft as transform
+from common.audio.stft import num_frames, overlap_add, window, window_sum
+from common.separation import istft, stft
 
 REFERENCE = Path(__file__).parent / "data" / "stft.npz"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.datasets import stl10
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 
 
 @pytest.fixture(autouse=True)

@@ -14,10 +14,10 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common.checkpoint import load_parameters, load_state
-from common.errors import UsageError, UserError
-from common.testing import content
-from common.training import BEST, CHECKPOINT, Run
+from common.machine.errors import UsageError, UserError
+from common.runs.checkpoint import load_parameters, load_state
+from common.runs.training import BEST, CHECKPOINT, Run
+from common.workbench.testing import content
 
 CONFIG = {"learning_rate": 0.1, "name": "tiny"}
 PANELS = (("loss", ("loss",)), ("not there", ("accuracy",)))
@@ -169,7 +169,7 @@ def test_resume_without_a_run_starts_one(folder, uninterrupted):
 
 
 def test_checkpoints_are_written_within_long_epochs(folder, monkeypatch):
-    monkeypatch.setattr("common.training._MINUTES_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr("common.runs.training._MINUTES_BETWEEN_CHECKPOINTS", 0)
 
     def crash(epoch, step):
         if (epoch, step) == (0, 3):
@@ -426,7 +426,7 @@ import sys
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
-from common.checkpoint import save_checkpoint
+from common.runs.checkpoint import save_checkpoint
 
 parameters = {name: nn.Variable((300, 300), need_grad=True) for name in "abc"}
 solver = S.Momentum(0.1)

@@ -5,7 +5,7 @@ import norbert
 import numpy as np
 import pytest
 
-from common import cpu_kernels
+from common.cpu import kernels as cpu_kernels
 from common.separation import multichannel_wiener
 from common.separation.wiener import SourceModel, filter_estimates, filter_mixture, mixture_phase, residual_model
 

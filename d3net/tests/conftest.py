@@ -4,9 +4,9 @@ import attrs
 import nnabla as nn
 import pytest
 
-from common.checkpoint import save_parameters
-from common.context import native_functions
-from common.testing import fill_parameters
+from common.machine.context import native_functions
+from common.runs.checkpoint import save_parameters
+from common.workbench.testing import fill_parameters
 from d3net.hyperparameters import load_mss, load_segmentation, save_hyper_parameters
 from d3net.mss_model import TARGETS, D3NetMSS
 from d3net.segmentation_model import d3net_segmentation

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d3net import augmentation
-from d3net.augmentation import training_sample
+from d3net.scenes import augmentation
+from d3net.scenes.augmentation import training_sample
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "seg_preprocess.npz")
 IMAGE, LABEL = REFERENCE["image"], REFERENCE["label"]    # 96 x 192

@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common.testing import same_arrays
+from common.workbench.testing import same_arrays
 from d3net.blocks import DILATIONS, Style, convolution, d2_block, d3_block, dense_chain, multi_scale, unit, upsample
 from d3net.hyperparameters import MultiScale, load_segmentation
 from d3net.segmentation_model import backbone, head, reduced_d2_block, transition

@@ -5,7 +5,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common import cli
+from common.console import cli
 from d3net import compare
 from d3net.blocks import DILATIONS
 

@@ -2,12 +2,12 @@
 import attrs
 import pytest
 
-from common.config import load_section, overrides_of, section_names
-from common.errors import UsageError
+from common.machine.errors import UsageError
+from common.machine.files import beside_scripts
+from common.runs.config import load_section, overrides_of, section_names
 from d3net import train
 from d3net.config import SOURCES, MSSConfig, SegmentationConfig
 from d3net.hyperparameters import load_mss, load_segmentation
-from d3net.train_mss import HERE
 
 CLASSES = {"mss": MSSConfig, "segmentation": SegmentationConfig}
 # Published default, another value.
@@ -16,12 +16,13 @@ MSS_FLAGS = {
     "lr": (0.001, 0.5), "seed": (42, 6), "weight-decay": (1e-4, 1e-3), "seq-dur": (6.0, 7.5), "is-wav": (False, True),
     "samples-per-track": (64, 16), "source-augmentations": (("gain", "channelswap"), ("gain",)), "nfft": (-1, 8192),
     "nhop": (-1, 512)}
-SECTIONS = [(task, section) for task in CLASSES for section in section_names(HERE / f"{task}.cfg")]
+SECTIONS = [(task, section) for task in CLASSES for section in section_names(beside_scripts("d3net", f"{task}.cfg"))]
 
 
 def config(task, *flags, section=None):
     args = train.parse_args([task, *([section] if section else []), *map(str, flags)])
-    return load_section(CLASSES[task], HERE / args.cfg, args.experiment, overrides_of(args, CLASSES[task]))
+    path = beside_scripts("d3net", args.cfg)
+    return load_section(CLASSES[task], path, args.experiment, overrides_of(args, CLASSES[task]))
 
 
 @pytest.mark.parametrize("name", MSS_FLAGS)

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from common.errors import UsageError
+from common.machine.errors import UsageError
 from common.separation.scores import format_table
-from common.testing import needs_ffmpeg, run_python, score_twice, write_songs_to_score
-from d3net import eval, eval_mss
+from common.workbench.testing import needs_ffmpeg, run_python, score_twice, script_of, write_songs_to_score
+from d3net import eval
+from d3net.music import evaluation as eval_mss
 
 SOURCES = ("vocals", "drums")
 
@@ -91,6 +92,6 @@ def test_published_averages():
 
 @pytest.mark.parametrize("argv, flags", [((), ("mss", "segmentation")), (("mss",), ("--root", "--is-wav", "--cores"))])
 def test_the_command_says_how_it_is_used(argv, flags):
-    status, out, _ = run_python(eval.__file__, *argv, "--help")
+    status, out, _ = run_python(script_of(eval), *argv, "--help")
     assert status == 0
     assert all(flag in out for flag in flags)

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common import cli
+from common.console import cli
 from common.datasets.cityscapes import CLASSES, find_pairs, read_pair
 from common.datasets.synthetic_scenes import make_scene
-from common.errors import UsageError
-from common.images import write_png
-from d3net import eval_segmentation
+from common.machine.errors import UsageError
+from common.pictures.image_files import write_png
 from d3net.hyperparameters import load_segmentation
-from d3net.metrics import ConfusionMatrix
-from d3net.segmenter import Segmenter
+from d3net.scenes import evaluation as eval_segmentation
+from d3net.scenes.metrics import ConfusionMatrix
+from d3net.scenes.segmenter import Segmenter
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d3net.metrics import ConfusionMatrix
+from d3net.scenes.metrics import ConfusionMatrix
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "seg_miou.npz")
 

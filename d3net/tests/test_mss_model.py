@@ -10,7 +10,7 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common.engines import compile_network
+from common.inference.engines import compile_network
 from d3net.hyperparameters import load_mss
 from d3net.mss_model import TARGETS, D3NetMSS
 

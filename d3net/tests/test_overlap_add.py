@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d3net.overlap_add import overlap_add, patch_starts
+from d3net.music.overlap_add import overlap_add, patch_starts
 
 REFERENCE = Path(__file__).parent / "data" / "mss_overlap_add.npz"
 

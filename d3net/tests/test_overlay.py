@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 
 from common.datasets.cityscapes import PALETTE
-from d3net.overlay import colour_map, overlay
+from d3net.scenes.overlay import colour_map, overlay
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "seg_visualize.npz")
 

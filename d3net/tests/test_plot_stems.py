@@ -4,7 +4,7 @@ import pytest
 import soundfile
 from PIL import Image
 
-from common.errors import UsageError
+from common.machine.errors import UsageError
 from d3net import plot_stems
 
 

@@ -6,13 +6,13 @@ import pytest
 from PIL import Image
 
 from common.datasets.synthetic_scenes import make_scene
-from common.errors import UsageError
-from common.images import read_image, read_indices, write_png
-from common.testing import assert_one_line, disturbed, run_python
+from common.machine.errors import UsageError
+from common.pictures.image_files import read_image, read_indices, write_png
+from common.workbench.testing import assert_one_line, disturbed, run_python, script_of
 from d3net import segment
 from d3net.hyperparameters import load_segmentation
-from d3net.overlay import colour_map, overlay
-from d3net.segmenter_flags import model_name
+from d3net.scenes.flags import model_name
+from d3net.scenes.overlay import colour_map, overlay
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 SUFFIXES = ("_color.png", "_labelTrainIds.png", "_overlay.png")
@@ -152,7 +152,7 @@ def test_published_flags_and_the_default_model():
 def test_the_command_itself(segmentation_weights):
     scene("a.png")
     argv = ["-i", "a.png", "-o", "out", "-m", segmentation_weights, "-cfg", "tiny", "-c", "cpu"]
-    status, out, err = run_python(segment.__file__, *argv)
+    status, out, err = run_python(script_of(segment), *argv)
     assert status == 0, err
     assert written("out") == results("a") and "a.png -> out/a_*.png: " in out
-    assert_one_line(run_python(segment.__file__, "--imput", "a.png"), 2, "--imput")
+    assert_one_line(run_python(script_of(segment), "--imput", "a.png"), 2, "--imput")

@@ -11,9 +11,9 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common.context import native_functions
-from common.engines import compile_network
-from common.testing import same_arrays
+from common.inference.engines import compile_network
+from common.machine.context import native_functions
+from common.workbench.testing import same_arrays
 from d3net.hyperparameters import load_segmentation
 from d3net.segmentation_model import backbone, d3net_segmentation
 

@@ -5,13 +5,13 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.checkpoint import save_parameters
 from common.datasets.synthetic_scenes import make_scene
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
+from common.runs.checkpoint import save_parameters
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
-from d3net.overlay import overlay
+from d3net.scenes.overlay import overlay
+from d3net.scenes.segmenter import KEPT, Segmenter
 from d3net.segmentation_model import d3net_segmentation
-from d3net.segmenter import KEPT, Segmenter
 
 FAST = {"engine": "nnabla"}    # to compile takes longer than to run here
 REFERENCE = np.load(Path(__file__).parent / "data" / "seg_visualize.npz")
@@ -59,7 +59,7 @@ def test_any_size(model):
 
 
 def test_networks_are_compiled_once_for_a_size_and_few_are_kept(model, monkeypatch):
-    from d3net import segmenter as module
+    from d3net.scenes import segmenter as module
     shapes, compile_network = [], module.compile_network
     monkeypatch.setattr(module, "compile_network", lambda build, of, *args: shapes.append(of[0][2:]) or
                         compile_network(build, of, *args))

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from common import cli
-from common.testing import assert_one_line, run_without_packages, stems_in
+from common.console import cli
+from common.workbench.testing import assert_one_line, run_without_packages, script_of, stems_in
 from d3net import separate
 from d3net.mss_model import TARGETS
 
@@ -147,8 +147,9 @@ def test_bad_weights_are_one_line(damage, command, model):
 
 SCRIPT = """
 import sys, time
-from common import cli
-from d3net import separate, separator
+from common.console import cli
+from d3net import separate
+from d3net.music import separator
 
 overlap_add = separator.overlap_add
 songs = []
@@ -187,4 +188,4 @@ def test_an_interrupt_within_a_song_keeps_finished_songs_only(model):
 
 
 def test_missing_install_is_one_line():
-    assert_one_line(run_without_packages(separate.__file__, "song.wav"), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(script_of(separate), "song.wav"), 2, "pip install -r requirements.txt")

@@ -9,16 +9,16 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 from common.separation import istft, stft
 from common.separation import separator as shared
 from common.separation.separator import separate_stream
 from common.separation.wiener import filter_estimates, mixture_phase
-from d3net import separator as module
-from d3net import spectrogram
 from d3net.mss_model import TARGETS
-from d3net.overlap_add import overlap_add
-from d3net.separator import Separator
+from d3net.music import separator as module
+from d3net.music import spectrogram
+from d3net.music.overlap_add import overlap_add
+from d3net.music.separator import Separator
 
 RATE = 44100
 SMALL = {"fft_size": 256, "hop_size": 64, "valid_signal_idx": 96, "band_split_idxs": (32,), "patch_length": 16,

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from common.separation import istft, stft
-from d3net import spectrogram
-from d3net.spectrogram import Spectrogram
+from d3net.music import spectrogram
+from d3net.music.spectrogram import Spectrogram
 
 N_FFT, HOP = 64, 16
 

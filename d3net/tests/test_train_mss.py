@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.checkpoint import load_state, save_parameters
-from common.schedules import step_decay
-from common.testing import (
+from common.runs.checkpoint import load_state, save_parameters
+from common.runs.schedules import step_decay
+from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
     command_line,
@@ -22,15 +22,17 @@ from common.testing import (
     parameters_in,
     run_without_packages,
     same_parameters,
+    script_of,
     train_until_killed,
     write_stems,
 )
-from d3net import train, train_mss
+from d3net import train
 from d3net.config import SOURCES, MSSConfig
 from d3net.hyperparameters import load_mss, save_hyper_parameters
-from d3net.mss_data import GAINS, Songs
 from d3net.mss_model import D3NetMSS
-from d3net.train_mss import Graphs, magnitudes, train_step, validate
+from d3net.music import training as train_mss
+from d3net.music.data import GAINS, Songs
+from d3net.music.training import Graphs, magnitudes, train_step, validate
 
 RATE, SONG = 8000, 4000    # Hz, samples
 SMALL = ("--seq-dur", "0.1", "--valid-dur", "0.2", "--batch-size", "2", "--samples-per-track", "2", "--epochs", "2",
@@ -171,7 +173,7 @@ def test_a_batch_is_a_mixture_and_its_target(songs, hparams):
 
 def test_gains_are_those_of_this_paper(songs, monkeypatch, hparams):
     draws = []
-    monkeypatch.setattr("d3net.mss_data.TrainingBatches", lambda *args: draws.append(args))
+    monkeypatch.setattr("d3net.music.data.TrainingBatches", lambda *args: draws.append(args))
     Songs(small(songs), hparams)
     assert GAINS in draws[0] and GAINS == (0.75, 1.25) and SOURCES in draws[0]
 
@@ -258,7 +260,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
 
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
     folder = tmp_path / "run"
-    train_until_killed("d3net.train", "d3net.train_mss train_step", 2 * STEPS, arguments(folder, songs))
+    train_until_killed("d3net.train", "d3net.music.training train_step", 2 * STEPS, arguments(folder, songs))
     assert load_state(folder / "vocals/checkpoint/latest.h5")["epoch"] == 1
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out
@@ -354,7 +356,7 @@ def test_divergence_is_one_line(command, tmp_path):
 
 
 def test_missing_install_is_one_line(tmp_path):
-    assert_one_line(run_without_packages(train.__file__, cwd=tmp_path), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(script_of(train), cwd=tmp_path), 2, "pip install -r requirements.txt")
 
 
 @pytest.mark.parametrize("argv, word", [([], "TASK"), (["speech"], "speech"), (["mss", "a", "b"], "b")])

@@ -11,8 +11,8 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common.checkpoint import load_state, save_parameters
-from common.testing import (
+from common.runs.checkpoint import load_state, save_parameters
+from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
     command_line,
@@ -22,12 +22,13 @@ from common.testing import (
     same_parameters,
     train_until_killed,
 )
-from d3net import train, train_segmentation
+from d3net import train
 from d3net.config import SegmentationConfig
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
-from d3net.segmentation_data import Scenes
+from d3net.scenes import training as train_segmentation
+from d3net.scenes.data import Scenes
+from d3net.scenes.training import Predictor, build_loss, poly_decay, train_step, validate
 from d3net.segmentation_model import BACKBONE, backbone
-from d3net.train_segmentation import Predictor, build_loss, poly_decay, train_step, validate
 
 SIZE = 64, 96    # of the images below, pixels
 SMALL = ("--batch-size", "2", "--image-height", "32", "--image-width", "48", "--max-iter", "2", "--epoch-length", "4",
@@ -157,7 +158,7 @@ def test_batches_depend_on_seed_and_iteration_alone(scenes):
 
 def test_every_pass_shows_every_image_once(scenes, monkeypatch):
     read = []
-    monkeypatch.setattr("d3net.segmentation_data.read_pair", lambda pair: read.append(pair.name) or (
+    monkeypatch.setattr("d3net.scenes.data.read_pair", lambda pair: read.append(pair.name) or (
         np.zeros((*SIZE, 3), np.uint8), np.zeros(SIZE, np.uint8)))
     data = small_scenes(scenes, workers=0)
     for epoch in range(2):
@@ -256,7 +257,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
 
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, scenes, tmp_path):
     folder = tmp_path / "run"
-    train_until_killed("d3net.train", "d3net.train_segmentation train_step", EPOCH + 2, arguments(folder, scenes),
+    train_until_killed("d3net.train", "d3net.scenes.training train_step", EPOCH + 2, arguments(folder, scenes),
                        save_every_step=True)
     state = load_state(folder / "checkpoint/latest.h5")
     assert (state["epoch"], state["step"]) == (1, 1)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from common.checkpoint import load_parameters, parameter_shapes, save_parameters
-from common.errors import UsageError, UserError
-from common.testing import served
+from common.machine.errors import UsageError, UserError
+from common.runs.checkpoint import load_parameters, parameter_shapes, save_parameters
+from common.workbench.testing import served
 from d3net import weights
 from d3net.hyperparameters import FOLDER, load_mss, load_segmentation, save_hyper_parameters
 from d3net.mss_model import TARGETS, D3NetMSS

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from common.context import use_context
-from common.seeding import seed_everything
-from common.testing import fill_parameters
-from data_cleansing.images import Images
+from common.machine.context import use_context
+from common.machine.seeding import seed_everything
+from common.workbench.testing import fill_parameters
+from data_cleansing.data.images import Images
 
 
 @pytest.fixture(autouse=True)

@@ -7,27 +7,29 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from common import cli
-from common.config import find_cfg, load_section, section_names
-from common.errors import UsageError
-from common.testing import content, disturbed, rows_of
-from data_cleansing import cleanse, eval, experiment, influence, page, report, results, score, train, trial
+from common.console import cli
+from common.machine.errors import UsageError
+from common.runs.config import find_cfg, load_section, section_names
+from common.workbench.testing import content, disturbed, rows_of, script_of
+from data_cleansing import cleanse, eval, experiment, report, score, train, trial
 from data_cleansing.config import Config
 from data_cleansing.influence import METHODS
-from data_cleansing.parameters import ParameterCache
-from data_cleansing.record import published_record
-from data_cleansing.training import Trainer
+from data_cleansing.influence import scores as influence
+from data_cleansing.influence.parameters import ParameterCache
+from data_cleansing.results import files as results
+from data_cleansing.results import page
+from data_cleansing.training.descent import Trainer
+from data_cleansing.training.record import published_record
 
 SHORT = ("--side", "8", "--width", "0.1", "-e", "2", "--batch-size", "8", "-nt", "2", "-r", "0", "2", "5",
          "--methods", "final", "-c", "cpu")
 SINGLE = (*SHORT, "-nt", "1", "-r", "2")
-SCRIPT = Path(cleanse.__file__)
+SCRIPT = script_of(cleanse)
 
 
 @pytest.fixture(scope="module")
@@ -355,9 +357,9 @@ def test_lists_with_numbers_and_names(pictures, tmp_path, command, labels):
     assert len(table) == 28 and {row["y:label"] for row in table} == {str(label) for label in labels}
 
 
-@pytest.mark.parametrize("section", section_names(find_cfg("cleansing.cfg", experiment.HERE)))
+@pytest.mark.parametrize("section", section_names(find_cfg("cleansing.cfg", "data_cleansing")))
 def test_every_section_is_valid(section):
-    assert load_section(Config, find_cfg("cleansing.cfg", experiment.HERE), section).methods
+    assert load_section(Config, find_cfg("cleansing.cfg", "data_cleansing"), section).methods
 
 
 def test_a_data_set_chooses_its_section():

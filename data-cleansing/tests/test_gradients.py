@@ -5,11 +5,11 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from common.errors import UserError
-from data_cleansing import graph
-from data_cleansing.gradients import BatchScores, DirectionalLoss, Loss, OneByOne, validation_gradient
+from common.machine.errors import UserError
+from data_cleansing.influence import graph
+from data_cleansing.influence.gradients import BatchScores, DirectionalLoss, Loss, OneByOne, validation_gradient
+from data_cleansing.influence.parameters import Layout
 from data_cleansing.model import cifarnet
-from data_cleansing.parameters import Layout
 
 SHAPE, CLASSES, MAPS, BATCH = (2, 8, 8), 3, (2, 3, 2), 3
 
@@ -242,7 +242,7 @@ def test_a_network_must_return_logits(batch):
 def test_validation_gradient_does_not_depend_on_batches(random_images, monkeypatch):
     images, layout = random_images(11, SHAPE, CLASSES), make_layout(small_cifarnet)
     whole = validation_gradient(small_cifarnet, images, layout)
-    monkeypatch.setattr("data_cleansing.gradients.VALIDATION_BATCH", 4)
+    monkeypatch.setattr("data_cleansing.influence.gradients.VALIDATION_BATCH", 4)
     np.testing.assert_allclose(validation_gradient(small_cifarnet, images, layout), whole, rtol=0,
                                atol=1e-6 * np.abs(whole).max())
     in_groups = validation_gradient(small_cifarnet, images, layout, group=11)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.errors import UsageError, UserError
-from data_cleansing.augmentation import make_batch
-from data_cleansing.images import Images, decode, network_side, prepare
+from common.machine.errors import UsageError, UserError
+from data_cleansing.data.augmentation import make_batch
+from data_cleansing.data.images import Images, decode, network_side, prepare
 
 REFERENCE = np.load(Path(__file__).parent / "data" / "augmentation.npz")
 ITEMS = json.loads(str(REFERENCE["items"]))

@@ -5,14 +5,14 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from common.errors import UsageError, UserError
-from common.seeding import seed_everything
-from data_cleansing.gradients import BatchScores, validation_gradient
+from common.machine.errors import UsageError, UserError
+from common.machine.seeding import seed_everything
 from data_cleansing.influence import METHODS, influence_scores, resolve
+from data_cleansing.influence.gradients import BatchScores, validation_gradient
+from data_cleansing.influence.parameters import ParameterCache
 from data_cleansing.model import cifarnet
-from data_cleansing.parameters import ParameterCache
-from data_cleansing.record import published_record
-from data_cleansing.training import Trainer, predict, steps_to_store
+from data_cleansing.training.descent import Trainer, predict, steps_to_store
+from data_cleansing.training.record import published_record
 
 
 def small_cifarnet(image, train):
@@ -95,7 +95,7 @@ def test_koh_liang_as_published_lists_the_helpful_images_first(digit_images, reg
 
 
 def test_koh_liang_solves_its_system(digit_images, regression, monkeypatch):
-    monkeypatch.setattr("data_cleansing.koh_liang.EPOCHS", 150)
+    monkeypatch.setattr("data_cleansing.influence.koh_liang.EPOCHS", 150)
     images, valid, _ = digit_images(30)
     record = published_record(len(images), 1, len(images), 0.05, augment=False)
     trainer, _ = train(regression, images, record, "final")

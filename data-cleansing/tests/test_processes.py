@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 
-from common.errors import UsageError
+from common.machine.errors import UsageError
 from data_cleansing.processes import for_each
 
 

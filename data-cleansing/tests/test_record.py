@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.errors import UsageError, UserError
-from data_cleansing.record import Record, permutation, published_record, split
+from common.machine.errors import UsageError, UserError
+from data_cleansing.training.record import Record, permutation, published_record, split
 
 CASES = json.loads((Path(__file__).parent / "data" / "indices.json").read_text())
 

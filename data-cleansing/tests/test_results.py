@@ -3,11 +3,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from common.errors import UserError
-from data_cleansing import results
-from data_cleansing.data import flip_labels
-from data_cleansing.detection import precision_at, ranking_area
+from common.machine.errors import UserError
+from data_cleansing.data.sets import flip_labels
 from data_cleansing.experiment import number_to_remove
+from data_cleansing.results import files as results
+from data_cleansing.results.detection import precision_at, ranking_area
 
 
 def test_area_agrees_with_sklearn():

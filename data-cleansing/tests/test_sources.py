@@ -4,11 +4,11 @@ import pytest
 from PIL import Image
 
 from common import datasets
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 from data_cleansing.config import Config
-from data_cleansing.data import load_data
-from data_cleansing.record import split
-from data_cleansing.sources import check_splits, load_files, load_named
+from data_cleansing.data.sets import load_data
+from data_cleansing.data.sources import check_splits, load_files, load_named
+from data_cleansing.training.record import split
 
 
 def write_image(path, value, mode="L", size=(32, 32)):

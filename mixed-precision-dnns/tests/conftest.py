@@ -4,8 +4,8 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common import training
-from common.testing import fill_parameters
+from common.runs import training
+from common.workbench.testing import fill_parameters
 from mixed_precision_dnns import data
 
 TRAIN, TEST = 40, 9    # images of the small data set

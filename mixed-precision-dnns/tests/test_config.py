@@ -5,8 +5,8 @@ from pathlib import Path
 import attrs
 import pytest
 
-from common.config import from_dict, load_section, section_names, to_dict
-from common.errors import UsageError
+from common.machine.errors import UsageError
+from common.runs.config import from_dict, load_section, section_names, to_dict
 from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config
 
 HERE = Path(__file__).parent

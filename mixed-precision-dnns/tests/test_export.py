@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from common.errors import UsageError, UserError
-from common.files import write_json
-from mixed_precision_dnns import eval, export, network, packed, summary, train_resnet
+from common.machine.errors import UsageError, UserError
+from common.machine.files import write_json
+from mixed_precision_dnns import eval, export, network, summary, train_resnet
 from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.deployment import packed
 
 SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "-c", "cpu")
 EXPERIMENTS = {"uniform": ("PARAMETRIC_FP_WAQ_DELTA_XMAX",), "float": ("DEFAULT",),

@@ -1,19 +1,18 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.context import use_context
-from common.errors import UsageError
+from common.machine.context import use_context
+from common.machine.errors import UsageError
 from common.quantizers import QUANTIZERS
-from common.testing import assert_one_line, rows_of, run_without_packages
+from common.workbench.testing import assert_one_line, rows_of, run_without_packages, script_of
 from mixed_precision_dnns import fit_gaussian
 from mixed_precision_dnns.fit_gaussian import LIMITS, PARAMETRIZATIONS, STARTS, best_error, fit
 
-SCRIPT = Path(fit_gaussian.__file__)
+SCRIPT = script_of(fit_gaussian)
 
 
 @pytest.fixture(autouse=True)

@@ -5,9 +5,10 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.config import load_section, section_names
-from common.context import use_context
-from common.errors import UsageError
+from common.machine.context import use_context
+from common.machine.errors import UsageError
+from common.machine.files import beside_scripts
+from common.runs.config import load_section, section_names
 from mixed_precision_dnns import network, report
 from mixed_precision_dnns.config import Config, ImageNetConfig
 from mixed_precision_dnns.imagenet_models import MODELS
@@ -15,9 +16,8 @@ from mixed_precision_dnns.network import clip_values, learned_tensors, make_solv
 from mixed_precision_dnns.network_size import activation_kbytes, quantized_tensors, weight_kbytes
 from mixed_precision_dnns.operations import cost_table, totals, trace_layers
 from mixed_precision_dnns.resnet_cifar import resnet_cifar10
-from mixed_precision_dnns.train_imagenet import HERE
 
-CFG = HERE / "train_imagenet.cfg"
+CFG = beside_scripts("mixed_precision_dnns", "train_imagenet.cfg")
 SHAPE, CLASSES = (3, 224, 224), 1000
 U3 = {"w_quantize": "parametric_fp_d_xmax", "a_quantize": "parametric_fp_d_xmax_relu"}
 # Weights with the bias of the last layer; trainable parameters of the float network; MB of the largest activations.

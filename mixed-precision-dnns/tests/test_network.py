@@ -9,12 +9,12 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.checkpoint import load_parameters, parameter_shapes, save_parameters
-from common.config import load_section, section_names
-from common.context import use_context
-from common.quantized_layers import LIMIT_MARGIN
+from common.machine.context import use_context
+from common.machine.seeding import seed_everything
 from common.quantizers import QUANTIZERS
-from common.seeding import seed_everything
+from common.quantizers.layers import LIMIT_MARGIN
+from common.runs.checkpoint import load_parameters, parameter_shapes, save_parameters
+from common.runs.config import load_section, section_names
 from mixed_precision_dnns.config import Config, weight_quantization
 from mixed_precision_dnns.network import (
     build_network,

@@ -3,13 +3,14 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.context import use_context
-from common.errors import UsageError, UserError
-from common.seeding import seed_everything
-from mixed_precision_dnns import network, packed
+from common.machine.context import use_context
+from common.machine.errors import UsageError, UserError
+from common.machine.seeding import seed_everything
+from mixed_precision_dnns import network
 from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config
+from mixed_precision_dnns.deployment import packed
+from mixed_precision_dnns.deployment.packed import Coding
 from mixed_precision_dnns.network_size import quantized_tensors, weight_kbytes
-from mixed_precision_dnns.packed import Coding
 
 SHAPE, CLASSES = (3, 8, 8), 10
 RANGES = {"n": (2, 6), "d": (2 ** -7, 2 ** -4), "xmin": (2 ** -9, 2 ** -5), "xmax": (0.05, 0.5)}

@@ -6,15 +6,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from common.context import native_functions, use_context
-from common.errors import UsageError, UserError
+from common.machine.context import native_functions, use_context
+from common.machine.errors import UsageError, UserError
+from common.machine.seeding import seed_everything
 from common.quantizers import quantize_uniform
-from common.seeding import seed_everything
-from mixed_precision_dnns import network, quantized_onnx
+from mixed_precision_dnns import network
 from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config, ImageNetConfig
+from mixed_precision_dnns.deployment import quantized_onnx
+from mixed_precision_dnns.deployment.quantized_onnx import OnnxNetwork, export_network, grid_of, integer_share
 from mixed_precision_dnns.imagenet_models import MODELS
 from mixed_precision_dnns.network_size import quantized_tensors
-from mixed_precision_dnns.quantized_onnx import OnnxNetwork, export_network, grid_of, integer_share
 from mixed_precision_dnns.resnet_cifar import resnet_cifar10
 
 SMALL = ((3, 8, 8), 10, resnet_cifar10)

@@ -3,8 +3,8 @@ import sys
 
 import pytest
 
-from common.distributed import find_mpirun, start_ranks
-from common.testing import log_of
+from common.machine.distributed import find_mpirun, start_ranks
+from common.workbench.testing import log_of, script_of
 from mixed_precision_dnns import train_imagenet, train_resnet
 
 pytestmark = pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip install -r requirements-distributed.txt")
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip in
 
 def start(script, *arguments):
     """Run a script on two processes; returns what they print."""
-    done = start_ranks(2, [sys.executable, script.__file__, *map(str, arguments)], "--oversubscribe")
+    done = start_ranks(2, [sys.executable, script_of(script), *map(str, arguments)], "--oversubscribe")
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,7 +7,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.config import load_section
+from common.runs.config import load_section
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.network import (
     build_network,

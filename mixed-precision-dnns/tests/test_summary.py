@@ -8,7 +8,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.context import use_context
+from common.machine.context import use_context
 from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
 from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config
 from mixed_precision_dnns.network import build_network

@@ -6,8 +6,8 @@ import nnabla as nn
 import pytest
 from PIL import Image
 
-from common.errors import UsageError, UserError
-from common.testing import arrays_in, content, disturbed, same_arrays
+from common.machine.errors import UsageError, UserError
+from common.workbench.testing import arrays_in, content, disturbed, same_arrays
 from mixed_precision_dnns import data, eval, export, report, train_imagenet
 
 FIXED, LEARNED = "MOBILENETV2_FP_W4A4Q_INIT", "MOBILENETV2_PARAMETRIC_FP_WAMQ_DELTA_XMAX_CON_INIT"

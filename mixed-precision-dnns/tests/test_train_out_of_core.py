@@ -1,8 +1,8 @@
 """`--out-of-core` of the train script changes where arrays are kept and nothing else."""
 import pytest
 
-from common.errors import UsageError, UserError
-from common.testing import assert_same_files
+from common.machine.errors import UsageError, UserError
+from common.workbench.testing import assert_same_files
 from mixed_precision_dnns import train_resnet
 
 SHORT = ("--batch-size", "2", "--steps-per-epoch", "4", "--epochs", "1", "-c", "cpu")

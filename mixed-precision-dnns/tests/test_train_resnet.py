@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from common.checkpoint import load_parameters, load_state, parameter_shapes, save_parameters
-from common.config import from_dict
-from common.context import use_context
-from common.errors import UsageError
-from common.testing import (
+from common.machine.context import use_context
+from common.machine.errors import UsageError
+from common.runs.checkpoint import load_parameters, load_state, parameter_shapes, save_parameters
+from common.runs.config import from_dict
+from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
     content,
@@ -29,12 +29,13 @@ from common.testing import (
     run_python,
     run_without_packages,
     same_parameters,
+    script_of,
 )
 from mixed_precision_dnns import data, network, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.data import load_data
 
-SCRIPT = Path(train_resnet.__file__)
+SCRIPT = script_of(train_resnet)
 WQ, WQ_INIT = "PARAMETRIC_FP_WQ_DELTA_XMAX", "PARAMETRIC_FP_WQ_DELTA_XMAX_INIT"
 WAQ = "PARAMETRIC_FP_WAQ_DELTA_XMAX"
 SHORT = ("--batch-size", "2", "--steps-per-epoch", "2", "--epochs", "2", "-c", "cpu")

@@ -4,11 +4,11 @@ import json
 import nnabla as nn
 import pytest
 
-from common.context import use_context
-from common.testing import assert_one_line, rows_of
+from common.machine.context import use_context
+from common.workbench.testing import assert_one_line, rows_of
 from out_of_core_training import benchmark, figure, models
 from out_of_core_training.planner import plan
-from out_of_core_training.search import largest
+from out_of_core_training.planning.search import largest
 
 SMALL = ("--image-size", 32, "--width", 0.125, "-c", "cpu")
 

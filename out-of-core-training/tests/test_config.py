@@ -1,14 +1,14 @@
 """Experiments: what each section says, its learning rate over the epochs, and what is refused."""
-from pathlib import Path
 
 import pytest
 
-from common.config import load_section, section_names
-from common.errors import UsageError
-from out_of_core_training import config, models
+from common.machine.errors import UsageError
+from common.machine.files import beside_scripts
+from common.runs.config import load_section, section_names
+from out_of_core_training import models
 from out_of_core_training.config import Config, learning_rate, parse_size
 
-CFG = Path(config.__file__).with_name("train.cfg")
+CFG = beside_scripts("out_of_core_training", "train.cfg")
 
 
 def test_every_network_has_an_experiment():

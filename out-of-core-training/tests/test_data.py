@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.datasets import cityscapes, imagenet
-from common.errors import UserError
+from common.machine.errors import UserError
 from common.out_of_core import InCore
 from out_of_core_training import data, models
 from out_of_core_training.models import IGNORED

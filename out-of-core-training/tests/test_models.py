@@ -5,12 +5,13 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.context import use_context
-from common.errors import UsageError
+from common.machine.context import use_context
+from common.machine.errors import UsageError
+from common.machine.seeding import seed_everything
 from common.out_of_core import OutOfCore
-from common.seeding import seed_everything
-from out_of_core_training import deeplab, layers, models, pix2pixhd
+from out_of_core_training import models
 from out_of_core_training.data import RandomBatches
+from out_of_core_training.networks import deeplab, layers, pix2pixhd
 
 # Sizes at which a step takes a fraction of a second.
 SMALL = {"resnet50": (32, {}), "densenet121": (32, {}), "pix2pixhd": (64, {}), "deeplabv3plus": (33, {})}

@@ -6,13 +6,13 @@ import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import pytest
 
-from common.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError
 from out_of_core_training import models
 from out_of_core_training import plan as command
-from out_of_core_training.devices import DEVICES, Device
 from out_of_core_training.planner import plan
-from out_of_core_training.timeline import estimated_seconds, make_timeline
-from out_of_core_training.what_if import Growth, what_if_rows
+from out_of_core_training.planning.devices import DEVICES, Device
+from out_of_core_training.planning.timeline import estimated_seconds, make_timeline
+from out_of_core_training.planning.what_if import Growth, what_if_rows
 
 SMALL = ["--image-size", "32", "--device", "V100-16GB"]
 

@@ -9,10 +9,10 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common.context import use_context
-from common.errors import UserError
+from common.machine.context import use_context
+from common.machine.errors import UserError
 from common.out_of_core import OutOfCore
-from common.testing import fill_parameters
+from common.workbench.testing import fill_parameters
 from out_of_core_training.planner import plan
 
 CASES = json.loads((Path(__file__).parent / "data" / "cases.json").read_text())

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config import load_section, section_names
-from common.testing import arrays_in, assert_one_line, disturbed, log_of, same_arrays
+from common.machine.files import beside_scripts
+from common.runs.config import load_section, section_names
+from common.workbench.testing import arrays_in, assert_one_line, disturbed, log_of, same_arrays
 from out_of_core_training import models, train
 
-CFG = train.HERE / "train.cfg"
+CFG = beside_scripts("out_of_core_training", "train.cfg")
 SMALL = {
     "resnet50": ("RESNET50", "--image-size", 32, "--width", 0.125, "--batch-size", 4),
     "densenet121": ("DENSENET121", "--image-size", 32, "--width", 0.125, "--batch-size", 4),

@@ -2,7 +2,7 @@ import contextlib
 
 import pytest
 
-from common.context import native_functions
+from common.machine.context import native_functions
 
 
 @pytest.fixture(params=["compiled", "composed"])

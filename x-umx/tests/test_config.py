@@ -2,11 +2,12 @@
 import attrs
 import pytest
 
-from common.config import load_section, overrides_of, section_names
+from common.machine.files import beside_scripts
+from common.runs.config import load_section, overrides_of, section_names
 from x_umx import train
 from x_umx.config import Config
 
-CFG = train.HERE / "train.cfg"
+CFG = beside_scripts("x_umx", "train.cfg")
 SOURCES = ("bass", "drums", "vocals", "other")
 PUBLISHED = {
     "root": None, "source": "vocals", "sources": SOURCES, "umx-train": False, "epochs": 1000, "batch-size": 16,

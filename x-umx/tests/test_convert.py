@@ -8,10 +8,10 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.checkpoint import parameter_shapes, save_parameters
-from common.errors import UsageError, UserError
-from common.files import write_json
-from common.recurrent import lstm
+from common.layers.recurrent import lstm
+from common.machine.errors import UsageError, UserError
+from common.machine.files import write_json
+from common.runs.checkpoint import parameter_shapes, save_parameters
 from x_umx import convert
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.torch_layout import from_torch, sizes_of, sources_of, to_torch, torch_shapes

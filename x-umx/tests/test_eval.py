@@ -1,10 +1,17 @@
 import nnabla as nn
 import pytest
 
-from common.checkpoint import save_parameters
-from common.errors import UsageError
+from common.machine.errors import UsageError
+from common.runs.checkpoint import save_parameters
 from common.separation.scores import format_table
-from common.testing import assert_one_line, needs_ffmpeg, run_python, score_twice, write_songs_to_score
+from common.workbench.testing import (
+    assert_one_line,
+    needs_ffmpeg,
+    run_python,
+    score_twice,
+    script_of,
+    write_songs_to_score,
+)
 from x_umx import eval, separator_flags
 from x_umx.model import CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import CHUNK_SECONDS
@@ -117,7 +124,7 @@ def test_published_averages():
 
 
 def test_the_command_says_how_it_is_used():
-    status, out, _ = run_python(eval.__file__, "--help")
+    status, out, _ = run_python(script_of(eval), "--help")
     assert status == 0
     assert all(flag in out for flag in ("--root", "--is-wav", "--cores", "--residual-model", "--engine"))
-    assert_one_line(run_python(eval.__file__), 2)
+    assert_one_line(run_python(script_of(eval)), 2)

@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common import cpu_kernels
+from common.cpu import kernels as cpu_kernels
 from x_umx import loss
 from x_umx.loss import IGNORED, combinations, mse_combination_loss, sdr_combination_loss
 

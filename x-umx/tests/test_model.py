@@ -9,9 +9,9 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common.context import native_functions
-from common.errors import UserError
-from common.seeding import seed_everything
+from common.machine.context import native_functions
+from common.machine.errors import UserError
+from common.machine.seeding import seed_everything
 from common.separation import istft, stft
 from x_umx.loss import mse_combination_loss, sdr_combination_loss
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes, initialize_statistics, max_bin, sizes_from_shapes

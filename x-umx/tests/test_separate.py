@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from common.checkpoint import save_parameters
-from common.errors import UsageError
-from common.testing import assert_one_line, run_without_packages, stems_in
+from common.machine.errors import UsageError
+from common.runs.checkpoint import save_parameters
+from common.workbench.testing import assert_one_line, run_without_packages, script_of, stems_in
 from x_umx import separate
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import Separator
@@ -371,4 +371,4 @@ def test_bad_weights_are_one_line(damage, command, tmp_path):
 
 
 def test_missing_install_is_one_line():
-    assert_one_line(run_without_packages(separate.__file__, "song.wav"), 2, "pip install -r requirements.txt")
+    assert_one_line(run_without_packages(script_of(separate), "song.wav"), 2, "pip install -r requirements.txt")

@@ -3,17 +3,16 @@ import itertools
 import json
 import shutil
 import signal
-from pathlib import Path
 
 import nnabla as nn
 import numpy as np
 import pytest
 import soundfile
 
-from common.checkpoint import load_state
-from common.config import section_names
-from common.schedules import plateau_decay
-from common.testing import (
+from common.runs.checkpoint import load_state
+from common.runs.config import section_names
+from common.runs.schedules import plateau_decay
+from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
     command_line,
@@ -22,6 +21,7 @@ from common.testing import (
     log_of,
     run_without_packages,
     same_parameters,
+    script_of,
     train_until_killed,
     write_stems,
 )
@@ -31,7 +31,7 @@ from x_umx.model import SOURCES
 from x_umx.network import Graphs, build_graph, shortest_excerpt, validate
 from x_umx.weights import find_weights
 
-SCRIPT = Path(train.__file__)
+SCRIPT = script_of(train)
 RATE, SONG = 8000, 4000    # Hz, samples
 SMALL = ("--nfft", "64", "--nhop", "16", "--hidden-size", "8", "--seq-dur", "0.1", "--valid-dur", "0.2", "--batch-size",
          "2", "--samples-per-track", "2", "--epochs", "2", "--sample-rate", str(RATE), "--bandwidth", "3000",
@@ -291,7 +291,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
 
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
     folder = tmp_path / "run"
-    train_until_killed("x_umx.train", "common.distributed:World update", 2 * STEPS, arguments(folder, songs))
+    train_until_killed("x_umx.train", "common.machine.distributed:World update", 2 * STEPS, arguments(folder, songs))
     assert load_state(folder / "checkpoint/latest.h5")["epoch"] == 1
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out

@@ -8,9 +8,9 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.checkpoint import parameter_shapes, save_parameters
-from common.errors import UsageError, UserError
-from common.testing import arrays_in, served
+from common.machine.errors import UsageError, UserError
+from common.runs.checkpoint import parameter_shapes, save_parameters
+from common.workbench.testing import arrays_in, served
 from x_umx import weights
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import Separator

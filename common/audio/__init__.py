@@ -1,0 +1,1 @@
+"""Audio files, and spectrograms of them."""

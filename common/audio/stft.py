@@ -1,0 +1,124 @@
+"""Short-time Fourier transform and its inverse: periodic Hann window, no scaling, frames centred by reflection.
+
+The conventions of X-UMX, UMX and D3Net, and of librosa with `pad_mode="reflect"`.
+"""
+import functools
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+
+from common.cpu.kernels import num_threads
+
+_FRAMES_AT_ONCE = 512    # windowed frames of a long signal that are in memory together
+
+
+@functools.cache
+def window(n_fft):
+    """Periodic Hann window, float64 (n_fft,)."""
+    return scipy.signal.get_window("hann", n_fft, fftbins=True)
+
+
+def num_frames(num_samples, n_fft, hop_length, center=True):
+    """Number of frames of `stft`; 0 where a signal that is not centred is shorter than a frame."""
+    padded = num_samples + 2 * (n_fft // 2) if center else num_samples
+    return max(0, (padded - n_fft) // hop_length + 1)
+
+
+def stft(x, n_fft=4096, hop_length=1024, center=True):
+    """Transform windowed frames: X[k, t] = sum over n of w[n] x[t hop + n] exp(-2 pi i k n / n_fft).
+
+    Parameters
+    ----------
+    x : array (..., samples), float32 or float64
+    n_fft : int
+        Length of frames and window, in samples; even.
+    hop_length : int
+        Distance of frames, in samples.
+    center : bool
+        Reflect `n_fft / 2` samples at both ends first, so that frame t is centred on sample `t hop_length`.
+
+    Returns
+    -------
+    complex array (..., n_fft / 2 + 1, frames)
+        complex64 for float32. Frames lie next to each other in memory, as networks read them.
+
+    Raises
+    ------
+    ValueError
+        There is no sample, or less than a frame where `center` is false.
+    """
+    x = np.asarray(x)
+    x = x.astype(np.result_type(x, np.float32), copy=False)    # integers, too, need a window that is none
+    frames = num_frames(x.shape[-1], n_fft, hop_length, center)
+    if x.shape[-1] == 0 or frames == 0:
+        raise ValueError(f"no frame of {n_fft} samples in {x.shape[-1]} samples")
+    if center:
+        x = np.pad(x, [(0, 0)] * (x.ndim - 1) + [(n_fft // 2, n_fft // 2)], mode="reflect")
+    framed = np.lib.stride_tricks.sliding_window_view(x, n_fft, axis=-1)[..., ::hop_length, :]
+    w = window(n_fft).astype(x.dtype)
+    out = np.empty((*x.shape[:-1], frames, n_fft // 2 + 1), np.result_type(x.dtype, np.complex64))
+    for start in range(0, frames, _FRAMES_AT_ONCE):
+        part = np.s_[..., start:start + _FRAMES_AT_ONCE, :]
+        out[part] = scipy.fft.rfft(framed[part] * w, workers=num_threads())
+    return out.swapaxes(-1, -2)
+
+
+def istft(spectrogram, hop_length=1024, center=True, length=None):
+    """Invert `stft`: windowed inverse transforms, overlap-added, over the overlap-added squared window.
+
+    Parameters
+    ----------
+    spectrogram : complex array (..., n_fft / 2 + 1, frames)
+        Imaginary parts of the lowest and highest bin are ignored.
+    hop_length : int
+    center : bool
+        Whether the spectrogram was made with it: drop the padding at both ends.
+    length : int or None
+        Number of samples to return. With hops below half a frame, up to `hop_length - 1` more than
+        (frames - 1) hop_length can be had, from the second half of the last frame, and so the signal that was
+        transformed in full; beyond what the frames cover there are zeros. None: (frames - 1) hop_length if
+        centred, otherwise all that the frames cover.
+
+    Returns
+    -------
+    array (..., length), float32 for complex64
+    """
+    n_fft, frames = 2 * (spectrogram.shape[-2] - 1), spectrogram.shape[-1]
+    real = spectrogram.real.dtype
+    signal = np.zeros((*spectrogram.shape[:-2], n_fft + (frames - 1) * hop_length), real)
+    w = window(n_fft).astype(real)
+    for start in range(0, frames, _FRAMES_AT_ONCE):
+        waves = scipy.fft.irfft(spectrogram[..., start:start + _FRAMES_AT_ONCE].swapaxes(-1, -2), n_fft,
+                                workers=num_threads())
+        part = overlap_add(waves * w, hop_length)
+        signal[..., start * hop_length:start * hop_length + part.shape[-1]] += part
+    signal /= window_sum(n_fft, hop_length, frames).astype(real)
+    margin = n_fft // 2 if center else 0
+    if length is None:
+        length = signal.shape[-1] - 2 * margin
+    signal = signal[..., margin:margin + length]
+    missing = length - signal.shape[-1]
+    return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(0, missing)]) if missing > 0 else signal
+
+
+def overlap_add(frames, hop_length):
+    """Add frames at distances of `hop_length`: (..., frames, n) -> (..., (frames - 1) hop_length + n)."""
+    *batch, count, size = frames.shape
+    pieces = -(-size // hop_length)
+    if size % hop_length:
+        frames = np.pad(frames, [(0, 0)] * (frames.ndim - 1) + [(0, pieces * hop_length - size)])
+    frames = frames.reshape(*batch, count, pieces, hop_length)
+    total = np.zeros((*batch, count + pieces - 1, hop_length), frames.dtype)
+    for piece in range(pieces):
+        total[..., piece:piece + count, :] += frames[..., piece, :]
+    return total.reshape(*batch, -1)[..., :(count - 1) * hop_length + size]
+
+
+@functools.lru_cache(maxsize=8)
+def window_sum(n_fft, hop_length, frames):
+    """Overlap-added squared window, float64 ((frames - 1) hop_length + n_fft,); 1 where it vanishes."""
+    squared = np.broadcast_to(window(n_fft) ** 2, (frames, n_fft))
+    total = overlap_add(squared, hop_length)
+    # The outermost samples of signals that are not centred have weight 0: nothing is known of them.
+    return np.where(total > 1e-10, total, 1)

@@ -1,0 +1,1 @@
+"""What a command reads from its command line, and shows."""

@@ -1,0 +1,49 @@
+"""The commands of a paper's package, as `python -m PACKAGE COMMAND`, as scripts, and on the path of an installation."""
+import ast
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.console import cli
+from common.machine.errors import UsageError
+
+
+def launch(package: str, commands: Sequence[str], command: str | None = None) -> None:
+    """Run `main` of a module of a package with the arguments of this process, and leave it as `cli.run` does.
+
+    Parameters
+    ----------
+    package : str
+    commands : sequence of str
+        Modules of the package that have a `main`.
+    command : str, optional
+        One of them, if the arguments do not begin with it.
+    """
+    cli.run(lambda: _main_of(package, commands, command)())
+
+
+def _main_of(package, commands, command):
+    if command is None:
+        name = Path(sys.argv[0]).name
+        name = package if name == "__main__.py" else name
+        command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+        if command in ("--help", "-h"):
+            return lambda: print(_overview(name, package, commands))
+        if command not in commands:
+            raise UsageError(f"{name} {command}: no such command; there are {', '.join(commands)}")
+        sys.argv[:2] = [f"{name} {command}"]
+    return importlib.import_module(f"{package}.{command}").main
+
+
+def _overview(name, package, commands):
+    """List the commands with the first line of what their modules say; these are not imported."""
+    width = max(map(len, commands))
+    lines = [f"  {command:{width}}  {_first_line(f'{package}.{command}')}" for command in commands]
+    return "\n".join([f"usage: {name} COMMAND ...", "", *lines, "", f"What a command takes: {name} COMMAND --help"])
+
+
+def _first_line(module):
+    source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).partition("\n")[0]

@@ -1,0 +1,1 @@
+"""Functions for the CPU, where those of nnabla are slow: compiled loops, and nnabla functions made of them."""

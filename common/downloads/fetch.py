@@ -1,0 +1,324 @@
+"""Fetch published files into a cache folder, and take what is wanted out of archives without trusting them."""
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import lzma
+import os
+import re
+import tarfile
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from common.machine.errors import UserError
+from common.machine.files import make_folder, replacing, write_text
+
+CACHE_VARIABLE = "SONY_PAPERS_CACHE"
+BLOCK = 1 << 18    # bytes that travel at once
+TIMEOUT = 30    # seconds without a byte
+
+
+def cache_dir():
+    """Return the folder of downloaded files: `$SONY_PAPERS_CACHE`, otherwise `~/.cache/sony-papers`; it may not exist.
+
+    Returns
+    -------
+    pathlib.Path
+    """
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sony-papers").expanduser()
+
+
+def fetch(url, size, digest, folder=None):
+    """Return the local copy of the file at `url`, downloading it first where there is none.
+
+    A download that stops leaves `<name>.part`, and the next call goes on from there. Several processes may ask for one
+    file at once: one downloads, the others wait.
+
+    Parameters
+    ----------
+    url : str
+        Its last path component names the local file.
+    size : int
+        Bytes.
+    digest : str or None
+        'sha256:<hex>' or 'md5:<hex>' of the whole file; None if it is not known (`fetch_first_seen`).
+    folder : path, optional
+        Where the file lies or will lie; `cache_dir()` if not given.
+
+    Returns
+    -------
+    pathlib.Path
+        A file of that size and digest, also if it was there before.
+
+    Raises
+    ------
+    UserError
+        No network, no such file, other content than promised, no room: says which file to put where.
+    """
+    target = _target(url, folder)
+    if not target.exists():
+        _make_cache_folder(target.parent)
+        with _locked(target):
+            if not target.exists():
+                _download(url, size, digest, target)
+                return target
+    if not _is_as_published(target, size, digest):
+        raise UserError(f"{target}: not the published file ({_described(size, digest)}); remove it to fetch it anew")
+    return target
+
+
+def fetch_first_seen(url, folder=None):
+    """Fetch a file of which neither size nor digest was published: the first download settles both.
+
+    Its digest is recorded in `<name>.sha256` beside it, and holds from then on.
+
+    Parameters, returns and errors are those of `fetch`.
+    """
+    target = _target(url, folder)
+    record = target.with_name(f"{target.name}.sha256")
+    digest = record.read_text().strip() if target.exists() and record.exists() else ""
+    if re.fullmatch("sha256:[0-9a-f]{64}", digest):
+        return fetch(url, target.stat().st_size, digest, folder)
+    fetch(url, target.stat().st_size if target.exists() else _announced_size(url, target), None, folder)
+    write_text(record, f"sha256:{_hexdigest(target, 'sha256')}\n")
+    return target
+
+
+def _target(url, folder):
+    name = urllib.parse.unquote(PurePosixPath(urllib.parse.urlsplit(url).path).name)
+    return Path(folder or cache_dir()) / name
+
+
+def _announced_size(url, target):
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT) as response:
+            return int(response.headers["Content-Length"])
+    except (OSError, http.client.HTTPException, TypeError, ValueError) as error:
+        raise UserError(f"{target.name}: download from {url} failed ({_reason(error)}); put the file at {target} "
+                        "by hand") from error
+
+
+def fetch_members(url, name, members, limit):
+    """Fetch a ZIP archive as `fetch_first_seen` does, and unpack files of it into a folder of the cache.
+
+    Parameters
+    ----------
+    url : str
+    name : str
+        The folder in the cache.
+    members, limit
+        As `names` and `limit` of `read_zip`.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder, with all the members.
+
+    Raises
+    ------
+    UserError
+        As `fetch` and `read_zip`, or nothing can be written to the cache.
+    """
+    folder = cache_dir() / name
+    if not all((folder / member).is_file() for member in members):
+        contents = read_zip(fetch_first_seen(url), members, limit)
+        make_folder(folder)
+        for member, content in contents.items():
+            with replacing(folder / member) as temporary:
+                temporary.write_bytes(content)
+    return folder
+
+
+def read_zip(archive, names, limit):
+    """Read the wanted files of a ZIP archive into memory, in whichever folder of it they lie.
+
+    Parameters
+    ----------
+    archive : path
+    names : iterable of str
+        Wanted members, by file name without folder; the first of that name is taken.
+    limit : int
+        Bytes that one of them may have.
+
+    Returns
+    -------
+    dict of str to bytes
+
+    Raises
+    ------
+    UserError
+        No intact ZIP archive, or a wanted member is missing, encrypted or larger than `limit`.
+    """
+    found = {}
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for info in members.infolist():
+                name = PurePosixPath(info.filename).name
+                if name in names and name not in found:
+                    if info.file_size > limit:
+                        raise UserError(f"{archive}: member {info.filename!r} has {info.file_size} bytes, more than "
+                                        f"{limit}, refused")
+                    found[name] = members.read(info)
+    # A RuntimeError says that the archive is encrypted.
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
+        raise UserError(f"{archive}: truncated or no ZIP archive ({error}); fetch it again") from error
+    _check_complete(archive, names, found)
+    return found
+
+
+def read_members(archive, names, limit):
+    """Read the wanted files of a tar archive into memory.
+
+    Parameters
+    ----------
+    archive : path
+        Plain, or compressed by gzip, bzip2 or xz.
+    names : iterable of str
+        Wanted members, as relative paths with '/'. Others are passed over and nothing is written anywhere.
+    limit : int
+        Bytes that one of them may have.
+
+    Returns
+    -------
+    dict of str to bytes
+
+    Raises
+    ------
+    UserError
+        No intact tar archive; a wanted member is missing, no regular file (a link, a device) or larger than `limit`;
+        a member before the last wanted one has an absolute path or '..' in it.
+    """
+    wanted, found = set(names), {}
+    try:
+        with tarfile.open(archive) as tar:
+            while wanted - set(found) and (member := tar.next()) is not None:
+                name = _member_name(archive, member)
+                if name in wanted:
+                    found[name] = _content(archive, tar, member, limit)
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise UserError(f"{archive}: truncated or no tar archive ({reason}); fetch it again") from error
+    _check_complete(archive, wanted, found)
+    return found
+
+
+def _check_complete(archive, names, found):
+    if missing := sorted(set(names) - set(found)):
+        raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(names)} files missing)")
+
+
+def extract(archive, names, folder, limit):
+    """Write the wanted files of a tar archive below `folder`, each whole or not at all; see `read_members`."""
+    for name, content in read_members(archive, names, limit).items():
+        path = Path(folder) / name
+        _make_cache_folder(path.parent)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+
+
+def _make_cache_folder(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        accessible = os.access(folder, os.W_OK)
+    except OSError:
+        accessible = False
+    if not accessible:
+        raise UserError(f"{folder}: downloads cannot be stored here; set {CACHE_VARIABLE} to a writable folder")
+
+
+@contextlib.contextmanager
+def _locked(target):
+    """Let one process at a time download `target`: the ranks of a distributed run ask for it all at once."""
+    with target.with_name(f".{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _download(url, size, digest, target):
+    part = target.with_name(f"{target.name}.part")
+    resumed = part.exists()
+    try:
+        _receive(url, size, part)
+        if _is_as_published(part, size, digest):
+            part.replace(target)
+            return
+        part.unlink()
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(f"{target.name}: download from {url} failed ({_reason(error)}); run again to go on, or put the "
+                        f"file at {target} by hand ({_described(size, digest)})") from error
+    if not resumed:
+        raise UserError(f"{target.name}: {url} sent other content than was published there; put the file at {target} "
+                        f"by hand ({_described(size, digest)})")
+    _download(url, size, digest, target)    # what an earlier call left may have been the damaged piece
+
+
+def _described(size, digest):
+    return f"{size} bytes, {digest}" if digest else f"{size} bytes"
+
+
+def _receive(url, size, part):
+    """Append to the file `part` until it has `size` bytes (one more if the server has more); raise OSError if short."""
+    done = part.stat().st_size if part.exists() else 0
+    if done >= size:    # whole, or too long: the digest will tell
+        return
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            done = 0    # this server always sends all of it
+        with part.open("ab" if done else "wb") as stream, tqdm(
+                desc=part.stem, initial=done, total=size, unit="B", unit_scale=True, disable=None) as bar:
+            while block := response.read(min(BLOCK, size + 1 - done)):
+                done += stream.write(block)
+                bar.update(len(block))
+            stream.flush()
+            os.fsync(stream.fileno())
+    if done < size:
+        raise OSError(f"the connection ended after {done} of {size} bytes")
+
+
+def _is_as_published(path, size, digest):
+    if path.stat().st_size != size:
+        return False
+    if digest is None:
+        return True
+    algorithm, _, expected = digest.partition(":")
+    return _hexdigest(path, algorithm) == expected
+
+
+def _hexdigest(path, algorithm):
+    running = hashlib.new(algorithm)
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK):
+            running.update(block)
+    return running.hexdigest()
+
+
+def _reason(error):
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code} {error.reason}"
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+
+
+def _member_name(archive, member):
+    name = PurePosixPath(member.name)    # './folder/file' becomes 'folder/file'
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"{archive}: member {member.name!r} points outside the archive, refused")
+    return str(name)
+
+
+def _content(archive, tar, member, limit):
+    if not member.isreg():
+        raise UserError(f"{archive}: member {member.name!r} is no regular file, refused")
+    if member.size > limit:
+        raise UserError(f"{archive}: member {member.name!r} has {member.size} bytes, more than {limit}, refused")
+    content = tar.extractfile(member).read()
+    if len(content) != member.size:
+        raise tarfile.ReadError(f"unexpected end in {member.name}")
+    return content

@@ -1,0 +1,1 @@
+"""Trained networks run by the fastest engine."""

@@ -1,0 +1,257 @@
+"""Export of a test-mode nnabla graph as an ONNX model, for other engines to run.
+
+The model has fixed shapes and holds its parameters. What depends on no input (reshaped parameters, quantized weights)
+is computed by nnabla beforehand. What is affine by channel (normalization, a scale, an offset) becomes part of the
+weights of the affine or convolution that it follows.
+"""
+import collections
+import hashlib
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from common.inference.onnx_functions import CONVERTERS, SCALE_SHIFT
+
+VERSION = 1    # of what is written: stored models of other versions are not used
+OPSET = 17
+IR_VERSION = 8    # the release of ONNX that brought this opset
+_SMALL = 16    # elements of axes, shapes and scalars, which are stored once
+
+
+def export(inputs, outputs, name="network", converters=None):
+    """Write the graph between variables as an ONNX model.
+
+    The graph is to be built inside `common.machine.context.native_functions()`: functions compiled in this repository
+    have no ONNX form.
+
+    Parameters
+    ----------
+    inputs, outputs : dict of str to nn.Variable
+        What will be fed and fetched under these names. All other variables without a parent, parameters above all,
+        are constants of the model, with the values that they have now.
+    name : str
+        Of the graph in the model.
+    converters : dict, optional
+        Other ones than those of `common.inference.onnx_functions.CONVERTERS`, by type of function. Nodes that one of
+        them leaves without a use are taken out.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs and outputs are float32.
+
+    Raises
+    ------
+    ValueError
+        A function without an ONNX form, or with arguments that have none; the message names it.
+    """
+    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="sony-papers-nnabla",
+                            opset_import=[helper.make_opsetid("", OPSET)])
+    model.graph.name = name
+    for described, variables in ((model.graph.input, inputs), (model.graph.output, outputs)):
+        described.extend(helper.make_tensor_value_info(key, TensorProto.FLOAT, variable.shape)
+                         for key, variable in variables.items())
+    writer = _Writer(model.graph, inputs, outputs, CONVERTERS | (converters or {}))
+    for function in writer.functions:
+        if function not in writer.absorbed:
+            writer.convert(function)
+    for key, variable in outputs.items():
+        writer.node("Identity", writer.name(variable), output=key)
+    if converters:
+        _remove_unused(model.graph)
+    return model
+
+
+def _remove_unused(graph):
+    """Remove nodes and constants that no output depends on."""
+    needed = {output.name for output in graph.output}
+    nodes = []
+    for node in reversed(graph.node):
+        if not needed.isdisjoint(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    constants = [constant for constant in graph.initializer if constant.name in needed]
+    for field, kept in ((graph.node, nodes[::-1]), (graph.initializer, constants)):
+        del field[:]
+        field.extend(kept)
+
+
+def fingerprint(inputs, outputs):
+    """Digest of all that the model of `export(inputs, outputs)` is made of.
+
+    Parameters
+    ----------
+    inputs, outputs : dict of str to nn.Variable
+
+    Returns
+    -------
+    str
+        Hexadecimal digits; equal ones mean equal models.
+
+    Raises
+    ------
+    ValueError
+        A function in Python.
+    """
+    graph = _Graph(inputs, outputs)
+    digest = hashlib.blake2b(digest_size=16)
+    numbers = {}    # of the variables, in the order in which they come up
+
+    def describe(key, variables):
+        for variable in variables:
+            if graph.is_constant(variable) and variable not in numbers:
+                digest.update(np.ascontiguousarray(graph.values(variable)))
+        described = [(numbers.setdefault(variable, len(numbers)), variable.shape) for variable in variables]
+        digest.update(repr((key, described)).encode())
+
+    describe((VERSION, *inputs), inputs.values())
+    for function in graph.functions:
+        key = function.info.type_name, sorted(function.info.args.items())
+        describe(key, [*function.inputs, *function.outputs])
+    describe(tuple(outputs), outputs.values())
+    return digest.hexdigest()
+
+
+def function_types(outputs):
+    """Return the types of the functions that outputs, a dict of str to nn.Variable, depend on, as a set of str."""
+    return {function.info.type_name for function in _visited(outputs)}
+
+
+def _visited(outputs):
+    """Functions that outputs depend on, each once and after those that it depends on."""
+    functions = {}
+    for variable in outputs.values():
+        variable.visit(functions.setdefault)
+    return list(functions)
+
+
+class _Graph:
+    """What lies between inputs and outputs: `functions` that depend on inputs, each after those that it depends on."""
+
+    def __init__(self, inputs, outputs):
+        self.functions, self.users = [], collections.defaultdict(list)
+        self._varying = set(inputs.values())
+        for function in _visited(outputs):
+            if not self._varying.isdisjoint(function.inputs):
+                self._add(function)
+
+    def _add(self, function):
+        if function.name == "Callback":
+            raise ValueError(f"{function.info.type_name}: this function is Python and has no ONNX form; build "
+                             "the graph inside native_functions()")
+        self.functions.append(function)
+        self._varying.update(function.outputs)
+        for variable in function.inputs:
+            self.users[variable].append(function)
+
+    def is_constant(self, variable):
+        """Whether a variable depends on no input."""
+        return variable not in self._varying
+
+    def values(self, variable):
+        """Values of a constant variable."""
+        if not self.is_constant(variable):
+            raise ValueError(f"{self.users[variable][0].name}: it has an ONNX form only for constant parameters")
+        if variable.parent is not None:
+            variable.forward()
+        return variable.d
+
+
+class _Writer(_Graph):
+    """Writes a graph into a `GraphProto`; `absorbed` are functions that have become part of an earlier node.
+
+    Names are unique: an optimizer of onnxruntime relies on it.
+    """
+
+    def __init__(self, proto, inputs, outputs, converters):
+        super().__init__(inputs, outputs)
+        self.absorbed, self._converters = set(), converters
+        self._proto, self._fetched = proto, set(outputs.values())
+        self._names = {variable: key for key, variable in inputs.items()}
+        self._small = {}    # type, shape and bytes -> name of a constant
+        self._stands_for = {}    # output of a function -> variable behind all that the function absorbed
+
+    def convert(self, function):
+        """Write the nodes of a function."""
+        kind = function.info.type_name
+        if kind not in self._converters:
+            raise ValueError(f"{kind}: this function has no ONNX form here")
+        names = self._converters[kind](self, function)
+        results = [self._stands_for.get(variable, variable) for variable in function.outputs]
+        self._names.update(zip(results, [names] if isinstance(names, str) else names, strict=False))
+
+    def node(self, kind, *inputs, output=None, **attributes):
+        """Append a node; `inputs` are names, '' for one left out. Returns the name of its output."""
+        number = len(self._proto.node)
+        output = output or f"value/{number}"
+        self._proto.node.append(helper.make_node(kind, inputs, [output], f"node/{number}", **attributes))
+        return output
+
+    def constant(self, values, dtype=np.float32):
+        """Store an array, a small one only once; returns its name."""
+        array = np.asarray(values, dtype)
+        content = array.tobytes()
+        name = f"constant/{len(self._proto.initializer)}"
+        if array.size < _SMALL and self._small.setdefault((dtype, array.shape, content), name) != name:
+            return self._small[dtype, array.shape, content]
+        # Built in place: the helpers of onnx would copy every weight several times.
+        self._proto.initializer.add(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
+                                    dims=array.shape, raw_data=content)
+        return name
+
+    def name(self, variable):
+        """Name of a variable in the model; a constant is stored."""
+        if self.is_constant(variable) and variable not in self._names:
+            self._names[variable] = self.constant(self.values(variable))
+        if variable not in self._names:
+            raise ValueError(f"{variable.parent.name}: this output of it has no ONNX form here")
+        return self._names[variable]
+
+    def names(self, function):
+        """Names of the inputs of a function."""
+        return [self.name(variable) for variable in function.inputs]
+
+    def reshape(self, name, shape):
+        """Append a reshaping to `shape`."""
+        return self.node("Reshape", name, self.constant(shape, np.int64))
+
+    def absorb(self, variable, first, last):
+        """Collect what follows `variable` and is affine by channel, where the axes from `first` to `last` are channels.
+
+        Returns
+        -------
+        scale, shift : float64 array (channels,)
+        result : nn.Variable
+            What comes out: after channels are scaled and shifted, it has the shape of this variable.
+        """
+        start, shape = variable, variable.shape
+        scale, shift = np.ones(shape[first:last]).ravel(), np.zeros(shape[first:last]).ravel()
+        while len(self.users[variable]) == 1 and variable not in self._fetched:
+            function, = self.users[variable]
+            after = function.outputs[0]
+            if function.info.type_name == "Reshape" and last == variable.ndim:
+                if after.shape[:first] != variable.shape[:first]:
+                    break
+                last = after.ndim
+            else:
+                pair = self._by_channel(function, variable, first, last)
+                if pair is None:
+                    break
+                scale, shift = scale * pair[0], shift * pair[0] + pair[1]
+            self.absorbed.add(function)
+            variable = after
+        self._stands_for[start] = variable
+        return scale, shift, variable
+
+    def _by_channel(self, function, variable, first, last):
+        """Scale and shift (channels,) that a function applies to `variable`, None if it does something else."""
+        if function.outputs[0].shape != variable.shape or function.info.type_name not in SCALE_SHIFT:
+            return None
+        if any(v != variable and not self.is_constant(v) for v in function.inputs):
+            return None
+        pair = [np.asarray(a, np.float64) for a in SCALE_SHIFT[function.info.type_name](self, function, variable)]
+        axes = (1,) * first + variable.shape[first:last] + (1,) * (variable.ndim - last)
+        if any(a.ndim and any(n not in (1, m) for n, m in zip(a.shape, axes, strict=True)) for a in pair):
+            return None
+        return [np.broadcast_to(a, axes).ravel() for a in pair]

@@ -1,0 +1,1 @@
+"""The surroundings of a process: device, other ranks, files, errors, seeds."""

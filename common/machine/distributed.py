@@ -1,0 +1,270 @@
+"""Training on several processes: `mpirun -n N python SCRIPT`, each with its part of every batch.
+
+One process needs no MPI. Several compute as one process with the whole batch would: gradients are averaged after every
+backward pass, and batch normalization takes its statistics over all processes. On CPUs they talk through mpi4py, on
+GPUs through nnabla's communicator (NCCL), which averages gradients while others are still computed.
+
+A process is called a rank, as in MPI. Rank 0 alone writes files and prints; see `common.machine.files` and
+`common.console.cli`.
+"""
+import contextlib
+import functools
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+
+from common.machine.context import on_gpu, use_context
+from common.machine.errors import UsageError
+
+_PACK = 2 << 20    # gradients that NCCL reduces together, in numbers
+INSTALL = "run 'pip install -r requirements-distributed.txt', or start without mpirun"
+
+
+def find_mpirun():
+    """Return the path of the `mpirun` of this Python's environment, or else on the PATH; None if there is none."""
+    return shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+
+
+def start_ranks(num, command, *flags):
+    """Run a command of ours on several processes of this machine, and wait for it; root may, too.
+
+    Parameters
+    ----------
+    num : int
+        1: without mpirun.
+    command : sequence of str
+    flags : str
+        For mpirun.
+
+    Returns
+    -------
+    subprocess.CompletedProcess
+        With its output as text.
+    """
+    if num > 1:
+        command = [find_mpirun(), *flags, "-n", str(num), *command]
+    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **as_root})
+
+
+def launched_rank():
+    """Number of this process among those that mpirun started, 0 without it; known before `join` and without MPI."""
+    return _of_launcher("RANK", 0)
+
+
+def launched_size():
+    """How many processes mpirun started, 1 without it."""
+    return _of_launcher("SIZE", 1)
+
+
+def _of_launcher(name, default):
+    return int(os.environ.get(f"OMPI_COMM_WORLD_{name}", default))
+
+
+class World:
+    """The processes that train together; this class is the one of a process that is alone.
+
+    Attributes
+    ----------
+    rank, size : int
+        Number of this process, and how many there are.
+    communicator : nnabla communicator or None
+        Where ranks compute on GPUs.
+    """
+
+    rank, size, communicator = 0, 1, None
+
+    def sum(self, array):
+        """Add up an array over the ranks.
+
+        Parameters
+        ----------
+        array : array_like
+            Of one shape on all ranks.
+
+        Returns
+        -------
+        numpy.ndarray, float64
+            The same bits on all ranks.
+        """
+        return np.array(array, np.float64)
+
+    def mean(self, array):
+        """As `sum`, divided by the number of ranks."""
+        return self.sum(array) / self.size
+
+    def any(self, flags):
+        """For each of several conditions, whether it holds on any rank.
+
+        Returns
+        -------
+        list of bool
+        """
+        return [bool(total) for total in self.sum([bool(flag) for flag in flags])]
+
+    def share(self, items):
+        """Every `size`-th of a sequence, so that each item belongs to one rank.
+
+        Returns
+        -------
+        sequence
+        """
+        return items[self.rank::self.size]
+
+    def rows(self, batch_size, number=0):
+        """Where the rows of this rank in batch `number` lie, if a batch has `batch_size` rows for each rank.
+
+        Returns
+        -------
+        slice
+        """
+        start = (number * self.size + self.rank) * batch_size
+        return slice(start, start + batch_size)
+
+    @contextlib.contextmanager
+    def main_first(self):
+        """Let rank 0 do the block before the others, who find in the cache what it has fetched or computed."""
+        if self.rank:
+            self.sum(0)
+        yield
+        if not self.rank:
+            self.sum(0)
+
+    def update(self, loss, solver, weight_decay=0.0):
+        """Take a training step: forward and backward pass, weight decay, update.
+
+        Parameters
+        ----------
+        loss : nn.Variable ()
+            A mean over the rows of this rank.
+        solver : nnabla solver
+        weight_decay : float
+            Factor of the parameters that are added to their gradients.
+        """
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        self.backward(loss, solver)
+        if weight_decay:
+            solver.weight_decay(weight_decay)
+        solver.update()
+
+    def backward(self, loss, solver):
+        """Compute the gradients of `solver`'s parameters, averaged over the ranks; all have to call it.
+
+        Parameters
+        ----------
+        loss : nn.Variable ()
+            After its forward pass; a mean over the rows of this rank.
+        solver : nnabla solver
+        """
+        loss.backward(clear_buffer=True)
+
+
+class _CPUWorld(World):
+    """Ranks that exchange arrays of the host through mpi4py."""
+
+    def __init__(self):
+        from mpi4py import MPI
+
+        self._mpi, self._in_place = MPI.COMM_WORLD, MPI.IN_PLACE
+        self.rank, self.size = self._mpi.rank, self._mpi.size
+
+    def sum(self, array):
+        array = np.array(array, np.float64)
+        self._mpi.Allreduce(self._in_place, array)
+        return array
+
+    def backward(self, loss, solver):
+        loss.backward(clear_buffer=True)
+        gradients = [parameter.grad for parameter in solver.get_parameters().values()]
+        packed = np.concatenate([gradient.data.ravel() for gradient in gradients])
+        self._mpi.Allreduce(self._in_place, packed)
+        packed /= self.size
+        start = 0
+        for gradient in gradients:
+            gradient.data = packed[start:start + gradient.size].reshape(gradient.shape)
+            start += gradient.size
+
+
+class _GPUWorld(World):
+    """Ranks with a GPU each, that exchange its arrays through NCCL."""
+
+    def __init__(self):
+        import nnabla.communicators as C  # noqa: N812
+
+        try:
+            self.communicator = C.MultiProcessDataParallelCommunicator(nn.get_current_context())
+        except RuntimeError as error:
+            raise UsageError("nnabla found no libmpi.so (Open MPI) or libnccl.so.2, which several GPUs need: install "
+                             "them and name their folders in LD_LIBRARY_PATH, or start without mpirun") from error
+        self.communicator.init()
+        self.rank, self.size = self.communicator.rank, self.communicator.size
+
+    def sum(self, array):
+        array = np.array(array, np.float64)
+        # NCCL adds what the context computes with, float32.
+        on_device = nn.NdArray.from_numpy_array(np.atleast_1d(array).astype(np.float32))
+        self.communicator.all_reduce(on_device, division=False, inplace=True)
+        return on_device.data.astype(np.float64).reshape(array.shape)
+
+    def backward(self, loss, solver):
+        gradients = [parameter.grad for parameter in solver.get_parameters().values()]
+        averaging = self.communicator.all_reduce_callback(gradients, _PACK, division=True)
+        loss.backward(clear_buffer=True, communicator_callbacks=averaging)
+
+
+_joined = World()
+
+
+def world():
+    """Return the processes that train together: this one alone, unless `join` has found others.
+
+    Returns
+    -------
+    World
+    """
+    return _joined
+
+
+def join(context="auto", device_id="0"):
+    """Choose where to compute, as `common.machine.context.use_context` does, and find the other processes of mpirun.
+
+    Each takes the GPU of its number on its machine. What ranks other than 0 print to stdout is dropped.
+
+    Returns
+    -------
+    str
+        What was chosen, for people.
+
+    Raises
+    ------
+    UsageError
+        As `use_context`; mpirun was used, and a library that several processes need is missing.
+    """
+    global _joined
+    size = launched_size()
+    if size == 1:
+        return use_context(context, device_id)
+    where = use_context(context, str(_of_launcher("LOCAL_RANK", 0)))
+    _joined = _world_of(on_gpu())
+    if _joined.size != size:
+        raise UsageError(f"mpirun started {size} processes, and MPI connects {_joined.size}: is the mpirun that of "
+                         "the MPI library in use?")
+    if _joined.rank:
+        sys.stdout = open(os.devnull, "w")    # noqa: SIM115, PTH123 - until the process ends
+    return f"{where.partition(', GPU')[0]}, {size} processes"
+
+
+@functools.cache
+def _world_of(gpu):
+    if gpu:
+        return _GPUWorld()
+    try:
+        return _CPUWorld()
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(f"mpi4py does not work ({error}): {INSTALL}") from error

@@ -1,0 +1,134 @@
+"""Files that appear whole or not at all."""
+import contextlib
+import csv
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from common.machine.distributed import launched_rank
+from common.machine.errors import UserError
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a path beside `path` to write to; on success it takes the place of `path`, on failure it vanishes.
+
+    The bytes are on the disk before the name changes, so a kill or a power cut leaves the old file or the new one.
+    What ranks of mpirun other than 0 write vanishes, as they would all write the same.
+
+    Raises
+    ------
+    UserError
+        The folder cannot be written to, or the disk is full.
+    """
+    path = Path(path)
+    if launched_rank():
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / path.name
+            temporary.touch()
+            yield temporary
+        return
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path):
+    """Remove what a killed process left of writing `path`; nobody else may be writing it."""
+    for leftover in Path(path).parent.glob(f".{Path(path).stem}-*{Path(path).suffix}"):
+        leftover.unlink(missing_ok=True)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def link(path, target):
+    """Make `target` another name of the file `path`, or a copy where the file system knows no such names."""
+    if launched_rank():    # `path` may not be there yet
+        return
+    with replacing(target) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:
+            shutil.copyfile(path, temporary)
+
+
+def write_text(path, text):
+    """Replace the file `path` by `text`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text)
+
+
+def write_json(path, value):
+    """Replace the file `path` by `value` as indented JSON."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_csv(path, header, rows):
+    """Replace the file `path` by comma-separated `rows` under a `header`."""
+    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def make_folder(path):
+    """Make the folder `path` with its parents and check that files can be made in it.
+
+    Returns
+    -------
+    pathlib.Path
+
+    Raises
+    ------
+    UserError
+        It cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: output folder cannot be written ({error.strerror}); choose another --output"
+                        ) from error
+    return path
+
+
+def beside_scripts(package: str, name: str) -> Path:
+    """Return the path of a file that lies beside the scripts of a paper.
+
+    Parameters
+    ----------
+    package : str
+        That of the paper, or a module of it.
+    name : str
+        Of a file, or of a folder.
+
+    Returns
+    -------
+    pathlib.Path
+        In the folder around the package in a checkout, in the package itself in a wheel.
+    """
+    inside = Path(importlib.import_module(package.partition(".")[0]).__file__).resolve().parent
+    return inside / name if (inside / name).exists() else inside.parent / name

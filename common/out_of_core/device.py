@@ -1,0 +1,126 @@
+"""What out-of-core training needs of the device: how much memory it has, and nnabla's classes of arrays."""
+import importlib
+import os
+import re
+
+import nnabla as nn
+
+from common.machine.context import on_gpu
+from common.machine.errors import UsageError
+
+UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+         "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+MARGIN = 0.1    # of the free memory, which the allocator, fragments and buffers of libraries may take
+_AMOUNT = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
+
+
+def device_memory():
+    """Free and total memory in bytes of the GPU that computes, or of this machine where none does."""
+    if on_gpu():
+        return tuple(_cuda().get_device_memory_size())
+    page = os.sysconf("SC_PAGE_SIZE")
+    return page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+
+
+def parse_bytes(value, what="budget"):
+    """Convert `12GB`, `1.5 GiB` or a number of bytes to an integer, at least 1.
+
+    Raises
+    ------
+    UsageError
+        It is none of these.
+    """
+    match = _AMOUNT.fullmatch(str(value).strip())
+    if not match or match[2].lower() not in UNITS:
+        raise UsageError(f"{what} {value!r}: not an amount of memory such as 12GB, 800MiB or a number of bytes")
+    amount = int(float(match[1]) * UNITS[match[2].lower()]) if not match[0].isdigit() else int(match[0])
+    if amount < 1:
+        raise UsageError(f"{what} {value!r}: choose an amount above 0")
+    return amount
+
+
+def parse_budget(value, free, total):
+    """Bytes of the device that arrays may take.
+
+    Parameters
+    ----------
+    value : str or int or float
+        `auto`: what is free, less a tenth. A fraction below 1 of the total, as a float or its text. Otherwise an amount
+        as for `parse_bytes`.
+    free, total : int
+        Memory of the device in bytes.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    UsageError
+        It is none of these, not positive, or more than the device has.
+    """
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return int(free * (1 - MARGIN))
+    if _is_fraction(value):
+        return int(float(value) * total)
+    budget = parse_bytes(value)
+    if budget > total:
+        raise UsageError(f"budget {value!r}: the device has {format_bytes(total)} ({total} bytes)")
+    return budget
+
+
+def _is_fraction(value):
+    try:
+        return not isinstance(value, bool) and 0 < float(value) < 1
+    except (TypeError, ValueError):
+        return False
+
+
+def format_bytes(num_bytes):
+    """Bytes as a short text with a decimal unit."""
+    for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.4g} {unit}"
+    return f"{num_bytes} B"
+
+
+def prepare_contexts(virtual, chunk):
+    """Choose classes of arrays and make them nnabla's from here on.
+
+    On a GPU: pinned memory on the host, whose copies run beside the computation; on the device, with `virtual`, chunks
+    of `chunk` bytes mapped to virtual addresses, which swapping does not fragment.
+
+    Returns
+    -------
+    host, device : nn.Context
+        The device's is the default context from now on; what was built before keeps its own.
+    """
+    if not on_gpu():
+        host = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+        if not nn.get_current_context().array_class:    # nnabla's first context has none, and the scheduler needs one
+            nn.set_default_context(host)
+        return host, nn.get_current_context()
+    cuda, current = _cuda(), nn.get_current_context()
+    # A context stores the name of its class, so the preferences come first.
+    cuda.prefer_cpu_pinned_array()
+    if virtual:
+        cuda.set_cuda_virtual_memory_chunk_size(chunk)
+        cuda.prefer_cuda_virtual_array()
+    else:
+        cuda.prefer_cuda_cached_array()
+    host = nn.Context(["cpu:float"], importlib.import_module("nnabla._init").array_classes()[0], "")
+    device = nn.Context(current.backend, cuda.array_classes()[0], current.device_id)
+    nn.set_default_context(device)
+    return host, device
+
+
+def free_caches(virtual):
+    """Give unused blocks of nnabla's allocators back to the device."""
+    if on_gpu():
+        _cuda().clear_memory_cache()
+        if virtual:
+            _cuda().clear_virtual_memory_cache()
+
+
+def _cuda():
+    return importlib.import_module("nnabla_ext.cuda.init")

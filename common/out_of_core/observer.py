@@ -1,0 +1,97 @@
+"""What an iteration needs, from the functions that nnabla's hooks report and without a look at its arrays."""
+from common.out_of_core.accesses import is_known, solver_accesses
+from common.out_of_core.record import Recorder, label
+
+_STATES = 2    # of a solver that was not attached: as many as Adam has
+
+
+def split_passes(functions):
+    """Tell the forward calls of an iteration from the backward ones.
+
+    Parameters
+    ----------
+    functions : list
+        nnabla functions in the order in which they ran; None for a parameter that a solver went to.
+
+    Returns
+    -------
+    list of (direction, list of functions)
+        `forward` and `backward` in turn. A backward begins at a function that has run and that none after it has used.
+    """
+    passes, ran = [], {}
+    for f in functions:
+        if f is None:
+            passes.append(("solver", []))
+            continue
+        direction, members = passes[-1] if passes else ("", [])
+        goes_on = direction == "backward" and hash(f) in ran and f.rank <= members[-1].rank
+        begins = hash(f) in ran and not any(hash(g) in ran for v in f.outputs for g in v.function_references)
+        now = "backward" if goes_on or begins else "forward"
+        if now != direction:
+            passes.append((now, []))
+        passes[-1][1].append(f)
+        if now == "forward":
+            ran[hash(f)] = f
+        else:
+            ran.pop(hash(f), None)
+    return [(direction, members) for direction, members in passes if direction != "solver"]
+
+
+class Observer:
+    """Notes the functions of an iteration, and says afterwards how much memory they need."""
+
+    def __init__(self, solvers):
+        self.functions = []
+        self._solvers = solvers
+
+    def minimum(self):
+        """Smallest feasible budget in bytes and what sets it.
+
+        Returns
+        -------
+        num_bytes : int
+        what : str
+        exact : bool
+            Whether the accesses of all functions are known, and the solvers if they matter; otherwise two states are
+            taken for granted for each parameter.
+        """
+        blocks = [self._block(f, direction) for direction, members in split_passes(self.functions) for f in members]
+        if None in self.functions:
+            blocks += self._updates() if self._solvers else self._guessed_updates()
+        num_bytes, what = max(blocks, key=lambda block: block[0], default=(0, "nothing"))
+        exact = all(f is None or is_known(f) for f in self.functions)
+        return num_bytes, what, exact and (bool(self._solvers) or not what.startswith("update"))
+
+    def in_core(self):
+        """Most bytes that live at a time if nothing is swapped."""
+        recorder = Recorder()
+        for direction, members in split_passes(self.functions):
+            if direction == "forward":
+                recorder.forward(members[-1].outputs[0])
+            else:
+                recorder.backward(members[0].outputs[0])
+        for solver in self._solvers:
+            recorder.solver_call(solver, "update")
+        return max(recorder.finish().in_core())
+
+    def _block(self, f, direction):
+        recorder = Recorder()
+        recorder.call(f, direction)
+        return _size_of(recorder), f"{label(f)}, {direction}"
+
+    def _updates(self):
+        blocks = []
+        for solver in self._solvers:
+            arrays = len({word.lstrip("+") for word in solver_accesses(solver, "update").split()})
+            blocks += [(4 * arrays * p.size, f"update of {key}") for key, p in solver.get_parameters().items()]
+        return blocks
+
+    def _guessed_updates(self):
+        leaves = {hash(v.data): v for f in self.functions if f is not None for v in f.inputs
+                  if v.parent is None and v.need_grad}
+        return [(4 * (2 + _STATES) * v.size, "update of a parameter " + "x".join(map(str, v.shape)))
+                for v in leaves.values()]
+
+
+def _size_of(recorder):
+    return recorder.finish().block_bytes()[-1]

@@ -1,0 +1,314 @@
+"""Train networks that need more memory than the GPU has, by swapping arrays with the host (arXiv 2010.14109).
+
+    use_context("cudnn")
+    memory = OutOfCore("12GB")        # before the network is built
+    for image, label in batches:
+        with memory:                  # one training iteration
+            train_step(image, label)
+    with memory.validation():         # one validation step
+        evaluate(image)
+
+nnabla's `SwapInOutScheduler` does the work. It records the first iteration and plans the later ones from it, and ends
+the process if one of them touches more arrays than the first did; what stands here keeps that from happening.
+"""
+import contextlib
+import sys
+
+import nnabla as nn
+from nnabla import callback
+from nnabla.lms import SwapInOutScheduler
+
+from common.machine.context import on_gpu
+from common.machine.errors import UserError
+from common.out_of_core.device import (
+    device_memory,
+    format_bytes,
+    free_caches,
+    parse_budget,
+    parse_bytes,
+    prepare_contexts,
+)
+from common.out_of_core.observer import Observer
+
+CHUNK = 20 << 20    # bytes of a piece of virtual memory
+_HOOKS = "out_of_core"
+_CLEARED = "Off-scheduled get or cast"
+_CHANGES_TOLD = 3    # after so many changes of the sequence the notes end
+_SPARE = 20000    # accesses that a later iteration may have beyond those of the recorded one
+_SMALLER = 0.8    # factor of the budget when memory ran out all the same
+
+
+class OutOfCore:
+    """Keeps the arrays of an iteration on the host, and on the GPU only those that are needed soon.
+
+    As a context manager it surrounds a training iteration: inputs, forward, `zero_grad`, backward, update. Results are
+    those without it, bit for bit. The first iteration is recorded and slow. Where a later one runs other functions, or
+    more, it is recorded again. Values read within the block (`loss.d`) in some iterations and not in others make the
+    plan miss its aim for that iteration; read them after the block.
+
+    Parameters
+    ----------
+    budget : str or int or float
+        Bytes of the GPU that arrays may take, as for `common.out_of_core.device.parse_budget`: `auto`, `12GB`, bytes,
+        a fraction below 1. With `auto` nothing is swapped if all arrays fit.
+    prefetch : str or int
+        Bytes of the window in which arrays are fetched ahead; 1.5 times the budget if not given.
+    virtual : bool
+        Take device memory in chunks at virtual addresses, which swapping does not fragment. It holds for the functions
+        made from here on, as does the pinned memory of the host. No effect on a CPU.
+    chunk : int
+        Bytes of such a chunk; an array wastes less than one, so 2 MB (`2 << 20`) are better where arrays are small.
+    save_host_memory : bool
+        Let arrays give up their copy on the host while they are on the GPU, at the price of more transfers.
+    note : callable
+        Gets a line of text on what was chosen and why; by default it goes to stderr.
+
+    Raises
+    ------
+    UsageError
+        The budget or the window is no positive amount of memory, or larger than the device.
+    """
+
+    def __init__(self, budget="auto", prefetch=None, virtual=True, chunk=CHUNK, save_host_memory=False, note=None):
+        free, total = device_memory()
+        self.budget = parse_budget(budget, free, total)
+        self.prefetch = None if prefetch is None else parse_bytes(prefetch, "prefetch window")
+        self.automatic = isinstance(budget, str) and budget.strip().lower() == "auto"
+        self.virtual, self.save_host_memory = virtual, save_host_memory
+        self.note = note or _print_note
+        self.solvers = []
+        self.host, self.device = prepare_contexts(virtual, chunk)
+        self._training, self._validation = _Iteration(self, "training"), _Iteration(self, "validation")
+        where = "" if on_gpu() else "; on a CPU the transfers are planned all the same, but no memory is saved"
+        self.note(f"arrays may take {format_bytes(self.budget)}{where}")
+
+    def attach(self, *solvers):
+        """Name the solvers of the iteration, so that errors can name the smallest budget exactly."""
+        self.solvers.extend(solvers)
+
+    def __enter__(self):
+        self._training.__enter__()
+        return self
+
+    def __exit__(self, *exception):
+        return self._training.__exit__(*exception)
+
+    def validation(self):
+        """Context manager for an iteration of the other kind, with a record and a plan of its own."""
+        return self._validation
+
+    def run(self, step, *args):
+        """Call `step(*args)` as one training iteration; where memory runs out, take less of it and try again.
+
+        The second try is made only if no parameter was updated before. With a budget other than `auto` there is none.
+        """
+        while True:
+            try:
+                with self:
+                    return step(*args)
+            except RuntimeError as error:
+                if not (self.automatic and _is_out_of_memory(error)) or self._training.updated:
+                    raise
+                self._fall_back()
+
+    def _fall_back(self):
+        smallest, what, _ = self._training.minimum()
+        if self.budget * _SMALLER < smallest:
+            raise UserError(f"out of memory with a budget of {self.budget} bytes, and {what} needs {smallest}; "
+                            "use a smaller batch or image") from None
+        self.budget = int(self.budget * _SMALLER)
+        free_caches(self.virtual)
+        self._training.forget()
+        self._validation.forget()
+        self.note(f"memory ran out: arrays may take {format_bytes(self.budget)} from here on")
+
+
+class InCore:
+    """What `out_of_core` returns where nothing is to be swapped: the same methods, no effect."""
+
+    def attach(self, *solvers):
+        """Do nothing."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return None
+
+    def validation(self):
+        """Context manager that does nothing."""
+        return contextlib.nullcontext()
+
+    def run(self, step, *args):
+        """Call `step(*args)`."""
+        return step(*args)
+
+
+def add_out_of_core_flag(parser):
+    """Add `--out-of-core [BUDGET]`, to be passed to `out_of_core`."""
+    parser.add_argument("--out-of-core", nargs="?", const="auto", metavar="BUDGET",
+                        help="swap arrays with the host so that a network may need more memory than the GPU has; "
+                             "BUDGET for arrays on the GPU: auto, 12GB, bytes, or a fraction such as 0.8 (default: no "
+                             "swapping; without BUDGET: auto)")
+
+
+def out_of_core(args):
+    """Return the `OutOfCore` or `InCore` that `--out-of-core` asks for; after `use_context`, before the network."""
+    return InCore() if args.out_of_core is None else OutOfCore(args.out_of_core)
+
+
+class _Iteration:
+    """A kind of iteration with its scheduler; a context manager around each one.
+
+    The sequence of functions is compared with the recorded one before nnabla hears of each: where it differs, the plan
+    is given up and the rest of the iteration recorded, which is safe whatever it does; the next iteration is recorded
+    anew.
+    """
+
+    _active = None    # the scheduler's hooks are global, so only one iteration can run at a time
+
+    def __init__(self, owner, kind):
+        self.owner, self.kind = owner, kind
+        self.updated = False
+        self._longest, self._changes = [], 0
+        self._in_core = False
+        self._observer = None
+        self.forget()
+
+    def forget(self):
+        """Give up the plan: the next iteration is recorded."""
+        self._scheduler, self._recorded = None, None
+
+    def minimum(self):
+        """Smallest feasible budget, what sets it, and whether that is exact; of the iteration recorded last."""
+        return self._observer.minimum()
+
+    def __enter__(self):
+        if _Iteration._active is not None:
+            raise UserError(f"out-of-core: a {self.kind} iteration begins within a {_Iteration._active.kind} iteration"
+                            "; leave that block first")
+        self.updated, self._seen, self._partial = False, [], False
+        if not self._in_core:
+            self._start()
+        callback.set_function_pre_hook(_HOOKS, self._before_function)
+        callback.set_solver_pre_hook(_HOOKS, self._before_update)
+        _Iteration._active = self
+        return self
+
+    def __exit__(self, error_type, error, traceback):
+        callback.unset_function_pre_hook(_HOOKS)
+        callback.unset_solver_pre_hook(_HOOKS)
+        _Iteration._active = None
+        if self._in_core:
+            return
+        recording = self._recorded is None
+        if recording and error_type is None and not self._partial:
+            _add_spare_accesses()
+        self._scheduler.end_scheduling()
+        if recording:
+            self._finish_recording(whole=error_type is None and not self._partial)
+        if error_type is RuntimeError and _CLEARED in str(error):
+            raise UserError(f"a value was read in a {self.kind} iteration after the plan had cleared it: read it after "
+                            "the block, or in every iteration from the first") from None
+
+    def _start(self):
+        if self._recorded is None:
+            self._begin_recording()
+        try:
+            self._scheduler.start_scheduling()
+        except RuntimeError as error:
+            if not _is_too_small(error):
+                raise
+            raise UserError(self._explain_too_small()) from None
+
+    def _explain_too_small(self):
+        smallest, what, exact = self._observer.minimum()
+        return (f"budget {self.owner.budget} bytes is too small for this {self.kind} iteration: the smallest feasible "
+                f"one is {'' if exact else 'about '}{smallest} bytes ({format_bytes(smallest)}), set by {what}; a "
+                "smaller batch or image lowers it, as does splitting that function; what was trained so far is kept")
+
+    def _begin_recording(self):
+        owner = self.owner
+        window = {} if owner.prefetch is None else {"prefetch_size": owner.prefetch}
+        self._scheduler = SwapInOutScheduler(owner.host, owner.device, owner.budget,
+                                             save_host_mem=owner.save_host_memory, **window)
+        self._observer = Observer(owner.solvers)
+
+    def _finish_recording(self, whole):
+        """Take the record as the plan of later iterations, unless a longer one like it is known to come."""
+        shorter = len(self._seen) < len(self._longest) and self._longest[:len(self._seen)] == self._seen
+        if not whole or shorter:
+            self.forget()
+            return
+        self._recorded = self._longest = self._seen
+        if self.owner.automatic and on_gpu():
+            self._stay_in_core_if_it_fits()
+
+    def _stay_in_core_if_it_fits(self):
+        needed = self._observer.in_core()
+        self._in_core = needed <= self.owner.budget
+        fits = "fits: nothing is swapped" if self._in_core else "does not fit: arrays are swapped"
+        self.owner.note(f"{self.kind}: all arrays together take {format_bytes(needed)}, which {fits}")
+
+    def _before_function(self, f):
+        # The batch size may change, and with it what fits; so the shapes are part of what is compared.
+        self._meet((f.info.type_name, tuple(v.shape for v in f.outputs)), f)
+        if not self._in_core:
+            self._scheduler.function_pre_hook(f)
+
+    def _before_update(self):
+        self.updated = True
+        self._meet("update", None)
+        if not self._in_core:
+            self._scheduler.update_pre_hook()
+
+    def _meet(self, event, f):
+        """Compare what comes with the record, and give up the plan where it is something else."""
+        position = len(self._seen)
+        self._seen.append(event)
+        if self._in_core:
+            return
+        if self._recorded is None:
+            self._observer.functions.append(f)
+        elif position >= len(self._recorded) or self._recorded[position] != event:
+            self._record_the_rest(event)
+
+    def _record_the_rest(self, event):
+        self._changes += 1
+        if self._changes <= _CHANGES_TOLD:
+            name = event if isinstance(event, str) else event[0]
+            before = "its end" if len(self._seen) > len(self._recorded) else "something else"
+            last = "; further changes are not told" if self._changes == _CHANGES_TOLD else ""
+            self.owner.note(f"{self.kind}: {name} comes where the recorded iteration had {before}; recording again"
+                            f"{last}")
+        if len(self._seen) > len(self._recorded):
+            self._longest = self._seen    # grows on to the end of this iteration
+        self._scheduler.end_scheduling()
+        self.forget()
+        self._partial = True
+        self._start()
+
+
+def _add_spare_accesses():
+    """End a record with clears of an array that nobody uses.
+
+    nnabla reads on in its list at every access and does not look for its end. Values that are read in a later iteration
+    only, without a function, are seen by no hook; they take these places. Clears take no memory in the plan.
+    """
+    unused = nn.NdArray((1,))
+    for _ in range(_SPARE):
+        unused.zero()
+
+
+def _is_too_small(error):
+    return str(error).startswith("memory error in") and ("Some arrays were not prefetched" in str(error)
+                                                         or "A function is out of memory" in str(error))
+
+
+def _is_out_of_memory(error):
+    text = str(error)
+    return "memory error" in text or "out of memory" in text.lower() or "bad_alloc" in text
+
+
+def _print_note(text):
+    print(f"out-of-core: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,189 @@
+"""Layers whose weights and activations are quantized, with the parameter names of the published code.
+
+Beside a weight `W` stand, where weights are quantized, `W_q` with its quantized values and the scalars of its quantizer
+in `Wquant/<quantizer>/`; likewise `b_q` and `bquant/` beside a bias `b`. An activation has its number of elements per
+sample in `Asize` and its scalars in `Aquant/<quantizer>/`.
+"""
+import types
+
+import attrs
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
+from nnabla.parameter import get_parameter, get_parameter_or_create
+
+from common.layers import basic as layers
+from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS, parametric_quantize
+
+LIMIT_MARGIN = 1e-5    # distance that scalars keep from their limits, where they would get no gradient
+
+
+@attrs.frozen(kw_only=True)
+class Quantization:
+    """How the weights, or the activations, of a network are quantized: names, first values and limits of the scalars.
+
+    `quantizer` is an entry of `QUANTIZERS` or `STATIC_QUANTIZERS`, or None for float. `sign` is true for weights and
+    false for activations, whose quantizer takes the place of ReLU. `recompute_step_size` derives the step size of a
+    static quantizer anew from the weights whenever a graph is built, as the published code does, instead of keeping it.
+    """
+
+    quantizer: str | None
+    sign: bool
+    bitwidth: int
+    bitwidth_min: int
+    bitwidth_max: int
+    stepsize: float
+    stepsize_min: float
+    stepsize_max: float
+    xmin_min: float
+    xmin_max: float
+    xmax_min: float
+    xmax_max: float
+    recompute_step_size: bool = False
+
+    @property
+    def limits(self):
+        """(lowest, highest) value of each scalar, as the functions of `common.quantizers` take them."""
+        return {"n": (self.bitwidth_min, self.bitwidth_max), "d": (self.stepsize_min, self.stepsize_max),
+                "xmin": (self.xmin_min, self.xmin_max), "xmax": (self.xmax_min, self.xmax_max)}
+
+    @property
+    def is_parametric(self):
+        """Whether scalars are learned."""
+        return self.quantizer in QUANTIZERS
+
+    def initial(self, step_size):
+        """First values of the scalars of a quantizer that starts with `step_size` and `bitwidth` bits."""
+        xmax = step_size * (2 ** (self.bitwidth - self.sign) - 1)
+        if not QUANTIZERS[self.quantizer].is_pow2:
+            return {"n": self.bitwidth, "d": step_size, "xmax": xmax}
+        xmax = 2.0 ** np.round(np.log2(xmax))
+        xmin = xmax / 2.0 ** (2 ** (self.bitwidth - 1) - 1)
+        inner = {name: (low + LIMIT_MARGIN, high - LIMIT_MARGIN) for name, (low, high) in self.limits.items()}
+        return {"n": self.bitwidth, "xmin": np.clip(xmin, *inner["xmin"]), "xmax": np.clip(xmax, *inner["xmax"])}
+
+    def quantize(self, x, step_size, scope):
+        """Quantize `x`; scalars that do not exist yet are made in `scope`, starting from `step_size`."""
+        if not self.is_parametric:
+            return STATIC_QUANTIZERS[self.quantizer](x, step_size, self.bitwidth, self.sign)
+        settings = {"sign": self.sign, "limits": self.limits}
+        if QUANTIZERS[self.quantizer].is_pow2:
+            settings["with_zero"] = not self.sign
+        with nn.parameter_scope(scope):
+            return parametric_quantize(self.quantizer, x, self.initial(step_size), **settings)
+
+
+def step_size_for(weights, bitwidth):
+    """Power of two that spreads the levels of `bitwidth` bits over an array of weights.
+
+    2^floor(log2 v) up to 4 bits, 2^ceil(log2 v) above, where v = max |W| / (2^(bitwidth - 1) - 1).
+    """
+    v = (np.abs(weights).max() + np.finfo(np.float32).eps) / (2 ** (bitwidth - 1) - 1)
+    return float(2.0 ** (np.floor if bitwidth <= 4 else np.ceil)(np.log2(v)))
+
+
+def _weight_step_size(existing, spec):
+    """First step size of a weight tensor: from weights that were loaded before the graph is built, or as configured."""
+    return spec.stepsize if existing is None else step_size_for(existing.d, spec.bitwidth)
+
+
+def _quantized_parameter(w, name, step_size, spec):
+    """Quantize the parameter variable `w`, which is called `name`, into the parameter `<name>_q`."""
+    stored = get_parameter_or_create(f"{name}_q", w.shape, ConstantInitializer(0), need_grad=False)
+    if not spec.is_parametric:
+        step_size = _kept_step_size(f"{name}_q", step_size, spec)
+    w_q = spec.quantize(w, step_size, f"{name}quant")
+    # Every graph writes its quantized weights into the one parameter, so that a saved `W_q` is never of another graph.
+    w_q.data = stored.data
+    w_q.persistent = True
+    return w_q
+
+
+def _kept_step_size(name, step_size, spec):
+    """Remember the static step size of a tensor with its parameter, so that all graphs and later runs use the same.
+
+    Weight files keep it as the HDF5 attribute `step_size` (see `common.runs.checkpoint`).
+    """
+    parameter = get_parameter(name)
+    if spec.recompute_step_size or not hasattr(parameter.info, "step_size"):
+        parameter.info = types.SimpleNamespace(step_size=step_size)
+    return parameter.info.step_size
+
+
+def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, group=1, name="quantized_conv"):
+    """Convolve `x` with quantized square kernels, without bias.
+
+    Parameters
+    ----------
+    x : nn.Variable (batch, channels, height, width)
+    outmaps, kernel : int
+        Output channels, and side of the kernels in pixels.
+    spec : Quantization
+    pad, stride : int
+    group : int
+        Parts that the channels are divided into, each of which is convolved on its own.
+    name : str
+        Parameter scope.
+
+    Returns
+    -------
+    nn.Variable (batch, outmaps, out_height, out_width)
+    """
+    inmaps = x.shape[1] // group
+    shape = (outmaps, inmaps, kernel, kernel)
+    with nn.parameter_scope(name):
+        existing = get_parameter("W")
+        limits = calc_uniform_lim_glorot(inmaps, outmaps // group, (kernel, kernel))
+        w = get_parameter_or_create("W", shape, UniformInitializer(limits), True)
+        if spec.quantizer is not None:
+            w = _quantized_parameter(w, "W", _weight_step_size(existing, spec), spec)
+    if group > 1:
+        return F.convolution(x, w, pad=(pad, pad), stride=(stride, stride), group=group)
+    return layers.convolution(x, w, pad, stride)
+
+
+def quantized_affine(x, outmaps, spec, name="quantized_affine"):
+    """Multiply `x` by a quantized matrix and add a quantized bias, both first uniform in +-1/sqrt(features).
+
+    Parameters
+    ----------
+    x : nn.Variable (batch, features or more dimensions, which count as one)
+    outmaps : int
+    spec : Quantization
+        The bias starts from the step size of the matrix.
+    name : str
+        Parameter scope.
+
+    Returns
+    -------
+    nn.Variable (batch, outmaps)
+    """
+    features = x.size // x.shape[0]
+    initializer = UniformInitializer((-features ** -0.5, features ** -0.5))
+    with nn.parameter_scope(name):
+        existing = get_parameter("W")
+        parameters = {key: get_parameter_or_create(key, shape, initializer, True)
+                      for key, shape in (("W", (features, outmaps)), ("b", (outmaps,)))}
+        if spec.quantizer is not None:
+            step_size = _weight_step_size(existing, spec)
+            parameters = {key: _quantized_parameter(p, key, step_size, spec) for key, p in parameters.items()}
+    return F.affine(x, parameters["W"], parameters["b"])
+
+
+def quantized_activation(x, spec):
+    """Quantize activations to levels from 0 up, or apply ReLU where `spec` names no quantizer.
+
+    Parameters
+    ----------
+    x : nn.Variable (batch, ...)
+    spec : Quantization
+
+    Returns
+    -------
+    nn.Variable, shape of `x`
+    """
+    get_parameter_or_create("Asize", (), ConstantInitializer(x.size // x.shape[0]), need_grad=False)
+    if spec.quantizer is None:
+        return layers.relu(x)
+    return spec.quantize(x, spec.stepsize, "Aquant")

@@ -1,0 +1,260 @@
+"""The life of a training run: its folder, epochs, log, checkpoints, and the best parameters so far."""
+import contextlib
+import json
+import math
+import signal
+import threading
+import time
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+
+from common.console.progress import progress
+from common.machine.distributed import world
+from common.machine.errors import UsageError, UserError
+from common.machine.files import make_folder, remove_leftovers, write_csv, write_json
+from common.machine.seeding import derived_seed, seed_everything
+from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
+from common.runs.curves import plot_curves
+
+MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rests
+CHECKPOINT = Path("checkpoint") / "latest.h5"
+BEST = "params_best.h5"
+_MINUTES_BETWEEN_CHECKPOINTS = 10
+
+
+class Run:
+    """A training run that can be stopped at any moment and resumed to the same bits.
+
+    Everything that a run accumulates is in `state`, which a checkpoint holds beside parameters and solver: the epoch
+    and step to come, sums over the steps of the epoch, rows of the log, the best value. Data must follow from (seed,
+    epoch, step) alone, as that of `common.datasets.batches.Batches` does.
+
+    Ranks that train together (`common.machine.distributed`) have a Run each, take the same steps, and record means
+    over all of them; rank 0 writes. Resumed by another number of ranks, a run goes on after as many examples.
+
+    Parameters
+    ----------
+    folder : str or pathlib.Path
+    config : dict
+        JSON-able; written to `config.json`, and compared when the run is resumed, but for the keys in `MAY_DIFFER`.
+        What nnabla draws at random in a step (dropout) follows from its `seed`, epoch and step.
+    resume, overwrite : bool
+        What to do where the folder holds a run: go on with it, or start anew.
+
+    Raises
+    ------
+    UsageError
+        The folder holds a run and neither is asked for, or it was made with another configuration.
+    UserError
+        The folder cannot be written to, or its checkpoint cannot be read.
+    """
+
+    def __init__(self, folder, config, resume=False, overwrite=False):
+        self.folder = Path(folder)
+        self.checkpoint = self.folder / CHECKPOINT
+        self.config = config = json.loads(json.dumps(config))    # as it will be read back
+        self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
+        self._resuming = resume and self.checkpoint.exists()
+        if self._resuming:
+            self.state = load_state(self.checkpoint)
+            _check_same(self.folder, self.state["config"], config)
+            self._share_steps()
+        elif self.checkpoint.exists() and not overwrite:
+            raise UsageError(f"{self.folder}: holds a run already (epoch {load_state(self.checkpoint)['epoch']}); "
+                             "add --resume to go on, --overwrite to start anew, or choose another --output")
+        make_folder(self.checkpoint.parent)
+
+    def _share_steps(self):
+        """Count the steps of an interrupted epoch as those of the present ranks."""
+        before, step = self.state.get("ranks", 1), self.state["step"]
+        if step and before != world().size:
+            self.state["step"] = step * before // world().size
+            share = self.state["step"] / step
+            self.state["sums"] = {name: total * share for name, total in self.state["sums"].items()}
+
+    @property
+    def best(self):
+        """Lowest value that `keep_best` has seen, None before it has."""
+        return self.state["best"]
+
+    @property
+    def rows(self):
+        """Rows of the log, a dict for each finished epoch."""
+        return self.state["rows"]
+
+    def attach(self, solver):
+        """Take charge of the parameters of the current scope and of their solver; when resuming, set their values.
+
+        Only now does a run that is started anew remove what was there before.
+        """
+        self.solver, self.parameters = solver, nn.get_parameters(grad_only=False)
+        if self._resuming:
+            restore(self.checkpoint, self.parameters, solver)
+        world().sum(0)    # all have read before one removes
+        for path in (self.checkpoint, self.folder / BEST):
+            remove_leftovers(path)
+            if not self._resuming:
+                path.unlink(missing_ok=True)
+        self.state.update(config=self.config, ranks=world().size)
+        write_json(self.folder / "config.json", self.config)
+
+    def epochs(self, num):
+        """Yield the epochs up to `num` that are not done."""
+        yield from range(self.state["epoch"], num)
+
+    def steps(self, batches):
+        """Yield the batches of the current epoch that are not done, with a progress bar, and save from time to time.
+
+        `batches.epoch(epoch, start)` is an iterable of `len(batches) - start` batches. An interrupt waits for the end
+        of the step, saves, and then ends the run.
+        """
+        epoch, start, rank = self.state["epoch"], self.state["step"], world().rank
+        saved = time.monotonic()
+        bar = progress(batches.epoch(epoch, start), total=len(batches), initial=start, desc=f"epoch {epoch + 1}")
+        with _deferred_interrupts() as interrupted, contextlib.closing(bar):
+            for batch in bar:
+                seed_everything(derived_seed(self.config.get("seed", 0), epoch, self.state["step"], rank))
+                yield batch
+                self.state["step"] += 1
+                due = time.monotonic() - saved > 60 * _MINUTES_BETWEEN_CHECKPOINTS
+                stop, due = world().any([interrupted, due])    # ranks notice in different steps
+                if stop:
+                    self.save()
+                    raise KeyboardInterrupt(f"interrupted in epoch {epoch + 1} after step {self.state['step']}; "
+                                            f"--resume goes on from there ({self.folder})")
+                if due:
+                    self.save()
+                    saved = time.monotonic()
+                bar.set_postfix({name: f"{mean:.4f}" for name, mean in self.means().items()}, refresh=False)
+
+    def record(self, **values):
+        """Add the values of a step, or their means over all ranks, to the sums of the epoch.
+
+        Raises
+        ------
+        UserError
+            One of them is not finite. The last checkpoint and the best parameters are left as they were.
+        """
+        if world().size > 1:
+            values = dict(zip(values, world().mean(list(values.values())).tolist(), strict=True))
+        self.require_finite(**values)
+        for name, value in values.items():
+            self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
+        self.state["last"] = values
+
+    def require_finite(self, **values):
+        """Raise a UserError if one of the values is not finite; what was saved stays as it was."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                self._diverged(f"{name} is {value}")
+
+    def _diverged(self, what):
+        kept = f"the last good state is in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved yet"
+        raise UserError(f"{what} in epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}; {kept}; "
+                        "lower the learning rate")
+
+    def means(self):
+        """Means of the recorded values over the steps of the epoch so far."""
+        return {name: total / max(1, self.state["step"]) for name, total in self.state["sums"].items()}
+
+    @property
+    def last(self):
+        """Values that were recorded last."""
+        return dict(self.state["last"])
+
+    @property
+    def extras(self):
+        """What `finish_epoch` was given beside the row, for each finished epoch."""
+        return self.state["extras"]
+
+    def keep_best(self, value):
+        """Save the parameters as the best ones if `value` is lower than that of any before.
+
+        Returns
+        -------
+        bool
+            Whether they were.
+        """
+        if not math.isfinite(value) or (self.best is not None and value >= self.best):
+            return False
+        self._check_finite()
+        self.state["best"] = value
+        if world().rank == 0:
+            save_parameters(self.folder / BEST, self.parameters)
+        return True
+
+    def finish_epoch(self, row, panels, extra=None):
+        """Log an epoch and write `log.csv`, `curves.png` and a checkpoint.
+
+        Parameters
+        ----------
+        row : dict
+            Column of the log -> number.
+        panels
+            What to plot of it, as for `common.runs.curves.plot_curves`.
+        extra
+            Anything JSON-able that is to be kept in `extras`.
+        """
+        self._check_finite()
+        self.rows.append({"epoch": self.state["epoch"] + 1, **row})
+        self.extras.append(extra)
+        self.state.update(epoch=self.state["epoch"] + 1, step=0, sums={})
+        write_csv(self.folder / "log.csv", list(self.rows[0]), [list(row.values()) for row in self.rows])
+        plot_curves(self.folder / "curves.png", self.rows, panels)
+        self.save()
+
+    def save(self):
+        """Write the checkpoint, unless the parameters have diverged."""
+        self._check_finite()
+        if world().rank == 0:
+            save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)
+
+    def _check_finite(self):
+        """Keep parameters that are not finite from replacing good ones."""
+        for name, parameter in self.parameters.items():
+            if not np.isfinite(parameter.d).all():
+                self._diverged(f"{name} is not finite")
+
+
+def train_step(loss, solver, weight_decay=0.0):
+    """Update the parameters once, as `common.machine.distributed.World.update` does.
+
+    Returns
+    -------
+    float
+        The loss before, on this rank.
+    """
+    world().update(loss, solver, weight_decay)
+    return float(loss.d)
+
+
+def _check_same(folder, before, now):
+    different = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
+    if different:
+        key = different[0]
+        raise UsageError(f"{folder}: was run with {key} = {before.get(key)!r}, not {now.get(key)!r}"
+                         f"{f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''}; "
+                         "--resume needs the same configuration, --overwrite starts anew")
+
+
+@contextlib.contextmanager
+def _deferred_interrupts():
+    """Yield a list that a first Ctrl-C or SIGTERM puts its number into, instead of interrupting; a second one does."""
+    received = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number, frame):
+        if received:
+            raise KeyboardInterrupt("interrupted; the last checkpoint is as it was")
+        received.append(number)
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,20 @@
+"""The commands of this package: `python -m d3net COMMAND ...`, also those of the scripts beside it."""
+import sys
+
+try:
+    from common.console import commands
+except ModuleNotFoundError as missing:
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+          file=sys.stderr)
+    sys.exit(2)
+
+COMMANDS = ("benchmark", "compare", "eval", "plot_stems", "segment", "separate", "train")
+
+
+def launch(command=None):
+    """Run a command of this package, by default the one that the first argument names, and leave the process."""
+    commands.launch("d3net", COMMANDS, command)
+
+
+if __name__ == "__main__":
+    launch()

@@ -1,0 +1,166 @@
+"""Measure inference at the published sizes, and a training step, against what nnabla offers on a CPU.
+
+    python d3net/benchmark.py [--duration 30] [--rounds 3] [--output FILE.json]
+
+Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
+median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
+Some twenty minutes, most of them nnabla's.
+"""
+import importlib.util
+import shutil
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.solvers as S
+import numpy as np
+
+from common.audio.stft import stft
+from common.console import cli
+from common.inference.engines import compile_network
+from common.machine.context import native_functions, use_context
+from common.runs.checkpoint import save_parameters
+from common.separation.wiener import filter_estimates
+from common.workbench.benchmarking import (
+    add_benchmark_flags,
+    compare,
+    decaying_noise,
+    measure_all,
+    separate_long_file,
+)
+from d3net.hyperparameters import FOLDER, load_mss, load_segmentation
+from d3net.mss_model import TARGETS, D3NetMSS
+from d3net.music.separator import Separator
+from d3net.segmentation_model import d3net_segmentation
+
+PATCH = (1, 256, 2, 2049)
+IMAGE = (1, 3, 512, 1024)
+STEP_IMAGES = (2, 3, 64, 128)
+SAMPLE_RATE = 44100
+LONG_MINUTES = 10
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--duration", type=cli.positive_int, default=30,
+                        help="seconds of music to separate (default: %(default)s)")
+    add_benchmark_flags(parser, rounds=3)
+    args = parser.parse_args(argv)
+    use_context("cpu")
+    measure_all({
+        "vocals, a patch of 256 frames": lambda: engines(music_network(), PATCH, args.rounds),
+        "D3Net-S, an image of 512 x 1024": lambda: engines(street_network, IMAGE, args.rounds),
+        "Wiener filter, 4 sources, 30 s": lambda: wiener(args.rounds),
+        "D3Net-S, a training step": lambda: training_step(args.rounds),
+        "separation, 4 stems": lambda: separation(args.duration),
+        "memory": long_file}, args.output)
+
+
+def music_network():
+    return D3NetMSS(load_mss("vocals"), "vocals")
+
+
+def street_network(image):
+    return d3net_segmentation(image, load_segmentation("D3Net_S"))
+
+
+def engines(build, shape, rounds):
+    """Run a network on each engine that is installed, and as nnabla's graph."""
+    x = np.random.default_rng(0).random(shape, np.float32)
+    with nn.parameter_scope("benchmark", OrderedDict()):
+        with native_functions():
+            published = compile_network(build, [shape], "nnabla")
+        functions = {"nnabla's functions": lambda: published(x)}
+        for engine in ("nnabla", "onnxruntime", "openvino"):
+            if engine == "nnabla" or importlib.util.find_spec(engine) is not None:
+                network = compile_network(build, [shape], engine)
+                functions[engine] = lambda network=network: network(x)
+        return compare(functions, rounds, "nnabla's functions")
+
+
+def wiener(rounds):
+    """The multichannel filter against one that inverts a matrix for every bin of every frame."""
+    mixture = stft(decaying_noise(30, SAMPLE_RATE).T, 4096, 1024)    # (2, bins, frames)
+    shares = np.random.default_rng(1).random((4, *mixture.shape), np.float32)
+    estimates = shares * mixture
+    return compare({"ours": lambda: filter_estimates(estimates, mixture),
+                    "matrix by matrix": lambda: matrix_filter(estimates, mixture)}, rounds, "matrix by matrix")
+
+
+def matrix_filter(estimates, mixture):
+    """The filter of the published code: arrays of matrices (frames, bins, 2, 2) in double precision."""
+    y = estimates.transpose(0, 3, 2, 1).astype(np.complex128)    # (sources, frames, bins, channels)
+    x = mixture.transpose(2, 1, 0).astype(np.complex128)
+    v = (np.abs(y) ** 2).mean(-1)
+    v += 1e-10 * v.max((1, 2), keepdims=True)
+    outer = y[..., :, None] * y[..., None, :].conj()
+    covariance = outer.sum(1) / (v.sum(1) + np.finfo(np.float64).eps)[..., None, None]    # (sources, bins, 2, 2)
+    total = (v[..., None, None] * covariance[:, None]).sum(0)
+    weighted = np.linalg.inv(total) @ x[..., None]
+    return (v[..., None, None] * (covariance[:, None] @ weighted))[..., 0]
+
+
+def training_step(rounds):
+    """Forward and backward pass and update of the segmentation network, with our convolution and with nnabla's."""
+    with nn.parameter_scope("benchmark", OrderedDict()):
+        ours = step_function()
+        with native_functions():
+            published = step_function()
+        return compare({"ours": ours, "nnabla's functions": published}, rounds, "nnabla's functions")
+
+
+def step_function():
+    rng = np.random.default_rng(0)
+    image = nn.Variable.from_numpy_array(rng.standard_normal(STEP_IMAGES).astype(np.float32))
+    label = nn.Variable.from_numpy_array(rng.integers(0, 19, (STEP_IMAGES[0], 1, *STEP_IMAGES[2:])))
+    logits = d3net_segmentation(image, load_segmentation("D3Net_S"), test=False)
+    loss = F.mean(F.softmax_cross_entropy(logits, label, axis=1))
+    solver = S.Momentum(0.01)
+    solver.set_parameters(nn.get_parameters())
+
+    def step():
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        loss.backward(clear_buffer=True)
+        solver.update()
+    return step
+
+
+def separation(seconds):
+    """Separate audio in memory into four stems, as published: overlapping patches, averaged with sides swapped."""
+    audio = decaying_noise(seconds, SAMPLE_RATE)
+    with tempfile.TemporaryDirectory() as folder:
+        separator = Separator(random_weights(folder, {target: target for target in TARGETS}))
+        start = time.perf_counter()
+        separator.separate(audio, SAMPLE_RATE)
+        duration = time.perf_counter() - start
+    return {f"{seconds} s": {"s": duration, "real-time factor": duration / seconds}}
+
+
+def long_file():
+    """Separate a long file with separate.py and small networks, and measure time and peak memory of that process.
+
+    The full networks need 40 minutes for it and, each, some 600 MB while they run; the small ones next to nothing.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        random_weights(folder, {target: "tiny_bass" if target == "bass" else "tiny" for target in TARGETS})
+        return {f"separate.py, {LONG_MINUTES} minutes, small networks":
+                separate_long_file("d3net", folder, LONG_MINUTES, SAMPLE_RATE)}
+
+
+def random_weights(folder, configurations):
+    """Write untrained networks, of a configuration for each target, and return the folder."""
+    for target, name in configurations.items():
+        hparams = load_mss(name)
+        with nn.parameter_scope("benchmark", OrderedDict()):
+            D3NetMSS(hparams, target)(nn.Variable((1, hparams.frame_multiple, *PATCH[2:])))
+            save_parameters(Path(folder) / f"{target}.h5", nn.get_parameters(grad_only=False))
+        shutil.copy(FOLDER / "mss" / f"{name}.yaml", Path(folder) / f"{target}.yaml")
+    return folder
+
+
+if __name__ == "__main__":
+    cli.run(main)

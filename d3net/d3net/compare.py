@@ -1,0 +1,171 @@
+"""Compare multidilated dense blocks with blocks of one dilation per layer, and of none, at small scale.
+
+    python d3net/compare.py [--seeds 5] [--steps 150] [--data-dir synthetic]
+
+All networks have the same parameters, start from the same values, and see the same images in the same order; only the
+dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), or 1. They work on street scenes, made
+small, on one scale: what a pixel is has to be seen from what is near, and from what is far.
+"""
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.solvers as S
+import numpy as np
+
+from common.console import cli
+from common.console.progress import progress
+from common.datasets.cityscapes import CLASSES, IGNORE, find_pairs, read_pair
+from common.layers import relu
+from common.machine.context import use_context
+from common.machine.files import make_folder, write_json
+from common.machine.seeding import seed_everything
+from common.runs.training import train_step
+from d3net.blocks import Style, convolution, d2_block, normalize
+from d3net.scenes.augmentation import standardize
+from d3net.scenes.metrics import ConfusionMatrix
+from d3net.scenes.training import poly_decay
+
+VARIANTS = {"multidilated": "multidilated", "per_layer": "one dilation per layer", "none": "no dilation"}
+SIZE = 64, 128    # of the images, pixels
+FEATURES, GROWTH, LAYERS = 16, 10, 5
+BATCH, RATE, WEIGHT_DECAY = 4, 1e-2, 5e-4
+METRICS = {"miou": "mean IoU", "pixel_accuracy": "pixels right"}
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--seeds", type=cli.positive_int, default=5, metavar="N",
+                        help="trainings of each network (default: %(default)s)")
+    parser.add_argument("--steps", type=cli.positive_int, default=150, metavar="N",
+                        help=f"updates of each, with {BATCH} images (default: %(default)s)")
+    parser.add_argument("--data-dir", default="synthetic", help="scenes, as for train.py (default: %(default)s)")
+    parser.add_argument("--jobs", type=cli.positive_int, default=2, metavar="N",
+                        help="trainings at the same time (default: %(default)s)")
+    parser.add_argument("--output", "-o", default="compare-d3net", metavar="DIR",
+                        help="folder that gets result.json (default: %(default)s)")
+    cli.add_context_flags(parser)
+    args = parser.parse_args(argv)
+    use_context(args.context, args.device_id)
+    scenes = [load_scenes(args.data_dir, split) for split in ("train", "val")]
+    folder = make_folder(args.output)
+    tasks = [(variant, seed, args, *scenes) for seed in range(args.seeds) for variant in VARIANTS]
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        scores = list(progress(pool.map(_score, tasks), total=len(tasks), desc="trainings"))
+    results = {variant: [score for (name, *_), score in zip(tasks, scores, strict=True) if name == variant]
+               for variant in VARIANTS}
+    write_json(Path(folder) / "result.json", results)
+    print(format_table(results))
+
+
+def _score(task):
+    """Train and evaluate one network, in a process of its own."""
+    variant, seed, args, train_scenes, val_scenes = task
+    use_context(args.context, args.device_id)
+    train(variant, *train_scenes, seed, args.steps)
+    return evaluate(variant, *val_scenes)
+
+
+def load_scenes(data_dir, split):
+    """Read the scenes of a split, made small.
+
+    Returns
+    -------
+    images : float32 (scenes, 3, *SIZE)
+        Standardized RGB.
+    labels : int16 (scenes, 1, *SIZE)
+        -1: ignored.
+    """
+    images, labels = [], []
+    for pair in find_pairs(data_dir, split):
+        image, label = read_pair(pair)
+        images.append(standardize(cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA)))
+        labels.append(cv2.resize(label, SIZE[::-1], interpolation=cv2.INTER_NEAREST).astype(np.int16)[None])
+    labels = np.stack(labels)
+    return np.stack(images), np.where(labels == IGNORE, np.int16(-1), labels)
+
+
+def network(image, dilation, test):
+    """Build a small network, a D2 block between two convolutions.
+
+    Parameters
+    ----------
+    image : nn.Variable (batch, 3, height, width)
+    dilation : str
+        A name of `d3net.blocks.DILATIONS`.
+    test : bool
+
+    Returns
+    -------
+    nn.Variable (batch, classes, height, width)
+        Logits.
+    """
+    style = Style("unit", train=not test, dilation=dilation)
+    h = convolution(image, FEATURES, 3, style, "first", stride=2)
+    h = d2_block(h, GROWTH, LAYERS, style)
+    logits = convolution(relu(normalize(h, style, "norm")), len(CLASSES), 1, style, "last")
+    return F.interpolate(logits, output_size=image.shape[2:], mode="linear", align_corners=False, half_pixel=True)
+
+
+def train(dilation, images, labels, seed, steps):
+    """Train the network, whose parameters are made anew, on batches that follow from the seed alone.
+
+    Returns
+    -------
+    list of float
+        Loss of each step.
+    """
+    nn.clear_parameters()
+    seed_everything(seed)
+    rng = np.random.default_rng(seed)
+    image, label = (nn.Variable((BATCH, *array.shape[1:])) for array in (images, labels))
+    loss = F.mean(F.softmax_cross_entropy(network(image, dilation, test=False), label, axis=1))
+    solver = S.Adam(RATE)
+    solver.set_parameters(nn.get_parameters())
+    losses = []
+    for step in range(steps):
+        chosen, mirror = rng.integers(0, len(images), BATCH), rng.integers(0, 2) * -2 + 1
+        image.d, label.d = images[chosen][..., ::mirror], labels[chosen][..., ::mirror]
+        solver.set_learning_rate(poly_decay(RATE, 0, 0.9, step, steps))
+        losses.append(train_step(loss, solver, WEIGHT_DECAY))
+    return losses
+
+
+def evaluate(dilation, images, labels):
+    """Score the network, with its present parameters.
+
+    Returns
+    -------
+    dict
+        {name in METRICS: share from 0 to 1}
+    """
+    image = nn.Variable((1, *images.shape[1:]))
+    logits = network(image, dilation, test=True)
+    confusion = ConfusionMatrix(len(CLASSES))
+    for image.d, label in zip(images, labels, strict=True):
+        logits.forward(clear_buffer=True)
+        confusion.add(logits.d[0].argmax(axis=0), label[0])
+    return {name: getattr(confusion, "mean_iou" if name == "miou" else name)() for name in METRICS}
+
+
+def format_table(results):
+    """Lay out means and standard deviations over the seeds, a row for each variant."""
+    seeds = len(next(iter(results.values())))
+    width = max(map(len, VARIANTS.values()))
+    counted = "one training each" if seeds == 1 else f"{seeds} trainings each"
+    head = f"{counted:{width}}" + "".join(f"{title:>16}" for title in METRICS.values())
+    rows = [f"{VARIANTS[variant]:{width}}" + "".join(_mean_and_deviation([score[name] for score in scores])
+                                                     for name in METRICS) for variant, scores in results.items()]
+    return "\n".join([head, *rows])
+
+
+def _mean_and_deviation(shares):
+    deviation = f" +- {100 * np.std(shares, ddof=1):.2f}" if len(shares) > 1 else ""
+    return f"{f'{100 * np.mean(shares):.2f}{deviation} %':>16}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,32 @@
+"""Score D3Net with the metrics of the field, beside the published numbers.
+
+    python d3net/eval.py mss --root MUSDB18 [--is-wav] [--model d3net-mss] [--out-dir DIR] [--cores N]
+    python d3net/eval.py segmentation --data-dir CITYSCAPES [--model D3Net-L] [--output DIR]
+
+More flags: python d3net/eval.py mss --help
+"""
+import argparse
+
+from common.console import cli
+from d3net.music import evaluation as eval_mss
+from d3net.scenes import evaluation as eval_segmentation
+
+TASKS = {"mss": eval_mss, "segmentation": eval_segmentation}
+
+
+def parse_args(argv=None):
+    parser = cli.parser(__doc__)
+    tasks = parser.add_subparsers(dest="task", required=True, metavar="mss|segmentation")
+    for name, module in TASKS.items():
+        module.add_arguments(tasks.add_parser(name, description=module.__doc__, allow_abbrev=False,
+                                              formatter_class=argparse.RawDescriptionHelpFormatter))
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    return TASKS[args.task].evaluate(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Music source separation with D3Net (arXiv 2010.01733)."""

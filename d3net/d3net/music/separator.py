@@ -1,0 +1,250 @@
+"""Separation with D3Net: spectrogram, a network for each source on overlapping patches, Wiener filter, and back."""
+import contextlib
+
+import nnabla as nn
+import numpy as np
+
+from common.audio.spool import Spool, array_on_disk
+from common.console.progress import progress
+from common.inference.engines import compile_network
+from common.machine.errors import UsageError, UserError
+from common.runs.checkpoint import load_parameters, parameter_shapes
+from common.separation.separator import StemSeparator
+from common.separation.wiener import SourceModel, filter_mixture, mixture_phase
+from d3net.mss_model import TARGETS, D3NetMSS
+from d3net.music.overlap_add import overlap_add, patch_starts
+from d3net.music.spectrogram import Spectrogram
+from d3net.weights import mss_files
+
+DEFAULT_MODEL = "d3net-mss"
+OVERLAP = 0.03
+PATCH_OVERLAPS = (0.0, 0.5, 0.75)
+RESIDUAL = "residual"
+
+
+class Separator(StemSeparator):
+    """Splits music into stems.
+
+        stems = Separator("d3net-mss").separate(audio, sample_rate)    # {"vocals": array, ...}
+
+    The Wiener filter shares the mixture out among the sources that it knows. So where not all four sources are asked
+    for, it is told of one more, the `residual`: what the estimates leave of the magnitudes of the mixture. It becomes
+    the last stem. (In the published code the targets get all of the mixture, however few they are.)
+
+    Parameters
+    ----------
+    model : str or path
+        See `d3net.weights.mss_files`.
+    targets : sequence of str or None
+        Sources to return, by name; None: all that the model has.
+    flip : bool
+        Average the estimates for the song and for the song with its sides swapped, in twice the time.
+    patch_overlap : float or None
+        Share of a patch, 0, 0.5 or 0.75, that it has in common with the next; the time grows with 1 / (1 - share).
+        None: as published, by the hyper-parameters, which is 0.5.
+    wiener : bool
+        Refine the estimates by the multichannel Wiener filter. If false, they get the phase of the mixture, and the
+        residual is the mixture minus their sum.
+    chunk_seconds, overlap, engine, precision
+        See `StemSeparator`. The covariances of the Wiener filter are those of a chunk or, in one piece as in the
+        published code, of the song; in both cases memory does not grow with its length.
+
+    Attributes
+    ----------
+    files : dict of str to d3net.weights.WeightFile
+        Those of the targets.
+
+    Raises
+    ------
+    UsageError, UserError
+        As `mss_files`; weights that do not fit their hyper-parameters; a value that is not allowed.
+
+    References
+    ----------
+    arXiv 2010.01733.
+    """
+
+    def __init__(self, model=DEFAULT_MODEL, targets=None, *, flip=True, patch_overlap=None, wiener=True,
+                 chunk_seconds=None, overlap=OVERLAP, engine="auto", precision="float32"):
+        if patch_overlap not in (None, *PATCH_OVERLAPS):
+            raise UsageError(f"an overlap of patches of {patch_overlap}: it is to be one of "
+                             f"{', '.join(map(str, PATCH_OVERLAPS))}")
+        super().__init__(targets, chunk_seconds, overlap, engine, precision)
+        self.files = mss_files(model, targets)
+        self.targets = tuple(self.files)
+        self._spectrum = _common_spectrum(self.files)
+        self.sample_rate = next(iter(self.files.values())).hparams.fs
+        self.flip, self.patch_overlap, self.wiener = flip, patch_overlap, wiener
+        self.stems = self.targets + (() if set(TARGETS) <= set(self.targets) else (RESIDUAL,))
+        self._compiled = None, None    # target, its network
+        with self._scope():
+            for target, file in self.files.items():
+                load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self._patches(
+                    target, 1))))
+
+    def _build(self, target):
+        return D3NetMSS(self.files[target].hparams, target)
+
+    def process(self, chunks):
+        return np.stack([np.concatenate(list(self.separate_whole([chunk]))) for chunk in chunks]).swapaxes(1, 2)
+
+    def separate_whole(self, blocks, folder=None):
+        """Separate a song in one piece, as `StemSeparator.separate_whole`, in memory for a few blocks of frames.
+
+        The networks run over all of it before the first stems come. Until then the song and what is needed of their
+        estimates lie on the disk: 1.8 MB for a second of four stems, 3.2 MB without the filter.
+        """
+        with Spool(folder, (2,)) as mixture:
+            for block in blocks:
+                mixture.append(block)
+            if len(mixture):
+                song = Spectrogram(mixture, *self._spectrum)
+                yield from self._filtered(song, folder) if self.wiener else self._with_phases(song, mixture, folder)
+
+    def _filtered(self, song, folder):
+        """Yield the stems (samples, stems, 2) of a song, by the Wiener filter.
+
+        It needs no more of an estimate than its covariances, and one number for both channels of a bin in a frame.
+        """
+        models = [SourceModel(self._bins) for _ in self.stems]
+        with array_on_disk(folder, (len(self.stems), song.num_frames, self._bins)) as powers:
+
+            def add(index, start, estimate):    # float32 (2, bins, frames)
+                frames = slice(start, start + estimate.shape[2])
+                complex_estimate, = mixture_phase(estimate[None], song.frames(frames.start, frames.stop))
+                powers()[index, frames] = models[index].add(complex_estimate).T
+
+            def filtered(start, stop):
+                return filter_mixture(powers()[:, start:stop].swapaxes(1, 2), models, song.frames(start, stop))
+
+            self._estimate_all(song, folder, add)
+            for _, block in song.resynthesize(filtered):
+                yield block.transpose(2, 0, 1)
+
+    def _with_phases(self, song, mixture, folder):
+        """Yield the stems (samples, stems, 2) of a song: the estimates with the phase of the mixture."""
+        with array_on_disk(folder, (len(self.targets), song.num_frames, 2, self._bins)) as magnitudes:
+
+            def add(index, start, estimate):    # float32 (2, bins, frames)
+                magnitudes()[index, start:start + estimate.shape[2]] = estimate.transpose(2, 0, 1)
+
+            def with_phases(start, stop):
+                return mixture_phase(magnitudes()[:, start:stop].transpose(0, 2, 3, 1), song.frames(start, stop))
+
+            self._estimate_all(song, folder, add)
+            for start, block in song.resynthesize(with_phases):
+                stems = block.transpose(2, 0, 1)
+                if RESIDUAL in self.stems:
+                    rest = mixture[start:start + len(stems)] - stems.sum(1)
+                    stems = np.concatenate([stems, rest[:, None]], axis=1)
+                yield stems
+
+    def _estimate_all(self, song, folder, add):
+        """Run the networks, and call `add(index, start, magnitudes)` for blocks of all stems the filter is to know."""
+        patches = sum(len(patch_starts(song.num_frames, *self._patching(target))) for target in self.targets)
+        with progress(None, total=patches, unit="patch") as bar, contextlib.ExitStack() as stack:
+            rest = None
+            if self.wiener and RESIDUAL in self.stems:
+                shape = song.num_frames, 2, self._bins
+                rest = _Rest(song, self.targets, self.files, stack.enter_context(array_on_disk(folder, shape)))
+            for index, target in enumerate(self.targets):
+                for start, estimate in self._estimates(target, song, bar):
+                    add(index, start, estimate)
+                    if rest:
+                        rest.subtract(start, estimate)
+            if rest:
+                for start, stop in song.blocks():
+                    add(-1, start, rest.magnitudes(start, stop))
+
+    def _estimates(self, target, song, bar):
+        """Run the network of a target over a song.
+
+        Yields
+        ------
+        int
+            First frame of a block.
+        float32 array (2, bins, frames)
+            Magnitudes of the target.
+        """
+        bar.set_description(target)
+        run = self._network(target)
+
+        def network(patches):
+            estimates, = run(patches)
+            bar.update()
+            return estimates
+
+        start = 0
+        for block in overlap_add(network, song.magnitudes, song.num_frames, *self._patching(target), flip=self.flip):
+            yield start, block.transpose(1, 2, 0)
+            start += len(block)
+
+    @property
+    def _bins(self):
+        return self._spectrum[0] // 2 + 1
+
+    def _patching(self, target):
+        """Length and distance of the patches of a target, in frames."""
+        hparams = self.files[target].hparams
+        if self.patch_overlap is None:
+            return hparams.test_patch_len, hparams.out_shift
+        return hparams.test_patch_len, round(hparams.test_patch_len * (1 - self.patch_overlap))
+
+    def _patches(self, target, number):
+        return nn.Variable((number, self.files[target].hparams.test_patch_len, 2, self._bins))
+
+    def _network(self, target):
+        """Return the compiled network of a target, the only one there is: at full size it takes some 800 MB to run."""
+        if self._compiled[0] != target:
+            self._compiled = None, None
+            shape = self._patches(target, 1 + self.flip).shape
+
+            def build(patches):
+                with self._scope():
+                    return self._build(target)(patches)
+
+            self._compiled = target, compile_network(build, [shape], self.engine, self.precision)
+        return self._compiled[1]
+
+
+class _Rest:
+    """What the estimates of a few targets leave of the magnitudes of a song.
+
+    Bins that the networks copy from the mixture say nothing of the sources: there the rest is as strong as the sources
+    that are missing would be, each like a target.
+    """
+
+    def __init__(self, song, targets, files, magnitudes):
+        self._song, self._magnitudes = song, magnitudes    # the latter of `array_on_disk`, (frames, 2, bins)
+        for start, stop in song.blocks():
+            self._magnitudes()[start:stop] = song.magnitudes(start, stop)
+        self._estimated = min(file.hparams.valid_signal_idx for file in files.values())
+        self._missing = max(1, len(TARGETS) - len(targets))
+
+    def subtract(self, start, estimate):
+        """Take away the estimate of a target (2, bins, frames) from frame `start` on."""
+        self._magnitudes()[start:start + estimate.shape[2]] -= estimate.transpose(2, 0, 1)
+
+    def magnitudes(self, start, stop):
+        """Return the rest of these frames, float32 (2, bins, frames)."""
+        rest = np.maximum(0, self._magnitudes()[start:stop])
+        copied = self._song.magnitudes(start, stop)[:, :, self._estimated:]
+        rest[:, :, self._estimated:] = np.sqrt(self._missing) * copied
+        return rest.transpose(1, 2, 0)
+
+
+def _common_spectrum(files):
+    """Return n_fft and hop length of networks that are to work on one spectrogram of two channels."""
+    first = None
+    for file in files.values():
+        hparams = file.hparams
+        if hparams.n_channels != 2:
+            raise UserError(f"{file.path}: a network of {hparams.n_channels} channels, not of stereo")
+        if hparams.fft_size < 4 * hparams.hop_size or hparams.fft_size % (2 * hparams.hop_size):
+            raise UserError(f"{file.path}: hop_size {hparams.hop_size} is to divide half of fft_size "
+                            f"{hparams.fft_size}, twice or more")
+        values = hparams.fft_size, hparams.hop_size, hparams.fs
+        first = first or (file, values)
+        if values != first[1]:
+            raise UserError(f"{file.path}: another fft_size, hop_size or fs than {first[0].path}")
+    return first[1][:2]

@@ -1,0 +1,76 @@
+"""Draw the spectrograms of a song and of the stems that were separated from it.
+
+    python d3net/plot_stems.py song.wav stems/song [--output stems.png]
+"""
+from pathlib import Path
+
+import librosa
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.audio.files import AudioReader
+from common.console import cli
+from common.machine.errors import UsageError
+from common.pictures.figures import save_figure
+
+N_FFT, HOP_LENGTH = 4096, 1024    # of the networks
+RANGE = 80    # dB below the loudest point of the song
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("song", metavar="SONG", help="what was separated")
+    parser.add_argument("stems", metavar="DIR", help="folder with its stems")
+    parser.add_argument("--output", "-o", default="stems.png", metavar="FILE", help="picture (default: %(default)s)")
+    args = parser.parse_args(argv)
+    files = [Path(args.song), *find_stems(args.stems)]
+    save_figure(args.output, draw({path.stem: read(path) for path in files}))
+    print(f"{args.output}: {', '.join(path.stem for path in files)}")
+
+
+def find_stems(folder):
+    """Return the audio files of a folder in the order of their names; raises a UsageError if there are none."""
+    folder = Path(folder)
+    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES) if folder.is_dir() else []
+    if not found:
+        raise UsageError(f"{folder}: no folder with stems; separate.py makes one for each song")
+    return found
+
+
+def read(path):
+    """Read a file as mono: float32 (samples,), and its sample rate."""
+    with AudioReader(path) as reader:
+        return reader.read().mean(1), reader.sample_rate
+
+
+def draw(signals):
+    """Draw spectrograms one below the other, in dB relative to the loudest point of the first.
+
+    Parameters
+    ----------
+    signals : dict of str to (array (samples,), int)
+        Samples and sample rate in Hz by name.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    figure = Figure(figsize=(8, 1.7 * len(signals)))
+    panels = figure.subplots(len(signals), squeeze=False, sharex=True)[:, 0]
+    loudest = None
+    for axes, (name, (samples, sample_rate)) in zip(panels, signals.items(), strict=True):
+        magnitude = np.abs(librosa.stft(samples, n_fft=N_FFT, hop_length=HOP_LENGTH, pad_mode="reflect"))
+        loudest = loudest or max(float(magnitude.max()), 1e-9)
+        level = 20 * np.log10(np.maximum(magnitude / loudest, 10 ** (-RANGE / 20)))
+        librosa.display.specshow(level, sr=sample_rate, hop_length=HOP_LENGTH, n_fft=N_FFT, x_axis="time", y_axis="log",
+                                 ax=axes, vmin=-RANGE, vmax=0, cmap="magma")
+        axes.set(title=name, xlabel="", ylim=(40, sample_rate / 2))
+        axes.label_outer()
+    panels[-1].set_xlabel("seconds")
+    figure.tight_layout()
+    return figure
+
+
+if __name__ == "__main__":
+    cli.run(main)

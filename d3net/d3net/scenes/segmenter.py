@@ -1,0 +1,118 @@
+"""Segmentation of street scenes with D3Net: image in, class of every pixel out."""
+from collections import OrderedDict
+
+import cv2
+import nnabla as nn
+import numpy as np
+
+from common.inference.engines import check_engine, compile_network
+from common.runs.checkpoint import load_parameters, parameter_shapes
+from d3net.scenes.augmentation import standardize
+from d3net.segmentation_model import d3net_segmentation
+from d3net.weights import segmentation_file
+
+SMALLEST = 32    # pixels; the coarsest scale of the network has one for every 32
+KEPT = 2    # compiled networks, one for each size of image; each holds the weights
+
+
+class Segmenter:
+    """Tells the class of every pixel.
+
+        labels = Segmenter("D3Net-S").segment(cv2.imread("street.jpg"))    # uint8 (height, width)
+
+    Parameters
+    ----------
+    model : str or path
+        See `d3net.weights.segmentation_file`.
+    config : str or path, optional
+        Hyper-parameters, by name or of a file; if not given, those that belong to the model.
+    engine, precision : str
+        See `common.inference.engines`.
+
+    Attributes
+    ----------
+    file : d3net.weights.WeightFile
+    hparams : d3net.hyperparameters.SegmentationHyperParameters
+
+    Raises
+    ------
+    UsageError, UserError
+        As `segmentation_file`; the weights do not fit the hyper-parameters; no such engine.
+    """
+
+    def __init__(self, model="D3Net-L", config=None, *, engine="auto", precision="float32"):
+        check_engine(engine, precision)
+        self.file = segmentation_file(model, config)
+        self.hparams = self.file.hparams
+        self.engine, self.precision = engine, precision
+        self._compiled = OrderedDict()    # (height, width) -> network, the last used one at the end
+        self._parameters = OrderedDict()
+        with self._scope():
+            smallest = nn.Variable((1, 3, SMALLEST, SMALLEST))
+            load_parameters(self.file.path, parameter_shapes(lambda: d3net_segmentation(smallest, self.hparams)))
+
+    def _scope(self):
+        """The parameters of this object, apart from all others."""
+        return nn.parameter_scope("segmenter", self._parameters)
+
+    def segment(self, image):
+        """Find the most probable class of every pixel.
+
+        Parameters
+        ----------
+        image : uint8 (height, width, 3), BGR
+            Of any size. D3Net-S takes about half a gigabyte for a million pixels, with openvino.
+
+        Returns
+        -------
+        uint8 (height, width)
+            0..num_classes-1.
+
+        Raises
+        ------
+        ValueError
+            It is no such image.
+        """
+        return self.probabilities(image).argmax(0).astype(np.uint8)
+
+    def probabilities(self, image):
+        """Estimate how probable each class is at every pixel.
+
+        Parameters
+        ----------
+        image
+            As for `segment`.
+
+        Returns
+        -------
+        float32 (num_classes, height, width)
+            Adding up to 1 over the classes.
+
+        Raises
+        ------
+        ValueError
+            As `segment`.
+        """
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"image of {image.dtype} {image.shape}: uint8 (height, width, 3) is wanted")
+        height, width = image.shape[:2]
+        if min(height, width) < SMALLEST:    # there would be nothing left on the coarsest scale
+            image = cv2.copyMakeBorder(image, 0, max(0, SMALLEST - height), 0, max(0, SMALLEST - width),
+                                       cv2.BORDER_REPLICATE)
+        x = standardize(image, self.hparams.mean, self.hparams.std)[None]
+        probabilities, = self._network(image.shape[:2])(x)
+        return probabilities[0, :, :height, :width]
+
+    def _network(self, size):
+        """Return the network compiled for images of (height, width)."""
+        if size not in self._compiled:
+            while len(self._compiled) >= KEPT:
+                self._compiled.popitem(last=False)
+            self._compiled[size] = compile_network(self._build, [(1, 3, *size)], self.engine, self.precision)
+        self._compiled.move_to_end(size)
+        return self._compiled[size]
+
+    def _build(self, image):
+        with self._scope():
+            return d3net_segmentation(image, self.hparams)

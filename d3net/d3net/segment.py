@@ -1,0 +1,185 @@
+"""Find the classes of every pixel of street scenes with D3Net (arXiv 2011.11844).
+
+    python d3net/segment.py -i street.jpg [more images, folders] [-o segmented] [--config D3Net_S]
+    python d3net/segment.py -i synthetic    # generated scenes
+
+Writes for each image <name>_overlay.png, <name>_labelTrainIds.png (0 to 18) and <name>_color.png to the output folder.
+"""
+import contextlib
+import sys
+from pathlib import Path
+
+import attrs
+import numpy as np
+from tqdm import tqdm
+
+from common.console import cli
+from common.console.progress import progress
+from common.datasets.cityscapes import CLASSES, SYNTHETIC, find_pairs, read_image
+from common.machine.errors import UsageError, UserError
+from common.machine.files import make_folder, replacing
+from common.pictures.image_files import SUFFIXES, encode_png
+from d3net.scenes.flags import add_model_flags, segmenter_of
+from d3net.scenes.overlay import colour_map, overlay
+from d3net.scenes.segmenter import Segmenter
+
+__all__ = ["Segmenter", "main"]
+
+OVERLAY, LABELS, COLOURS = "_overlay.png", "_labelTrainIds.png", "_color.png"
+SHOWN = 4    # classes that the line of an image names
+
+
+@attrs.frozen
+class Input:
+    """An image to read, and the beginning of the names of what is written, relative to the output folder."""
+
+    source = attrs.field()
+    name = attrs.field()
+
+    def outputs(self, folder):
+        """Paths of overlay, labels and colours."""
+        return [folder / f"{self.name}{suffix}" for suffix in (OVERLAY, LABELS, COLOURS)]
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("files", nargs="*", metavar="IMAGE", help="images, or folders of images")
+    parser.add_argument("--inputs", "--test-image-file", "-i", nargs="+", default=[], metavar="IMAGE",
+                        help="more of them; 'synthetic' generates scenes")
+    parser.add_argument("--output", "-o", default="segmented", metavar="DIR",
+                        help="where results go (default: %(default)s)")
+    add_model_flags(parser)
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    folder = Path(args.output)
+    inputs = find_inputs([*args.files, *args.inputs])
+    check_outputs(inputs, folder)
+    segmenter = segmenter_of(args)
+    make_folder(folder)    # rather now than after the first image
+    failed = segment_files(segmenter, inputs, folder)
+    print(f"{len(inputs) - failed} of {len(inputs)} images are segmented in {folder}")
+    return 1 if failed else 0
+
+
+def find_inputs(names):
+    """List the images in files and folders; in folders also in the folders in them, whose names are kept.
+
+    What this command wrote to a folder is no input. Images of the same name get different ones: `street`, `street-2`.
+
+    Returns
+    -------
+    list of Input
+
+    Raises
+    ------
+    UsageError
+        No image is named, none of them exists, or a folder holds none.
+    """
+    if not names:
+        raise UsageError("no image is given (see --help)")
+    sources = [source for name in names for source in _sources(name)]
+    if not any(source.exists() for source, _ in sources if isinstance(source, Path)) and SYNTHETIC not in names:
+        raise UsageError(f"{names[0]}: no such image" + (", nor any other of the inputs" if len(names) > 1 else ""))
+    return _with_distinct_names(sources)
+
+
+def _sources(name):
+    """Pairs of what to read and how to name the results."""
+    path = Path(name)
+    if name == SYNTHETIC and not path.exists():
+        return [(pair.image, pair.name) for pair in find_pairs(SYNTHETIC, "val")]
+    if not path.is_dir():
+        return [(path, path.stem)]
+    found = [inner for inner in sorted(path.rglob("*")) if inner.suffix.lower() in SUFFIXES and inner.is_file()
+             and not inner.name.endswith((OVERLAY, LABELS, COLOURS))]
+    if not found:
+        raise UsageError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+    return [(inner, inner.relative_to(path).with_suffix("").as_posix()) for inner in found]
+
+
+def _with_distinct_names(sources):
+    wanted, taken, inputs = {name for _, name in sources}, set(), []
+    for source, name in sources:
+        free, number = name, 1
+        while free in taken or (number > 1 and free in wanted):
+            number += 1
+            free = f"{name}-{number}"
+        taken.add(free)
+        inputs.append(Input(source, free))
+    return inputs
+
+
+def check_outputs(inputs, folder):
+    """Raise a UsageError if a result would take the place of an input, or the folder cannot be one."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: not a folder; choose another --output")
+    read = {item.source.resolve() for item in inputs if isinstance(item.source, Path)}
+    for path in (path for item in inputs for path in item.outputs(folder)):
+        if path.resolve() in read:
+            raise UsageError(f"{path}: an input that would be overwritten; choose another --output")
+
+
+def segment_files(segmenter, inputs, folder):
+    """Segment images one by one; what cannot be read is said in a line on stderr, and the others are done.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+    inputs : list of Input
+    folder : pathlib.Path
+
+    Returns
+    -------
+    int
+        How many failed.
+    """
+    failed = done = 0
+    try:
+        for item in progress(inputs, unit="image"):
+            try:
+                labels = segment_file(segmenter, item, folder)
+            except UserError as error:
+                failed += 1
+                tqdm.write(f"error: {error}", sys.stderr)
+            else:
+                done += 1
+                tqdm.write(f"{item.source} -> {folder / item.name}_*.png: {describe(labels, segmenter)}", sys.stdout)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted; {done} of {len(inputs)} images are segmented in {folder}") from None
+    return failed
+
+
+def segment_file(segmenter, item, folder):
+    """Segment an image and write overlay, labels and colours: all of them or none.
+
+    Returns
+    -------
+    uint8 (height, width)
+        The labels.
+    """
+    image = read_image(item.source)
+    labels = segmenter.segment(image)
+    palette = segmenter.hparams.palette
+    overlay_path, *_ = paths = item.outputs(folder)
+    if overlay_path.parent != folder:
+        make_folder(overlay_path.parent)
+    pictures = overlay(image, labels, palette), labels, colour_map(labels, palette)
+    with contextlib.ExitStack() as stack:    # the names change when all are written
+        for path, pixels in zip(paths, pictures, strict=True):
+            stack.enter_context(replacing(path)).write_bytes(encode_png(pixels))
+    return labels
+
+
+def describe(labels, segmenter):
+    """Say which classes cover most of an image: 'road 41 %, sky 20 %'."""
+    classes = CLASSES if segmenter.hparams.num_classes == len(CLASSES) else range(segmenter.hparams.num_classes)
+    shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
+    largest = np.argsort(-shares, kind="stable")[:SHOWN]
+    return ", ".join(f"{classes[number]} {shares[number]:.0%}" for number in largest if shares[number] > 0)
+
+
+if __name__ == "__main__":
+    cli.run(main)

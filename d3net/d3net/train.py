@@ -1,0 +1,35 @@
+"""Train D3Net: a network that separates a source of music, or one that segments street scenes.
+
+    python d3net/train.py mss [vocals] --root MUSDB18 [--output DIR] [--resume]
+    python d3net/train.py segmentation [D3Net_L] --data-dir CITYSCAPES
+    python d3net/train.py mss SYNTHETIC            # minutes, on generated music
+    python d3net/train.py segmentation SYNTHETIC   # on generated street scenes
+
+The second argument is a section of the task's .cfg file. What each task takes: train.py mss --help.
+"""
+import argparse
+
+from common.console import cli
+from d3net.music import training as train_mss
+from d3net.scenes import training as train_segmentation
+
+TASKS = {"mss": train_mss, "segmentation": train_segmentation}
+
+
+def parse_args(argv=None):
+    parser = cli.parser(__doc__)
+    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, help="mss or segmentation")
+    for name, module in TASKS.items():
+        task = tasks.add_parser(name, description=module.__doc__, allow_abbrev=False,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(task)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    TASKS[args.task].start(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Harmful training examples, found by their influence (arXiv 2103.11807)."""

@@ -1,0 +1,106 @@
+"""The keys of an experiment: what to train on and how, how to score, and what to retrain without."""
+import functools
+
+import attrs
+
+from common.runs.config import choice, flag, integer, names, number, text
+from data_cleansing.influence import EPOCHS, HESSIANS, METHODS
+from data_cleansing.influence.gradients import NORMALIZATIONS
+from data_cleansing.model import MAPS, cifarnet
+
+DATASETS = ("cifar10", "mnist", "stl10", "digits", "files")
+AUTO = "auto"    # as suits the method
+KEEP = ("final", "last", "all", "epochs")
+REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "10000", "30000")
+
+
+@attrs.frozen(kw_only=True, slots=False)    # Config inherits from three
+class Training:
+    """What is trained, on which images. The text of each key is its `help`."""
+
+    dataset = choice("cifar10", DATASETS, help="images to clean; files: those of data_dir")
+    data_dir = text(None, help="folder of the data set; for files: one with a folder for each class, or a CSV list")
+    valid_dir = text(None, help="validation images like data_dir for files; none: a fifth of the others")
+    test_dir = text(None, help="test images like data_dir for files; none: a fifth, always the same")
+    damaged = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: say how many")
+    side = integer(0, at_least=0, at_most=512, help="side that images are resized to; 0: short edge, 32 to 128 pixels")
+    n_train = integer(0, at_least=0, help="training images to take, at random; 0: all")
+    n_valid = integer(0, at_least=0, help="validation images to take; 0: all")
+    n_test = integer(0, at_least=0, help="test images to take; 0: all")
+    flip_labels = number(0.0, at_least=0, at_most=0.9, help="share of training labels to make wrong, as a test")
+
+    n_epochs = integer(20, at_least=1, help="passes over the training images")
+    batch_size = integer(64, at_least=1, help="images per step")
+    lr = number(0.05, above=0, help="learning rate")
+    augment = flag(True, help="shift and mirror the training images")
+    width = number(1.0, above=0, at_most=8, help="maps of the layers, as a share of the published 32, 64, 128")
+    keep = choice("final", KEEP, help="parameters to store: the final ones, those before all steps of the last or "
+                                      "of all epochs, or between epochs; what a method needs beside is computed again")
+    keep_every = integer(1, at_least=1, help="for last and all: before every so many steps")
+    n_trials = integer(6, at_least=1, help="trainings, each with a split and first values of its own")
+    jobs = integer(1, at_least=1, help="trials at a time, each in a process of its own; results are the same")
+    seed = integer(0, at_least=0, at_most=2 ** 31 - 1000, help="of the first trial; the next ones count on")
+
+    @property
+    def seeds(self):
+        """Seeds of the trials."""
+        return range(self.seed, self.seed + self.n_trials)
+
+    def network(self, num_classes):
+        """Return the network, `network(image, train)`."""
+        maps = tuple(max(1, round(width * self.width)) for width in MAPS)
+        return functools.partial(cifarnet, num_classes=num_classes, maps=maps)
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Scoring:
+    """How images are scored. What the methods do stands in `data_cleansing.influence.influence_scores`."""
+
+    methods = names(("every_step", "final"), options=tuple(METHODS), help="how to score; random is always among them")
+    published = flag(False, help="compute as the published code does, with its divisor, normalization and sign")
+    hessian = choice(AUTO, (AUTO, *HESSIANS), help="for final and every_step")
+    normalization = choice(AUTO, (AUTO, *NORMALIZATIONS), help="for final, every_step and checkpoints: of the images "
+                                                               "whose gradients are taken")
+    score_epochs = choice(AUTO, (AUTO, *EPOCHS), help="for final, every_step and checkpoints: to walk back through")
+    damping = number(10.0, above=0, help="for koh_liang")
+
+
+@attrs.frozen(kw_only=True, slots=False)
+class Retraining:
+    """What is trained again, without which images."""
+
+    remove_n_list = names(REMOVALS, help="numbers of images to remove")
+    retrain_all = flag(False, help="train again from the first step, not only the last epoch")
+
+    @property
+    def removals(self):
+        """Numbers of images to remove, ascending, 0 among them."""
+        return sorted({0, *map(int, self.remove_n_list)})
+
+
+@attrs.frozen(kw_only=True)
+class Config(Training, Scoring, Retraining):
+    """One experiment: a section of a `.cfg` file.
+
+    Raises
+    ------
+    ValueError
+        A value is not allowed, or two of them contradict each other.
+    """
+
+    def __attrs_post_init__(self):
+        for number_of_images in self.remove_n_list:
+            if not (number_of_images.isascii() and number_of_images.isdecimal()):
+                raise ValueError(f"remove_n_list: {number_of_images!r} is not a number of images")
+        if not self.methods:
+            raise ValueError("methods: at least one is needed")
+        if self.dataset == "files" and self.data_dir is None:
+            raise ValueError("dataset = files needs data_dir: a folder with a folder for each class, or a CSV list")
+        if self.dataset != "files" and (self.valid_dir or self.test_dir):
+            raise ValueError(f"valid_dir and test_dir are for dataset = files, not {self.dataset}")
+
+    @property
+    def scored_methods(self):
+        """All methods, with the controls: the loss where labels were flipped, and a random order."""
+        controls = (("loss",) if self.flip_labels else ()) + ("random",)
+        return self.methods + tuple(control for control in controls if control not in self.methods)

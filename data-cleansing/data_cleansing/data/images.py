@@ -1,0 +1,175 @@
+"""Labelled images as the network sees them: square, normalized, and in training shifted and mirrored."""
+import attrs
+import numpy as np
+from PIL import Image
+
+from common.machine.errors import UsageError, UserError
+from data_cleansing.data.augmentation import make_batch
+
+SMALLEST, LARGEST = 32, 128    # side of the square that images are resized to, pixels
+# Mean and standard deviation of values in [0, 1] by number of channels, and where the number is another.
+_STATISTICS = {3: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))}
+_CENTRED = (0.5, 0.5)
+_UNIT = (np.arange(256) / 255).astype(np.float32)    # byte -> [0, 1]
+
+
+def _read_only(array, dtype):
+    view = np.ascontiguousarray(array, dtype=dtype).view()
+    view.flags.writeable = False
+    return view
+
+
+def _pixels(array):
+    array = np.asarray(array)
+    if array.ndim != 4 or array.size == 0:
+        raise ValueError(f"pixels must be (n, channels, height, width), not empty, got shape {array.shape}")
+    return _read_only(array, np.uint8 if array.dtype == np.uint8 else np.float32)
+
+
+@attrs.frozen(eq=False)
+class Images:
+    """Labelled images at the size of the network, in memory; an image is named by its row.
+
+    Attributes
+    ----------
+    pixels : uint8 0..255 or float32 in [0, 1], (n, channels, height, width)
+    labels : int32 (n,), 0..len(class_names)-1
+    class_names : tuple of str
+    paths : tuple of str
+        Where each image came from; empty if from no file.
+    list_names : tuple of str
+        What lists of images call the classes; `class_names` if not given.
+
+    Raises
+    ------
+    ValueError
+        Shapes, labels or paths do not fit.
+    """
+
+    pixels = attrs.field(converter=_pixels, repr=lambda pixels: f"<{pixels.dtype} {pixels.shape}>")
+    labels = attrs.field(converter=lambda labels: _read_only(labels, np.int32), repr=False)
+    class_names = attrs.field(converter=tuple)
+    paths = attrs.field(default=(), converter=tuple, repr=False)
+    list_names = attrs.field(default=attrs.Factory(lambda self: self.class_names, takes_self=True), converter=tuple,
+                             repr=False)
+
+    def __attrs_post_init__(self):
+        if self.labels.shape != (len(self.pixels),) or len(self.paths) not in (0, len(self.pixels)):
+            raise ValueError(f"{len(self.pixels)} images, but labels of shape {self.labels.shape} and "
+                             f"{len(self.paths)} paths")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
+            raise ValueError(f"labels {self.labels.min()}..{self.labels.max()} of {len(self.class_names)} classes")
+
+    def __len__(self):
+        return len(self.pixels)
+
+    @property
+    def shape(self):
+        """(channels, height, width)."""
+        return self.pixels.shape[1:]
+
+    def subset(self, rows):
+        """Return the `Images` of `rows`, int (k,), in that order."""
+        paths = [self.paths[row] for row in rows] if self.paths else ()
+        return attrs.evolve(self, pixels=self.pixels[rows], labels=self.labels[rows], paths=paths)
+
+    def inputs(self, rows, seeds=None):
+        """Prepare a batch.
+
+        Parameters
+        ----------
+        rows : int (batch,)
+        seeds : int (batch,), optional
+            Augment each image by its seed (`data_cleansing.data.augmentation.make_batch`).
+
+        Returns
+        -------
+        float32 (batch, channels, height, width)
+        """
+        channels = self.shape[0]
+        mean, std = _STATISTICS.get(channels, ((_CENTRED[0],) * channels, (_CENTRED[1],) * channels))
+        return make_batch(self.pixels, rows, mean, std, seeds)
+
+    def targets(self, rows):
+        """Labels of a batch, int32 (batch, 1)."""
+        return self.labels[rows][:, np.newaxis]
+
+
+def network_side(height, width):
+    """Side of the square that images of this size are resized to: the short edge, but 32 at least and 128 at most."""
+    return min(max(min(height, width), SMALLEST), LARGEST)
+
+
+def prepare(arrays, labels, class_names, paths=(), side=None):
+    """Resize images to a square, without keeping their aspect ratio.
+
+    Parameters
+    ----------
+    arrays : sequence of uint8 (channels, height, width)
+        With equal numbers of channels. Images of the right size stay bytes; others take four bytes a value.
+    labels, class_names, paths
+        As in `Images`.
+    side : int, optional
+        `network_side` of the first image if not given.
+
+    Returns
+    -------
+    Images
+    """
+    side = network_side(*arrays[0].shape[1:]) if side is None else side
+    if all(array.shape[1:] == (side, side) for array in arrays):
+        return Images(np.stack(arrays), labels, class_names, paths)
+    pixels = np.empty((len(arrays), len(arrays[0]), side, side), np.float32)
+    for array, target in zip(arrays, pixels, strict=True):
+        target[...] = resize(_UNIT[array], side)
+    return Images(pixels, labels, class_names, paths)
+
+
+def resize(image, side):
+    """Resize by bilinear interpolation, with smoothing where the image shrinks, as `nnabla.utils.image_utils` does.
+
+    Parameters
+    ----------
+    image : float32 (channels, height, width)
+    side : int, pixels
+
+    Returns
+    -------
+    float32 (channels, side, side)
+    """
+    return np.stack([np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BILINEAR))
+                     for channel in image])
+
+
+def decode(path, channels=None):
+    """Read an image file.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    channels : 1 or 3, optional
+        Convert to grey or colour; otherwise a grey image has 1 channel and any other 3.
+
+    Returns
+    -------
+    uint8 (channels, height, width)
+
+    Raises
+    ------
+    UsageError
+        There is no such file.
+    UserError
+        It holds no image of 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
+            if channels is None:
+                channels = 1 if image.mode in ("1", "L", "LA") else 3
+            values = np.asarray(image.convert("L" if channels == 1 else "RGB"))    # (height, width[, 3])
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such image file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be read as an image ({error}); copy or convert it again") from error
+    return np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))

@@ -1,0 +1,181 @@
+"""Where labelled images come from: a list file, a folder for each class, or a data set with a name."""
+import csv
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from common import datasets
+from common.cpu.kernels import num_threads
+from common.datasets import digits, stl10
+from common.machine.errors import UsageError, UserError
+from data_cleansing.data.images import decode, network_side, prepare
+from data_cleansing.training.record import split
+
+HEADER = ("x:image", "y:label")    # columns of a list file
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+VALIDATION_SIZES = {"cifar10": 10000, "mnist": 10000, "stl10": 1000}    # as published; elsewhere a fifth
+
+
+def load_named(name, split_seed=0, data_dir=None, side=None):
+    """Load a data set of `common.datasets`, or STL-10, in three parts.
+
+    Parameters
+    ----------
+    name : str
+    split_seed : int
+        Chooses the validation images among those for training, as the published code does (`record.split`).
+    data_dir : path, optional
+    side : int, optional
+        That the images are resized to; `network_side` of the first one if not given.
+
+    Returns
+    -------
+    (train, valid, test) : Images
+        Their paths say part and row, such as `digits/train/17`. Lists call classes by their numbers, as published.
+
+    Raises
+    ------
+    UsageError, UserError
+        As `common.datasets.load`.
+    """
+    known, test = (_load(name, part, data_dir) for part in ("train", "test"))
+    train_rows, valid_rows = split(len(known), VALIDATION_SIZES.get(name, len(known) // 5), split_seed)
+    side = side or network_side(*known.images.shape[2:])
+    return tuple(attrs.evolve(prepare(part.images[rows], part.labels[rows], part.class_names,
+                                      [f"{name}/{kind}/{row}" for row in rows], side),
+                              list_names=map(str, range(len(part.class_names))))
+                 for kind, part, rows in (("train", known, train_rows), ("train", known, valid_rows),
+                                          ("test", test, np.arange(len(test)))))
+
+
+def _load(name, part, data_dir):
+    if name == "digits" and data_dir is None:
+        return digits.load(part, channels=1)    # grey, as they were written
+    if name == "stl10":
+        return stl10.load(part, data_dir)
+    return datasets.load(name, part, data_dir)
+
+
+def load_files(source, like=None, side=None, on_damaged=None):
+    """Load the images of a list file, or of a folder with a folder of images for each class.
+
+    Parameters
+    ----------
+    source : path
+        A CSV file with the header `x:image,y:label`, paths relative to its folder; or a folder. The rows of the result
+        are those of the file; those of a folder are sorted by class, then by name.
+    like : Images, optional
+        Training images, whose classes, number of channels and size to take over. Without them, classes are the labels
+        that occur, in the order of numbers if all are numbers, and the first image says channels and size.
+    side : int, optional
+        That the images are resized to, unless `like` says it.
+    on_damaged : callable, optional
+        `on_damaged(errors)` is told of images that cannot be read, a UserError each, and they are left out.
+
+    Returns
+    -------
+    Images
+
+    Raises
+    ------
+    UsageError
+        There is no such file or folder, or no such image.
+    UserError
+        No images in it that can be read, a damaged image or list, or a label that `like` does not have.
+    """
+    source = Path(source)
+    paths, names = _read_folder(source) if source.is_dir() else _read_list(source)
+    class_names = _sorted_classes(names) if like is None else like.class_names
+    labels = _numbers(source, names, class_names)
+    decode_one = partial(_decode, keep_errors=on_damaged is not None)
+    channels = None if like is None else like.shape[0]
+    if channels is None:
+        first = next((image for image in map(decode_one, paths) if not isinstance(image, UserError)), None)
+        channels = 1 if first is None else len(first)
+    if channels not in (1, 3):
+        raise UsageError(f"{source}: images in files have 1 or 3 channels, those to train with have {channels}")
+    with ThreadPoolExecutor(num_threads()) as pool:
+        arrays = list(pool.map(partial(decode_one, channels=channels), paths))
+    good = [row for row, array in enumerate(arrays) if not isinstance(array, UserError)]
+    if len(good) < len(arrays):
+        on_damaged([array for array in arrays if isinstance(array, UserError)])
+    if not good:
+        raise UserError(f"{source}: none of its {len(arrays)} images can be read")
+    return prepare([arrays[row] for row in good], labels[good], class_names, [str(paths[row]) for row in good],
+                   side if like is None else like.shape[1])
+
+
+def _decode(path, channels=None, keep_errors=False):
+    """Decode an image, or return the error if it is to be kept."""
+    try:
+        return decode(path, channels)
+    except UserError as error:
+        if keep_errors:
+            return error
+        raise
+
+
+def _read_list(source):
+    """Return paths and labels of a list file."""
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.reader(stream))
+    except FileNotFoundError as error:
+        raise UsageError(f"{source}: no such list of images, nor a folder") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{source}: cannot be read as a list of images ({error})") from error
+    if not rows or not set(HEADER) <= set(rows[0]):
+        raise UserError(f"{source}: the first line must be '{','.join(HEADER)}'")
+    image, label = (rows[0].index(column) for column in HEADER)
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(rows[0]):
+            raise UserError(f"{source}, line {number}: {len(row)} columns, but {len(rows[0])} in the first line")
+    if len(rows) < 2:
+        raise UserError(f"{source}: lists no images")
+    return [source.parent / row[image] for row in rows[1:]], [row[label].strip() for row in rows[1:]]
+
+
+def _read_folder(source):
+    """Return paths and labels of a folder that holds a folder for each class."""
+    classes = [folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    by_name = {folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+               for folder in classes}
+    by_name = {name: paths for name, paths in by_name.items() if paths}
+    if not by_name:
+        raise UserError(f"{source}: no folders with images in it; there should be one for each class")
+    pairs = [(path, name) for name in _sorted_classes(by_name) for path in by_name[name]]
+    return tuple(zip(*pairs, strict=True))
+
+
+def _sorted_classes(names):
+    names = set(names)
+    return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
+
+
+def _numbers(source, names, class_names):
+    """Return the class numbers of labels, int (n,)."""
+    number = {name: k for k, name in enumerate(class_names)}
+    unknown = [name for name in names if name not in number]
+    if unknown:
+        raise UserError(f"{source}: label {unknown[0]!r} is none of the {len(number)} classes of the training images "
+                        f"({', '.join(map(str, class_names[:5]))}{', ...' if len(number) > 5 else ''})")
+    return np.array([number[name] for name in names])
+
+
+def check_splits(train, valid, test):
+    """Check that three sets belong together, and that there is something to classify.
+
+    Raises
+    ------
+    UserError
+        Different shapes or classes, or only one class.
+    """
+    if len(train.class_names) < 2:
+        raise UserError(f"all training images have the label {train.class_names[0]!r}; two are needed")
+    for name, images in (("validation", valid), ("test", test)):
+        if images.shape != train.shape or images.class_names != train.class_names:
+            raise UserError(f"{name} images {images.shape} of {len(images.class_names)} classes do not go with "
+                            f"training images {train.shape} of {len(train.class_names)}")

@@ -1,0 +1,209 @@
+"""Gradients of losses, and derivatives along a direction: scores of a batch, and products with its Hessian."""
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from data_cleansing.influence import graph
+
+NORMALIZATIONS = ("single", "batch", "test")
+VALIDATION_BATCH = 64
+
+
+class Loss:
+    """The summed cross entropy of batches, and its gradient.
+
+    Parameters
+    ----------
+    network : callable
+        `network(image, train)` returns logits.
+    batch_size : int
+    image_shape : (channels, height, width)
+    train : bool
+        Normalize by the statistics of the batch, and let the running ones follow.
+    """
+
+    def __init__(self, network, batch_size, image_shape, train):
+        self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
+        self.logits, _ = graph.build(network, self.image, train)
+        self.losses = F.softmax_cross_entropy(self.logits, self.label)    # (batch, 1)
+        self.total = F.sum(self.losses)
+        for variable in (self.logits, self.losses, self.total):
+            variable.persistent = True
+
+    def forward(self, image, label):
+        """Compute; returns logits (batch, classes) and losses (batch,)."""
+        self.image.d, self.label.d = image, label
+        self.total.forward(clear_no_need_grad=True)
+        return self.logits.d.copy(), self.losses.d.ravel().copy()
+
+    def backward(self, scale=1.0):
+        """Add the gradient of `scale` times the sum of the losses that `forward` computed to that of the parameters."""
+        self.total.backward(scale, clear_buffer=True)
+
+
+class Losses(dict):
+    """`Loss` by size of batch, each built when first asked for."""
+
+    def __init__(self, network, image_shape, train):
+        super().__init__()
+        self._arguments = network, image_shape, train
+
+    def __missing__(self, batch_size):
+        network, image_shape, train = self._arguments
+        self[batch_size] = Loss(network, batch_size, image_shape, train)
+        return self[batch_size]
+
+
+class DirectionalLoss:
+    """Derivatives of the losses of a batch as the parameters move along a direction u.
+
+    `scores` are the products <u, grad l_j> of all images j in one pass. The gradient of their mean is the product of
+    the Hessian of the mean loss with u.
+
+    Parameters
+    ----------
+    network : callable
+    batch_size : int
+    image_shape : (channels, height, width)
+    normalization : str
+        `single`: each image is a batch of one; `batch`: by the statistics of the batch, which move with the parameters;
+        `test`: by the running statistics.
+    layout : data_cleansing.influence.parameters.Layout
+    """
+
+    def __init__(self, network, batch_size, image_shape, normalization, layout):
+        self.layout = layout
+        self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
+        self.directions = {name: nn.Variable(parameter.shape) for name, parameter in layout.parameters.items()
+                           if parameter.need_grad}
+        moving = {layout.parameters[name]: direction for name, direction in self.directions.items()}
+        logits, tangent = graph.build(network, self.image, normalization != "test", moving, normalization == "single")
+        target = F.one_hot(self.label, (logits.shape[1],))
+        # The gradient of the cross entropy of an image for its logits, times how these move.
+        self.scores = F.sum((F.softmax(logits) - target) * tangent, axis=1)    # (batch,)
+        self.mean = F.mean(self.scores)
+        for variable in (self.scores, self.mean, *self.directions.values()):
+            variable.persistent = True
+
+    def forward(self, u, image, label):
+        """Compute the scores of a batch.
+
+        Parameters
+        ----------
+        u : float32 (layout.size,)
+        image : float32 (batch, channels, height, width)
+        label : int (batch, 1)
+
+        Returns
+        -------
+        float32 (batch,)
+        """
+        parts = self.layout.split(u)
+        for name, direction in self.directions.items():
+            direction.d = parts[name]
+        self.image.d, self.label.d = image, label
+        self.mean.forward(clear_no_need_grad=True)
+        return self.scores.d.copy()
+
+    def hessian_product(self):
+        """Return the product of the Hessian of the mean loss with u, for what `forward` was given, float32 (size,)."""
+        self.layout.clear_gradients()
+        self.mean.backward(clear_buffer=True)
+        return self.layout.gradients()
+
+
+class OneByOne:
+    """Scores as `DirectionalLoss` computes them, from the whole gradient of every image alone: slow, for any network.
+
+    Parameters
+    ----------
+    network, image_shape, layout
+        As there.
+    train : bool
+        Normalize every image by its own statistics, otherwise by the running ones.
+    """
+
+    def __init__(self, network, image_shape, train, layout):
+        self.loss, self.layout = Loss(network, 1, image_shape, train), layout
+
+    def forward(self, u, image, label):
+        """Compute the scores of a batch, float32 (batch,)."""
+        return np.array([u @ self._gradient(image[k:k + 1], label[k:k + 1]) for k in range(len(image))], np.float32)
+
+    def _gradient(self, image, label):
+        self.loss.forward(image, label)
+        self.layout.clear_gradients()
+        self.loss.backward()
+        return self.layout.gradients()
+
+
+class BatchScores:
+    """Scores and products with the Hessian for batches of any size; the graphs are built once for each size.
+
+    Parameters
+    ----------
+    network : callable
+        Its parameters must exist in the current scope.
+    image_shape : (channels, height, width)
+    normalization : str
+        Of the scores, one of `NORMALIZATIONS`. The Hessian is that of the network in test mode for `test`, otherwise
+        that of the mean loss of the whole batch as in training.
+    layout : data_cleansing.influence.parameters.Layout
+    """
+
+    def __init__(self, network, image_shape, normalization, layout):
+        self.network, self.image_shape, self.normalization, self.layout = network, image_shape, normalization, layout
+        self._graphs = {}
+
+    def scores(self, u, image, label):
+        """Return the products <u, grad l_j>, float32 (batch,), for `u` float32 (size,) and a batch."""
+        return self._graph(len(image), self.normalization).forward(u, image, label)
+
+    def scores_and_product(self, u, image, label):
+        """Return the scores, and the product of the Hessian of the mean loss with `u`, float32 (size,)."""
+        mode = "test" if self.normalization == "test" else "batch"
+        scores = self.scores(u, image, label) if mode != self.normalization else None
+        directional = self._graph(len(image), mode)
+        scores_in_batch = directional.forward(u, image, label)
+        return scores_in_batch if scores is None else scores, directional.hessian_product()
+
+    def _graph(self, batch_size, mode):
+        if (batch_size, mode) not in self._graphs:
+            self._graphs[batch_size, mode] = self._build(batch_size, mode)
+        return self._graphs[batch_size, mode]
+
+    def _build(self, batch_size, mode):
+        if mode == "single" and not graph.is_samplewise(self.network, nn.Variable((batch_size, *self.image_shape))):
+            return OneByOne(self.network, self.image_shape, True, self.layout)
+        return DirectionalLoss(self.network, batch_size, self.image_shape, mode, self.layout)
+
+
+def validation_gradient(network, images, layout, group=None):
+    """Gradient of the mean loss of images, in test mode.
+
+    Parameters
+    ----------
+    network : callable
+    images : data_cleansing.data.images.Images
+    layout : data_cleansing.influence.parameters.Layout
+    group : int, optional
+        Take means over groups of so many images, and divide their sum by the number of all images: a scale that
+        the published code has in one place.
+
+    Returns
+    -------
+    float32 (layout.size,)
+    """
+    losses = Losses(network, images.shape, train=False)
+    layout.clear_gradients()
+    for members in batches_of(len(images), group or len(images)):
+        for positions in batches_of(len(members), VALIDATION_BATCH):
+            rows = members[positions]
+            losses[len(rows)].forward(images.inputs(rows), images.targets(rows))
+            losses[len(rows)].backward(1 / len(members) if group else 1)
+    return layout.gradients() / np.float32(len(images))
+
+
+def batches_of(num, size):
+    """Split the numbers 0..num-1 into consecutive int arrays of `size`, the last one of what is left."""
+    return np.split(np.arange(num), range(size, num, size))

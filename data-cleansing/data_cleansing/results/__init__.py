@@ -1,0 +1,1 @@
+"""What a run leaves: files, tables, figures, the report."""

@@ -1,0 +1,222 @@
+"""The report of a run: one HTML file that needs nothing else, and lists beside it."""
+import base64
+import html
+import io
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from common.machine.files import write_csv, write_text
+from data_cleansing import experiment, truth
+from data_cleansing.results import files as results
+from data_cleansing.trial import Trial
+
+SHOWN = 24    # worst images of each method, and best ones
+LARGEST = 64    # pixels: side of an image in the report
+CACHE_HEADER = ("cache", "what is kept", "bytes")
+STYLE = """body { font: 15px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
+table { border-collapse: collapse } td, th { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: right }
+td.text, th.text { text-align: left } .images { display: flex; flex-wrap: wrap; gap: .6em }
+figure { margin: 0 0 .4em; width: 9em; font-size: 12px; line-height: 1.3; white-space: nowrap; overflow: hidden }
+figure img { width: 64px; height: 64px; image-rendering: pixelated; display: block; margin: 3px }
+.flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
+
+
+def write(folder, cfg, shown=SHOWN):
+    """Write `report.html`, `summary/`, `fig/`, `cleaned/`, `detection.csv`, `cache.csv` and `leave_one_out.csv`.
+
+    Their tables are printed. The parameters of the current scope are replaced.
+
+    Parameters
+    ----------
+    folder : path
+        Of a run that was trained and scored.
+    cfg : data_cleansing.config.Config
+    shown : int
+        Images of each kind in the report.
+    """
+    folder = Path(folder)
+    found = results.summarize(folder)
+    results.write_figure(folder, found, cfg.dataset)
+    method = cfg.methods[0]
+    removed = experiment.number_to_remove(found, method)
+    detection, images, cache = [], "", None
+    for seed in cfg.seeds:
+        trial = Trial(cfg, folder, seed)
+        detection += experiment.detection_rows(folder, trial)
+        experiment.write_cleaned(folder, trial, method, removed)
+        if cache is None:    # one trial stands for all
+            cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
+            images = _rankings(folder, trial, shown)
+    write_csv(folder / "cache.csv", CACHE_HEADER, cache)
+    if detection:
+        write_csv(folder / "detection.csv", experiment.DETECTION_HEADER, detection)
+    comparison = truth.compare()
+    write_csv(folder / "leave_one_out.csv", *comparison.rows())
+    text = _page(folder, cfg, found, detection, cache, images + _truth(comparison), removed)
+    write_text(folder / "report.html", text)
+    print(results.format_table(found))
+    if detection:
+        print(format_detection(detection))
+    for name, what, size in cache:
+        print(f"parameters, {name + ':':18}{size:>16,} bytes, {what}")
+    print(f"cleaned: {removed} images to look at by '{method}' (best mean validation accuracy), "
+          f"{folder / 'cleaned'}\nreport: {folder / 'report.html'}")
+
+
+def cache_sizes(num_values, record):
+    """Bytes of parameters to store, as the paper counts them: four for each value.
+
+    Parameters
+    ----------
+    num_values : int
+        Of the network, statistics of batch normalization included; 307818 in the paper's for MNIST.
+    record : data_cleansing.training.record.Record
+
+    Returns
+    -------
+    list of (name, what is kept, bytes)
+    """
+    last = record.num_steps - record.first_step(record.num_epochs - 1)
+    return [("all parameters", f"before each of {record.num_steps:,} steps", 4 * num_values * record.num_steps),
+            ("Hara et al.", f"before each of the {last:,} steps of the last epoch", 4 * num_values * last),
+            ("ours (final)", f"the final ones: 1/{last:,} of Hara et al.", 4 * num_values)]
+
+
+def _stored(trial):
+    size = sum(path.stat().st_size for path in (trial.training / "parameters").glob("step_*.npy"))
+    return "this run", f"in {len(trial.cache.steps())} files, those for retraining included", size
+
+
+def detection_means(rows):
+    """Return {method: mean of each measure over the trials}."""
+    by_method = defaultdict(list)
+    for row in rows:
+        by_method[row[0]].append(row[3:])
+    return {method: np.mean(values, axis=0) for method, values in by_method.items()}
+
+
+def format_detection(rows):
+    """Return a table of how well the flipped labels were found, means over trials."""
+    header = experiment.DETECTION_HEADER[3:]
+    lines = [f"{'flipped labels found:':24}" + "".join(f"{name.replace('_', ' '):>20}" for name in header)]
+    lines += [f"{method:24}" + "".join(f"{value:>20.3f}" for value in values)
+              for method, values in detection_means(rows).items()]
+    return "\n".join(lines)
+
+
+def _page(folder, cfg, found, detection, cache, images, removed):
+    settings = ", ".join(f"{key} {value}" for key, value in (
+        ("data", cfg.data_dir or cfg.dataset), ("epochs", cfg.n_epochs), ("batch", cfg.batch_size), ("lr", cfg.lr),
+        ("trials", cfg.n_trials)))
+    parts = [f"<h1>Data cleansing of {_text(folder.resolve().name)}</h1><p>{_text(settings)}"
+             f"{', scored as published' if cfg.published else ''}. A score predicts how the "
+             f"validation loss changes when an image is left out: {_text(results.SIGN)}.</p>", _accuracy(found, cfg),
+             f"<p>The lists in <code>cleaned/</code> mark {removed} images to look at: the number of worst images of "
+             f"'{_text(cfg.methods[0])}' without which the mean validation accuracy was best.</p>"]
+    if detection:
+        parts.append("<h2>Labels that were flipped</h2><p>Means over trials. AUC: chance that a wrong label ranks "
+                     "before a right one. 'loss' ranks by the loss of the image itself, without any influence.</p>"
+                     + _table(("method", *experiment.DETECTION_HEADER[3:]),
+                              [(method, *(f"{value:.3f}" for value in values))
+                               for method, values in detection_means(detection).items()]))
+    parts.append("<h2>Parameters to store</h2>" + _table(CACHE_HEADER, [(*row[:2], f"{row[2]:,}") for row in cache]))
+    return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Data cleansing</title><style>{STYLE}"
+            f"</style></head><body>{''.join(parts)}{images}</body></html>\n")
+
+
+def _accuracy(found, cfg):
+    if not found:
+        return "<h2>Accuracy</h2><p>Nothing was retrained yet.</p>"
+    lines = results.curves(found)
+    rows = [(method, removed, f"{mean:.4f}", f"{deviation:.4f}") for method, points in lines.items()
+            for removed, mean, deviation in zip(*points, strict=True)]
+    kind = "all epochs" if cfg.retrain_all else "the last epoch"
+    return (f"<h2>Accuracy without the worst images</h2><p>After training {kind} again. Bars: standard deviation over "
+            f"trials.</p>{_plot(results.draw_accuracy(found, cfg.dataset))}"
+            "<details><summary>Numbers</summary>"
+            f"{_table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
+
+
+def _truth(comparison):
+    """Scores beside the change of the loss that they predict, where this can be computed."""
+    rows = [(*row[:2], *(f"{value:.3f}" for value in row[2:])) for row in comparison.table()]
+    return (f"<h2>Are the scores right?</h2><p>Not of these images: {len(comparison.changes)} digits, softmax "
+            "regression. Each is left out of the last epoch, and the true change of the validation loss is set beside "
+            "its score. Points on the line are right.</p>"
+            f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{_table(truth.HEADER, rows)}</details>")
+
+
+def _rankings(folder, trial, shown):
+    """The worst and the best images of each method but chance, and the histogram of its scores."""
+    classes, losses = trial.predictions()
+    parts = []
+    for method in experiment.scored(folder, trial.seed):
+        if method == "random":
+            continue
+        scores = results.read_influence(results.influence_path(folder, method, trial.seed), len(classes))
+        order = np.argsort(scores, kind="stable")
+        parts.append(f"<h2>{_text(method)}, seed {trial.seed}</h2>{_plot(_histogram(scores))}")
+        parts += [f"<h3>{title}</h3><div class='images'>"
+                  + "".join(_image(trial, int(row), scores[row], classes[row], losses[row]) for row in rows)
+                  + "</div>" for title, rows in (("Worst: lowest scores", order[:shown]),
+                                                 ("Best: highest scores", order[::-1][:shown]))]
+    return "".join(parts)
+
+
+def _image(trial, row, score, predicted, loss):
+    images = trial.train_images
+    names = images.class_names
+    title = _text(images.paths[row])
+    flipped = " class='flipped'" if trial.flipped[row] else ""
+    return (f"<figure><img{flipped} alt='{title}' title='{title}' src='{_png(_picture(images.pixels[row]))}'>"
+            f"row {row}<br>label {_text(names[images.labels[row]])}{' (flipped)' if flipped else ''}<br>"
+            f"predicted {_text(names[predicted])}<br>score {score:.2e}<br>loss {loss:.2f}</figure>")
+
+
+def _picture(pixels):
+    """Make a Pillow image of pixels, (1 or 3, height, width), no larger than the report shows it."""
+    values = pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
+    picture = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
+    picture.thumbnail((LARGEST, LARGEST))
+    return picture
+
+
+def _png(picture):
+    buffer = io.BytesIO()
+    picture.save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _plot(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
+    return f"<img class='plot' alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+
+
+def _histogram(scores):
+    figure = Figure(figsize=(6, 1.8))
+    axes = figure.add_subplot()
+    axes.hist(scores, bins=60, log=True)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_xlabel("score")
+    axes.set_ylabel("images")
+    return figure
+
+
+def _table(header, rows):
+    head = "".join(_cell("th", name.replace("_", " "), row) for name, row in zip(header, rows[0], strict=True))
+    body = "".join("<tr>" + "".join(_cell("td", cell, cell) for cell in row) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _cell(tag, value, like):
+    """A cell that is aligned as suits a value `like` that: words to the left."""
+    return f"<{tag}{' class=text' if str(like)[:1].isalpha() else ''}>{_text(value)}</{tag}>"
+
+
+def _text(value):
+    return html.escape(str(value), quote=True)

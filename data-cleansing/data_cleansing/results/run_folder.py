@@ -1,0 +1,119 @@
+"""The output folder of a run: its configuration, and what was made with which settings."""
+import json
+import shutil
+from pathlib import Path
+
+import attrs
+
+from common.machine.errors import UsageError, UserError
+from common.machine.files import make_folder, write_json
+from common.runs.config import from_dict, to_dict
+from data_cleansing.config import Config
+
+CONFIG = "config.json"
+OURS = ("training", "influence", "score", "summary", "fig", "cleaned")    # folders that a run makes
+SINGLE = ("report.html", "detection.csv", "cache.csv", "leave_one_out.csv", CONFIG)
+# Data may move while a run rests; the others only say how much of it is to be done.
+MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials", "jobs")
+
+
+def open_run(folder, cfg, resume=False, overwrite=False):
+    """Make an output folder, or go on in it.
+
+    Raises
+    ------
+    UsageError
+        It holds a run and neither is asked for, or one of another configuration.
+    UserError
+        It cannot be written to, or its configuration cannot be read.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    begun = path.exists() and (folder / "training").exists()    # before, data was not even found
+    if begun and not overwrite:
+        if not resume:
+            raise UsageError(f"{folder}: holds a run already; add --resume to go on, --overwrite to start anew, or "
+                             "choose another --output")
+        before, now = to_dict(read_config(folder)), to_dict(cfg)
+        _check_same(folder, {key: before[key] for key in now if key not in MAY_DIFFER},
+                    {key: now[key] for key in now if key not in MAY_DIFFER}, "run")
+    make_folder(folder)
+    if overwrite:
+        remove(folder, OURS + SINGLE)
+    for leftover in [path for name in OURS for path in (folder / name).rglob(".*")]:
+        leftover.unlink()    # of a file that a killed process was writing
+    write_json(path, to_dict(cfg))
+    return folder
+
+
+def remove(folder, names):
+    """Remove folders and files that a run has made."""
+    for name in names:
+        path = Path(folder) / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def read_config(folder, **changes):
+    """Read the configuration that a run was made with, changed by flags of the command line.
+
+    Raises
+    ------
+    UsageError
+        `folder` holds no run, or a change is not allowed.
+    UserError
+        Its config.json is damaged.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise UsageError(f"{folder}: no {CONFIG} there; name the output folder of train.py or cleanse.py")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
+    cfg = from_dict(Config, values, path)
+    try:
+        return attrs.evolve(cfg, **changes)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def check_settings(folder, values, how):
+    """Write the settings that the files of a folder are made with, or compare them with those of before.
+
+    Parameters
+    ----------
+    folder : path
+    values : dict
+        JSON-able.
+    how : str
+        What was done with them, for the error: `trained`.
+
+    Raises
+    ------
+    UsageError
+        The files there were made with other settings.
+    UserError
+        The settings are damaged.
+    """
+    path = make_folder(folder) / "settings.json"
+    values = json.loads(json.dumps(values))
+    if not path.exists():
+        write_json(path, values)
+        return
+    try:
+        before = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); --overwrite starts anew") from error
+    _check_same(Path(folder), before, values, how)
+
+
+def _check_same(folder, before, now, how):
+    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if different:
+        key = different[0]
+        shown = (f" with {key} = {before.get(key)!r}, not {now.get(key)!r}" if len(str(now.get(key))) < 40
+                 else f" with another {key}")
+        raise UsageError(f"{folder}: was {how}{shown}; choose another --output, or --overwrite to start anew")

@@ -1,0 +1,1 @@
+"""Gradient descent that is recorded, and replayed from its record."""

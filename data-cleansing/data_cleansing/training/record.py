@@ -1,0 +1,149 @@
+"""The order of images in training, and the record of a training run that influence scores are computed from."""
+import zipfile
+
+import attrs
+import numpy as np
+
+from common.machine.errors import UsageError, UserError
+from common.machine.files import replacing
+
+NOT_AUGMENTED = -1    # in place of an augmentation seed
+
+
+def permutation(num, seed):
+    """Return the permutation of `num` numbers that `np.random.seed(seed)` and `np.random.permutation` give."""
+    return np.random.RandomState(seed).permutation(num)
+
+
+def split(num, valid_size, seed):
+    """Choose validation images as the published code does.
+
+    Returns
+    -------
+    (train_rows, valid_rows) : int64 (num - valid_size,), ascending, and (valid_size,), in the order they were drawn in
+
+    Raises
+    ------
+    UsageError
+        `valid_size` does not leave at least one image on either side.
+    """
+    if not 0 < valid_size < num:
+        raise UsageError(f"{valid_size} validation images cannot be taken from {num}: choose 1 to {num - 1}")
+    order = permutation(num, seed)
+    return np.sort(order[valid_size:]), order[:valid_size]
+
+
+def _array(dtype):
+    return attrs.field(converter=lambda values: np.ascontiguousarray(values, dtype=dtype), repr=False)
+
+
+@attrs.frozen(eq=False)
+class Record:
+    """Which images each step of a training used, how they were augmented, and its learning rate.
+
+    Steps count through all epochs. Step t used the images `rows[bounds[t]:bounds[t + 1]]`.
+
+    Attributes
+    ----------
+    num_images : int
+        In the training set.
+    rows : int64 (uses,), 0..num_images-1
+        The published results call them datasource indices.
+    seeds : int64 (uses,)
+        Of the augmentation, or `NOT_AUGMENTED`.
+    bounds : int64 (steps + 1,)
+    epochs : int64 (steps,)
+        Epoch of each step, ascending from 0.
+    learning_rates : float64 (steps,)
+
+    Raises
+    ------
+    ValueError
+        Lengths or values do not fit.
+    """
+
+    num_images = attrs.field(converter=int)
+    rows = _array(np.int64)
+    seeds = _array(np.int64)
+    bounds = _array(np.int64)
+    epochs = _array(np.int64)
+    learning_rates = _array(np.float64)
+
+    def __attrs_post_init__(self):
+        steps, uses = len(self.epochs), len(self.rows)
+        fits = (steps > 0 and len(self.bounds) == steps + 1 and len(self.learning_rates) == steps
+                and len(self.seeds) == uses and self.bounds[0] == 0 and self.bounds[-1] == uses
+                and (np.diff(self.bounds) > 0).all() and self.epochs[0] == 0 and (np.diff(self.epochs) >= 0).all()
+                and (np.diff(self.epochs) <= 1).all() and self.rows.min() >= 0 and self.rows.max() < self.num_images)
+        if not fits:
+            raise ValueError("the arrays of the record do not fit together")
+
+    @property
+    def num_steps(self):
+        return len(self.epochs)
+
+    @property
+    def num_epochs(self):
+        return int(self.epochs[-1]) + 1
+
+    def first_step(self, epoch):
+        """First step of an epoch; of the epoch after the last one, the number of steps."""
+        return int(np.searchsorted(self.epochs, epoch))
+
+    def batch(self, step):
+        """Return rows and augmentation seeds of a step, int64 (batch,) each; None for seeds if not augmented."""
+        part = slice(self.bounds[step], self.bounds[step + 1])
+        seeds = self.seeds[part]
+        return self.rows[part], None if (seeds == NOT_AUGMENTED).any() else seeds
+
+    def save(self, path):
+        """Write the record to an .npz file without pickles."""
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **attrs.asdict(self))
+
+    @classmethod
+    def load(cls, path):
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        UsageError
+            There is no such file.
+        UserError
+            It holds no record.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                return cls(**{field.name: file[field.name] for field in attrs.fields(cls)})
+        except FileNotFoundError as error:
+            raise UsageError(f"{path}: no such record of a training") from error
+        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: holds no record of a training, or a damaged one ({error})") from error
+
+
+def published_record(num_images, epochs, batch_size, learning_rate, split_seed=0, augment=True):
+    """Plan a training as the published code runs it.
+
+    Positions of epoch e are permuted by the seed e, and positions in the training set by `split_seed`: the order is the
+    same for every training with a split seed. Augmentation seeds count the uses of images, from 0.
+
+    Parameters
+    ----------
+    num_images, epochs, batch_size : int
+        The last batch of an epoch may be smaller.
+    learning_rate : float
+    split_seed : int
+    augment : bool
+
+    Returns
+    -------
+    Record
+    """
+    order = permutation(num_images, split_seed)
+    rows = np.concatenate([order[permutation(num_images, epoch)] for epoch in range(epochs)])
+    starts = np.arange(0, num_images, batch_size)
+    bounds = np.append((np.arange(epochs)[:, np.newaxis] * num_images + starts).ravel(), epochs * num_images)
+    seeds = np.arange(len(rows)) if augment else np.full(len(rows), NOT_AUGMENTED)
+    steps = epochs * len(starts)
+    return Record(num_images, rows, seeds, bounds, np.repeat(np.arange(epochs), len(starts)),
+                  np.full(steps, learning_rate))

@@ -1,0 +1,84 @@
+"""The state of a long computation in a file, from which it goes on to the same bits."""
+import hashlib
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from common.machine.errors import UserError
+from common.machine.files import remove_leftovers, replacing
+
+_SECONDS_BETWEEN_SAVES = 60
+
+
+class Snapshot:
+    """Named arrays that are saved from time to time, and when the computation is interrupted.
+
+    As a context manager it saves what it was last given when an interrupt or an error leaves the context.
+
+    Parameters
+    ----------
+    path : path or None
+        An .npz file; without it nothing is saved.
+    fingerprint : str
+        Of everything that the computation depends on.
+    start : callable
+        `start()` returns the arrays to begin with, where there is no file yet.
+
+    Raises
+    ------
+    UserError
+        The file is damaged, or belongs to another computation.
+    """
+
+    def __init__(self, path, fingerprint, start):
+        self.path = None if path is None else Path(path)
+        self.fingerprint = fingerprint
+        self._saved = time.monotonic()
+        if self.path is not None and self.path.exists():
+            self.values = self._load()
+        else:
+            self.values = start()
+
+    def update(self, **values):
+        """Replace all arrays by new ones, which must not change afterwards."""
+        self.values = values
+        if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
+            self.save()
+
+    def save(self):
+        """Write the arrays."""
+        if self.path is not None:
+            with replacing(self.path) as temporary:
+                np.savez(temporary, fingerprint=np.array(self.fingerprint), **self.values)
+            self._saved = time.monotonic()
+
+    def _load(self):
+        remove_leftovers(self.path)
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                values = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self.path}: cannot be read ({error}); delete it to start anew") from error
+        if str(values.pop("fingerprint", "")) != self.fingerprint:
+            raise UserError(f"{self.path}: made with other settings or data; delete it to start anew")
+        return values
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.save()
+
+
+def fingerprint(*values):
+    """Hash arrays, and whatever has a faithful `repr`; returns hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value))
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()

@@ -1,0 +1,243 @@
+"""One trial of an experiment: train, score, retrain. What is there already is not computed again."""
+import contextlib
+import csv
+import math
+from functools import cached_property
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+
+from common.machine.errors import UserError
+from common.machine.files import make_folder, replacing, write_csv
+from common.machine.seeding import seed_everything
+from common.runs.checkpoint import save_parameters
+from data_cleansing.config import AUTO
+from data_cleansing.data.sets import load_data
+from data_cleansing.influence import influence_scores
+from data_cleansing.influence.parameters import ParameterCache
+from data_cleansing.results import files as results
+from data_cleansing.results.files import influence_path, score_path
+from data_cleansing.results.run_folder import check_settings
+from data_cleansing.training.descent import Trainer, evaluate, predict, steps_to_store
+from data_cleansing.training.record import published_record
+from data_cleansing.training.snapshot import fingerprint
+
+LOG_HEADER = ("epoch", "train_loss", "valid_loss", "valid_accuracy")
+
+
+@contextlib.contextmanager
+def _interrupts_as_such():
+    """Raise an interrupt as one that nnabla has turned into a SystemError, because it came within a Python function."""
+    try:
+        yield
+    except SystemError as error:
+        cause = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise KeyboardInterrupt("interrupted; --resume goes on from there") from error
+
+
+class Trial:
+    """A training with its scores and retrainings, in the output folder of a run.
+
+    Parameters
+    ----------
+    cfg : data_cleansing.config.Config
+    folder : path
+    seed : int
+        Of the split and the first parameters.
+
+    Raises
+    ------
+    UsageError, UserError
+        Data is missing or of no use, or the folder holds a training with other data or settings.
+    """
+
+    def __init__(self, cfg, folder, seed):
+        self.cfg, self.folder, self.seed = cfg, Path(folder), seed
+        self.train_images, self.valid_images, self.test_images, self.flipped = load_data(cfg, seed)
+        self.training = self.folder / "training" / f"seed_{seed:02d}"
+        self.record = published_record(len(self.train_images), cfg.n_epochs, cfg.batch_size, cfg.lr, seed, cfg.augment)
+        nn.clear_parameters()    # trials are independent of each other
+        seed_everything(seed)
+        self.trainer = Trainer(cfg.network(len(self.train_images.class_names)), self.train_images, self.record)
+        self.layout = self.trainer.layout
+        check_settings(self.training, self._settings(), "trained")
+        self.cache = ParameterCache(self.layout, self.training / "parameters")
+
+    def _settings(self):
+        """All that the parameters depend on; the hash of the images stands for many."""
+        sets = (self.train_images, self.valid_images, self.test_images)
+        arrays = [array for images in sets for array in (images.pixels, images.labels)]
+        return {"seed": self.seed, "n_epochs": self.cfg.n_epochs, "batch_size": self.cfg.batch_size, "lr": self.cfg.lr,
+                "augment": self.cfg.augment, "images": fingerprint(*arrays), "network": self.layout.shapes()}
+
+    @cached_property
+    def boundaries(self):
+        """First step of each epoch, and the number of steps."""
+        return [self.record.first_step(epoch) for epoch in range(self.record.num_epochs + 1)]
+
+    @property
+    def trained(self):
+        """Whether the training is complete."""
+        return (self.training / "final_model.h5").exists()
+
+    @_interrupts_as_such()
+    def train(self):
+        """Train, or go on from the last epoch that was finished."""
+        if self.trained:
+            return
+        self.record.save(self.training / "record.npz")
+        log = self.training / "log.csv"
+        kept = steps_to_store(self.record, self.cfg.keep, self.cfg.keep_every)
+        done = max((epoch for epoch, step in enumerate(self.boundaries) if step in self.cache.steps()), default=0)
+        rows = _read_log(log)[:done]
+        if len(rows) < done:
+            raise UserError(f"{log}: rows are missing; --overwrite starts anew")
+        if done:
+            self.layout.assign(self.cache.load(self.boundaries[done]))
+        else:
+            self.cache.store(0)
+        for epoch in range(done, self.record.num_epochs):
+            rows.append(self._train_epoch(epoch, kept))
+            write_csv(log, LOG_HEADER, rows)
+            self.cache.store(self.boundaries[epoch + 1])    # after the log: going on relies on both
+            print(f"seed {self.seed}, epoch {epoch + 1}/{self.record.num_epochs}: training loss {rows[-1][1]:.4f}, "
+                  f"validation loss {rows[-1][2]:.4f}, validation accuracy {rows[-1][3]:.2%}", flush=True)
+        for step in set(self.cache.steps()) - kept:
+            self.cache.remove(step)
+        self._write_predictions()
+        save_parameters(self.training / "final_model.h5", self.layout.parameters)
+
+    def _train_epoch(self, epoch, kept):
+        """Take the steps of an epoch; returns its row of the log."""
+        start, stop = self.boundaries[epoch:epoch + 2]
+
+        def store(step):
+            if start < step < stop and step in kept:
+                self.cache.store(step)
+
+        losses = self.trainer.run(start, stop, before_step=store)
+        return (epoch + 1, float(np.mean(losses)), *evaluate(self.trainer.network, self.valid_images))
+
+    def _write_predictions(self):
+        """Keep what the network makes of its training images, for the report."""
+        logits, losses = predict(self.trainer.network, self.train_images)
+        with replacing(self.training / "predictions.npz") as temporary:
+            np.savez(temporary, classes=logits.argmax(1), losses=losses)
+
+    def predictions(self):
+        """Return class and loss of all training images at the end of the training, int (n,) and float32 (n,)."""
+        with np.load(self.training / "predictions.npz", allow_pickle=False) as file:
+            return file["classes"], file["losses"]
+
+    @_interrupts_as_such()
+    def score(self):
+        """Score by all methods of the configuration; each writes its file.
+
+        Raises
+        ------
+        UsageError
+            There are scores of a method with other settings.
+        """
+        for method in self.cfg.scored_methods:
+            path = influence_path(self.folder, method, self.seed)
+            check_settings(path.parent, self._score_settings(method), "scored")
+            if path.exists():
+                read = results.read_influence(path, len(self.train_images))
+                self._say_scores(method, read, "there already")
+                continue
+            state = path.with_name(f"state_{self.seed}.npz")
+            self.layout.assign(self.cache.load(self.record.num_steps))
+            scores = influence_scores(
+                self.trainer.network, self.train_images, self.valid_images, self.record, method, cache=self.cache,
+                seed=self.seed, state=state, **self._score_settings(method))
+            if not np.isfinite(scores).all():
+                raise UserError(f"{method}: scores are not finite; lower the learning rate, or raise damping")
+            results.write_influence(path, scores, self.train_images)
+            state.unlink(missing_ok=True)
+            self._say_scores(method, scores, "written")
+
+    def _score_settings(self, method):
+        """Settings that matter for a method, as `influence_scores` takes them."""
+        cfg = self.cfg
+        if method in ("random", "loss"):
+            return {}
+        if method == "koh_liang":
+            return {"published": cfg.published, "damping": cfg.damping}
+        chosen = {"normalization": cfg.normalization, "epochs": cfg.score_epochs}
+        if method != "checkpoints":
+            chosen["hessian"] = cfg.hessian
+        return {"published": cfg.published, **{key: None if value == AUTO else value for key, value in chosen.items()}}
+
+    def _say_scores(self, method, scores, what):
+        print(f"seed {self.seed}, {method}: {len(scores)} scores from {scores.min():.3g} to {scores.max():.3g}, {what}",
+              flush=True)
+
+    @_interrupts_as_such()
+    def retrain(self, methods=None):
+        """Retrain without the worst images of each method, those of the configuration if not given; each number of
+        images writes its file.
+
+        Raises
+        ------
+        UsageError
+            There are results of the other kind of retraining.
+        """
+        methods = self.cfg.scored_methods if methods is None else methods
+        check_settings(self.folder / "score", {"retrain_all": self.cfg.retrain_all}, "retrained")
+        unchanged = None
+        for removed in self.cfg.removals:
+            if removed >= len(self.train_images):
+                print(f"seed {self.seed}: {removed} images cannot be removed from {len(self.train_images)}: skipped")
+                continue
+            for method in methods:
+                path = score_path(self.folder, method, removed, self.seed)
+                if path.exists():
+                    rows = results.read_measures(path)
+                elif removed == 0 and unchanged is not None:
+                    rows = unchanged    # the same for all methods
+                else:
+                    rows = self._retrain_without(self._worst(method, removed))
+                    self._say_measures(method, removed, rows[-1])
+                if not path.exists():
+                    make_folder(path.parent)
+                    write_csv(path, results.MEASURES, rows)
+                unchanged = rows if removed == 0 else unchanged
+
+    def _worst(self, method, removed):
+        scores = results.read_influence(influence_path(self.folder, method, self.seed), len(self.train_images))
+        return frozenset(np.argsort(scores, kind="stable")[:removed].tolist())
+
+    def _retrain_without(self, without):
+        """Retrain; returns `results.MEASURES` after each epoch."""
+        first = 0 if self.cfg.retrain_all else self.record.num_epochs - 1
+        self.layout.assign(self.cache.load(self.boundaries[first]))
+        rows = []
+        for epoch in range(first, self.record.num_epochs):
+            self.trainer.run(*self.boundaries[epoch:epoch + 2], without=without)
+            (valid_loss, valid_accuracy), (test_loss, test_accuracy) = (
+                evaluate(self.trainer.network, images) for images in (self.valid_images, self.test_images))
+            rows.append([valid_loss, test_loss, valid_accuracy, test_accuracy])
+        return rows
+
+    def _say_measures(self, method, removed, row):
+        removed_by = f"{removed} worst of {method} removed" if removed else "nothing removed"
+        print(f"seed {self.seed}, {removed_by}: validation accuracy {row[2]:.2%}, test accuracy {row[3]:.2%}",
+              flush=True)
+
+
+def _read_log(path):
+    """Read the rows of a log, as they were written."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="") as stream:
+            rows = [(int(line["epoch"]), *(float(line[name]) for name in LOG_HEADER[1:]))
+                    for line in csv.DictReader(stream)]
+    except (KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); --overwrite starts anew") from error
+    return [row for row in rows if all(map(math.isfinite, row))]

@@ -1,0 +1,116 @@
+"""The truth that influence scores predict: leave one image out, train again, measure the validation loss.
+
+Where the loss is smooth, scores must agree with it. Softmax regression on digits is such a case, and takes seconds.
+"""
+import functools
+
+import attrs
+import nnabla as nn
+import nnabla.parametric_functions as PF
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import spearmanr
+
+from common.machine.seeding import seed_everything
+from data_cleansing.data.sources import load_named
+from data_cleansing.influence import influence_scores
+from data_cleansing.influence.parameters import ParameterCache
+from data_cleansing.training.descent import Trainer, evaluate, retrain, steps_to_store
+from data_cleansing.training.record import published_record
+
+SIDE, EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 6, 20, 0.1
+IMAGES = 150    # to train with, each left out in turn, and as many to validate
+VARIANTS = (("every_step", "exact"), ("final", "exact"), ("every_step", "published"), ("final", "published"),
+            ("final", "none"))
+HEADER = ("method", "hessian", "rank correlation", "std of scores / of truth")
+DRAWN = VARIANTS[1], VARIANTS[3]
+
+
+@attrs.frozen(eq=False)
+class Comparison:
+    """Scores beside the truth.
+
+    Attributes
+    ----------
+    changes : float64 (n,)
+        Of the validation loss, when the image is left out of the last epoch.
+    scores : dict of (method, hessian) to float64 (n,)
+        Predictions of it, for `VARIANTS`.
+    """
+
+    changes: np.ndarray
+    scores: dict
+
+    def table(self):
+        """Return rows in the order of `HEADER`."""
+        return [(*variant, float(spearmanr(scores, self.changes).statistic), float(scores.std() / self.changes.std()))
+                for variant, scores in self.scores.items()]
+
+    def rows(self):
+        """Return header and rows of a list of all images."""
+        header = ("image", "true_change", *("_".join(variant) for variant in self.scores))
+        columns = np.stack([self.changes, *self.scores.values()], axis=1)
+        return header, [(image, *values) for image, values in enumerate(columns.tolist())]
+
+    def draw(self):
+        """Draw scores over the truth; returns the figure."""
+        figure = Figure(figsize=(8, 3.8))
+        for axes, (method, hessian) in zip(figure.subplots(1, len(DRAWN), sharex=True), DRAWN, strict=True):
+            axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
+            axes.plot(self.changes, self.scores[method, hessian], ".", markersize=5)
+            axes.set_title(f"{method}, Hessian {hessian}", fontsize=10)
+            axes.set_xlabel("true change of the validation loss")
+            axes.set_ylabel("score")
+            axes.ticklabel_format(scilimits=(0, 0))
+            axes.grid(alpha=0.3)
+        figure.tight_layout()
+        return figure
+
+
+def softmax_regression(image, train):
+    """Classify by one affine layer; returns logits (batch, 10)."""
+    return PF.affine(image, 10)
+
+
+@functools.cache
+def compare(num_images=IMAGES, seed=0):
+    """Compare scores of softmax regression on digits with leaving every image out of the last epoch.
+
+    All parameters of the current scope are replaced.
+
+    Parameters
+    ----------
+    num_images : int
+        To train with, and to validate with.
+    seed : int
+        Of the choice of images, and of the first parameters.
+
+    Returns
+    -------
+    Comparison
+    """
+    train, valid, _ = (images.subset(np.arange(min(num_images, len(images))))
+                       for images in load_named("digits", seed, side=SIDE))
+    record = published_record(len(train), EPOCHS, BATCH_SIZE, LEARNING_RATE, seed, augment=False)
+    nn.clear_parameters()
+    seed_everything(seed)
+    trainer = Trainer(softmax_regression, train, record)
+    cache, kept = ParameterCache(trainer.layout), steps_to_store(record, keep="last")
+    trainer.run(before_step=lambda step: cache.store(step) if step in kept else None)
+    final = trainer.layout.values()
+    scores = {(method, hessian): influence_scores(softmax_regression, train, valid, record, method, hessian=hessian,
+                                                  cache=cache) for method, hessian in VARIANTS}
+    first = record.first_step(record.num_epochs - 1)
+    unchanged, _ = evaluate(softmax_regression, valid)
+    changes = [retrain(trainer, cache.load(first), first, [row], [valid])[0][0] - unchanged
+               for row in range(len(train))]
+    trainer.layout.assign(final)
+    return Comparison(np.array(changes), scores)
+
+
+def format_table(comparison):
+    """Return the table of a comparison as text."""
+    lines = [f"{HEADER[0]:14}{HEADER[1]:12}{HEADER[2]:>18}{HEADER[3]:>26}"]
+    lines += [f"{method:14}{hessian:12}{correlation:>18.4f}{ratio:>26.3f}"
+              for method, hessian, correlation, ratio in comparison.table()]
+    return "\n".join(lines)

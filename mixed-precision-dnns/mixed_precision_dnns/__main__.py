@@ -1,0 +1,20 @@
+"""The commands of this package: `python -m mixed_precision_dnns COMMAND ...`, also those of the scripts beside it."""
+import sys
+
+try:
+    from common.console import commands
+except ModuleNotFoundError as missing:
+    print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+          file=sys.stderr)
+    sys.exit(2)
+
+COMMANDS = ("benchmark", "demo", "eval", "export", "fit_gaussian", "plot", "report", "train_imagenet", "train_resnet")
+
+
+def launch(command=None):
+    """Run a command of this package, by default the one that the first argument names, and leave the process."""
+    commands.launch("mixed_precision_dnns", COMMANDS, command)
+
+
+if __name__ == "__main__":
+    launch()

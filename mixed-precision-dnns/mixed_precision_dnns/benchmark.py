@@ -1,0 +1,192 @@
+"""Measure what quantization costs in training: time of a step, peak memory; and the throughput of images and processes.
+
+    python benchmark.py [--batch-size 32] [--rounds 7] [--output FILE.json]
+
+Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
+that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops of common.
+"""
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+
+import nnabla as nn
+import numpy as np
+
+from common.console import cli
+from common.cpu.kernels import num_threads
+from common.datasets import synthetic
+from common.datasets.batches import CENTERED, Batches, PadCropFlip
+from common.machine.context import native_functions, use_context
+from common.machine.distributed import find_mpirun, join, launched_size, start_ranks, world
+from common.machine.files import write_json
+from common.machine.memory import peak_megabytes
+from common.workbench.benchmarking import add_benchmark_flags, median_ratio, take_turns
+from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.network import build_network, learned_tensors, make_solver, train_step
+
+UNIFORM, POW2 = "parametric_fp_d_xmax", "parametric_pow2_xmin_xmax"
+NETWORKS = {
+    "float": Config(),
+    "W uniform": Config(w_quantize=UNIFORM),
+    "W+A uniform": Config(w_quantize=UNIFORM, a_quantize=f"{UNIFORM}_relu"),
+    "W+A power of two": Config(w_quantize=POW2, a_quantize=f"{POW2}_relu"),
+}
+COMMAND = sys.executable, "-m", "mixed_precision_dnns.benchmark"
+MEMORY_BATCH = 128
+STEPS = 7    # that one process takes to tell how fast it is
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    use_context("cpu")
+    if args.peak_memory_of:
+        print(peak_memory(NETWORKS[args.peak_memory_of], MEMORY_BATCH))
+        return
+    if args.throughput_on:
+        throughput(args.batch_size, args.throughput_on)
+        return
+    results = {"batch_size": args.batch_size, "step": step_times(args.batch_size, args.rounds),
+               "peak_memory_mb": {name: peak_memory_in_new_process(name) for name in NETWORKS},
+               "images_per_second": iterator_throughput(args.rounds),
+               "processes": process_throughput(args.batch_size, min(args.rounds, 3))}
+    show(results)
+    if args.output:
+        write_json(args.output, results)
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--batch-size", type=cli.positive_int, default=32,
+                        help="images per step (default: %(default)s)")
+    add_benchmark_flags(parser, rounds=7)
+    parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
+    parser.add_argument("--throughput-on", type=cli.positive_int, metavar="N",
+                        help="print the images per second of training the float network on N cores, also under mpirun")
+    return parser.parse_args(argv)
+
+
+def make_step(cfg, batch_size):
+    """Build a network in a parameter scope of its own, and return a function that takes a training step."""
+    with nn.parameter_scope("network", OrderedDict()):
+        network, solver, tensors = build_network(cfg, batch_size, train=True), make_solver(cfg), learned_tensors(cfg)
+    rng = np.random.default_rng(0)
+    image = rng.uniform(-1, 1, network.image.shape).astype(np.float32)
+    label = rng.integers(0, 10, network.label.shape)
+    return lambda: train_step(network, solver, tensors, cfg, image, label)
+
+
+def step_times(batch_size, rounds):
+    """Seconds of a training step: median over the rounds, and median ratio to the float step of the same round."""
+    steps = {name: make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
+    with native_functions():
+        steps |= {f"{name}, nnabla's functions": make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
+    seconds = take_turns(steps, rounds)
+    return {name: {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["float"])}
+            for name, times in seconds.items()}
+
+
+def peak_memory(cfg, batch_size):
+    """Peak memory of this process in MB after two training steps."""
+    step = make_step(cfg, batch_size)
+    step()
+    step()
+    return peak_megabytes()
+
+
+def peak_memory_in_new_process(name):
+    """`peak_memory` of a network in a process that has seen no other."""
+    return float(subprocess.run([*COMMAND, "--peak-memory-of", name], check=True, text=True,
+                                capture_output=True).stdout)
+
+
+def throughput(batch_size, num_cores):
+    """Print how many images per second all processes together train the float network on, each on `num_cores` cores."""
+    if launched_size() == 1:    # mpirun has given each process its cores
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+    join("cpu")
+    seconds = take_turns({"step": make_step(NETWORKS["float"], batch_size)}, STEPS)["step"]
+    print(world().size * batch_size / statistics.median(seconds))
+
+
+def process_throughput(batch_size, rounds):
+    """Images per second of a training on one core and on all, by one process, and by a process on each core.
+
+    Returns
+    -------
+    dict of str to dict
+        Empty if there is but one core, or no mpirun.
+    """
+    num_cores = num_threads()
+    if num_cores < 2 or not find_mpirun():
+        return {}
+    starts = {"one process on one core": (1, 1), "one process on all cores": (1, num_cores),
+              "a process on each core": (num_cores, 1)}
+    found = {name: [] for name in starts}
+    for _ in range(rounds):
+        for name, (ranks, cores) in starts.items():
+            worker = *COMMAND, "--batch-size", str(batch_size), "--throughput-on", str(cores)
+            done = start_ranks(ranks, worker, "--bind-to", "core")
+            done.check_returncode()
+            found[name].append(float(done.stdout.split()[-1]))
+    first = found["one process on one core"]
+    return {name: {"images_per_second": statistics.median(values), "ratio": median_ratio(values, first)}
+            for name, values in found.items()}
+
+
+def iterator_throughput(rounds):
+    """Images per second of `Batches` with augmentation, and of a loop over images that does the same in numpy."""
+    dataset = synthetic.load("train", num=12800)
+    batches = Batches(dataset, 128, seed=0, augment=PadCropFlip())
+    next(batches.epoch(0))    # compiles
+    fast, slow = [], []
+    for epoch in range(rounds):
+        start = time.perf_counter()
+        num = sum(len(image) for image, _ in batches.epoch(epoch))
+        fast.append(num / (time.perf_counter() - start))
+        start = time.perf_counter()
+        num = sum(len(image) for image, _ in image_by_image(dataset, 128, np.random.default_rng(epoch), steps=10))
+        slow.append(num / (time.perf_counter() - start))
+    return {"batches": statistics.median(fast), "image by image": statistics.median(slow),
+            "ratio": median_ratio(fast, slow)}
+
+
+def image_by_image(dataset, batch_size, rng, steps):
+    """Yield augmented batches that are put together from single images."""
+    order = rng.permutation(len(dataset))
+    for step in range(steps):
+        index = order[step * batch_size:(step + 1) * batch_size]
+        yield np.stack([augmented(dataset.images[k], rng) for k in index]), dataset.labels[index, None]
+
+
+def augmented(image, rng, pad=4):
+    """Normalize, pad, crop and flip one image uint8 (channels, height, width)."""
+    _, height, width = image.shape
+    padded = np.pad(CENTERED[image], ((0, 0), (pad, pad), (pad, pad)))
+    y, x = rng.integers(0, 2 * pad + 1, 2)
+    crop = padded[:, y:y + height, x:x + width]
+    return crop[:, :, ::-1] if rng.random() < 0.5 else crop
+
+
+def show(results):
+    """Print the numbers as tables."""
+    print(f"training step of ResNet-20, batch {results['batch_size']}")
+    for name, step in results["step"].items():
+        print(f"  {name:37} {step['seconds']:7.3f} s   {step['ratio']:5.2f} x float")
+    print(f"peak memory of the process, batch {MEMORY_BATCH}")
+    memory = results["peak_memory_mb"]
+    for name, megabytes in memory.items():
+        print(f"  {name:37} {megabytes:5.0f} MB    {megabytes / memory['float']:5.2f} x float")
+    images = results["images_per_second"]
+    print("augmented images, batch 128")
+    print(f"  {'whole batches':37} {images['batches']:7.0f} images/s")
+    print(f"  {'image by image':37} {images['image by image']:7.0f} images/s   ratio {images['ratio']:.1f}")
+    print(f"training the float network, batch {results['batch_size']} for each process")
+    for name, values in results["processes"].items():
+        print(f"  {name:37} {values['images_per_second']:7.1f} images/s   ratio {values['ratio']:.2f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,104 @@
+"""The images that an experiment is about, and networks of their shape."""
+from common import datasets
+from common.datasets import imagenet
+from common.datasets.batches import Batches, PadCropFlip
+from common.datasets.imagenet import ImageBatches
+from common.machine.distributed import world
+from common.machine.errors import UsageError
+from mixed_precision_dnns import network
+from mixed_precision_dnns.config import ImageNetConfig
+from mixed_precision_dnns.imagenet_models import MODELS
+from mixed_precision_dnns.resnet_cifar import resnet_cifar10
+
+VALIDATION_BATCH = 100
+PHOTOGRAPHS_BATCH = 32    # for validation, too: they take fifty times the memory of small images
+_SHAPES = {"mnist": (1, 28, 28)}    # of images that are not 3 x 32 x 32
+_MIRRORED = ("cifar10", "synthetic")    # a digit's mirror image is no digit
+
+
+def load_data(cfg):
+    """Load the data set of `cfg` as it is used in training.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.Config or ImageNetConfig
+
+    Returns
+    -------
+    (train, valid, test) : Batches
+        Augmented images to train on, shared by the ranks of `common.machine.distributed`; those that the best
+        parameters are chosen by, a share `held_out` of the training images, or the test images if `published`; the
+        test images, for ImageNet those of its validation folder.
+
+    Raises
+    ------
+    UsageError
+        There are no data where they should be.
+    UserError
+        The data are missing or damaged.
+    """
+    return _load_photographs(cfg) if isinstance(cfg, ImageNetConfig) else _load_small_images(cfg)
+
+
+def _load_small_images(cfg):
+    train_set = datasets.load(cfg.dataset, "train", cfg.data_dir)
+    test_set = datasets.load(cfg.dataset, "test", cfg.data_dir)
+    valid_set = test_set
+    if not cfg.published:
+        train_set, valid_set = _hold_out(train_set, cfg)
+    train = Batches(train_set, cfg.batch_size, seed=cfg.seed, augment=PadCropFlip(flip=cfg.dataset in _MIRRORED),
+                    drop_last=True, steps=cfg.steps_per_epoch or None, world=world())
+    return train, Batches(valid_set, VALIDATION_BATCH), Batches(test_set, VALIDATION_BATCH)
+
+
+def _load_photographs(cfg):
+    if cfg.data_dir is None:
+        raise UsageError("ImageNet cannot be downloaded without an account: name its folder by --data-dir, or "
+                         "try --data-dir synthetic")
+    train_set, test_set = (imagenet.load(split, cfg.data_dir, cfg.per_class or None, cfg.limit or None, cfg.val_labels)
+                           for split in imagenet.SPLITS)
+    train_set, valid_set = _hold_out(train_set, cfg)
+    settings = {"size": cfg.image_size, "workers": cfg.workers or None, "skip_damaged": cfg.skip_damaged}
+    train = ImageBatches(train_set, cfg.batch_size, seed=cfg.seed, drop_last=True, steps=cfg.steps_per_epoch or None,
+                         world=world(), **settings)
+    return train, *(ImageBatches(images, PHOTOGRAPHS_BATCH, **settings) for images in (valid_set, test_set))
+
+
+def _hold_out(train_set, cfg):
+    return datasets.hold_out(train_set, max(1, round(cfg.held_out * len(train_set))))
+
+
+def all_images(cfg):
+    """Load the test, validation and training images, in this order and not augmented.
+
+    Yields
+    ------
+    image : float32 (batch, channels, height, width)
+    label : int32 (batch, 1)
+    """
+    train, valid, test = load_data(cfg)
+    if isinstance(cfg, ImageNetConfig):
+        train = ImageBatches(train.dataset, PHOTOGRAPHS_BATCH, size=cfg.image_size, workers=cfg.workers or None,
+                             skip_damaged=cfg.skip_damaged)
+    else:
+        train = Batches(train.dataset, VALIDATION_BATCH)
+    for batches in (test, train) if cfg.published else (test, valid, train):
+        yield from batches
+
+
+def shape_of_images(cfg):
+    """(channels, height, width) of the images of an experiment."""
+    if isinstance(cfg, ImageNetConfig):
+        return 3, cfg.image_size, cfg.image_size
+    return _SHAPES.get(cfg.dataset, (3, 32, 32))
+
+
+def model_of(cfg):
+    """Return the function that builds the network of `cfg`, for `mixed_precision_dnns.network.build_network`."""
+    return MODELS[cfg.model] if isinstance(cfg, ImageNetConfig) else resnet_cifar10
+
+
+def build_network(cfg, batches, train):
+    """Build the network of `cfg` for the images of `batches`; see `mixed_precision_dnns.network.build_network`."""
+    return network.build_network(cfg, batches.batch_size, train, shape_of_images(cfg), len(batches.dataset.class_names),
+                                 model_of(cfg))

@@ -1,0 +1,1 @@
+"""Learned bit widths in files: packed weights, ONNX models."""

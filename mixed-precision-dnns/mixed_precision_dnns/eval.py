@@ -1,0 +1,74 @@
+"""Measure a trained network: error, size in kB and mean bits, as its training printed them.
+
+    python eval.py RUN_DIR [--weights FILE] [--data-dir DIR] [--engine onnxruntime]
+
+RUN_DIR is what train_resnet.py or train_imagenet.py wrote: its config.json says which network and data, params_best.h5
+holds the weights. With --engine onnxruntime, the model that export.py has written there is measured instead.
+"""
+from pathlib import Path
+
+import attrs
+
+from common.console import cli
+from common.machine.context import use_context
+from common.machine.errors import UserError
+from common.runs.checkpoint import load_parameters, parameter_shapes
+from common.runs.training import BEST
+from mixed_precision_dnns import summary
+from mixed_precision_dnns.config import read_config
+from mixed_precision_dnns.data import build_network, load_data, shape_of_images
+from mixed_precision_dnns.deployment.quantized_onnx import OnnxNetwork
+from mixed_precision_dnns.network import top_errors
+
+EXPORTED = Path("export") / "network.onnx"
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("run", metavar="RUN_DIR", help="output folder of train_resnet.py or train_imagenet.py")
+    parser.add_argument("--engine", choices=("nnabla", "onnxruntime"), default="nnabla",
+                        help="what computes; onnxruntime runs what export.py has written (default: %(default)s)")
+    parser.add_argument("--weights", metavar="FILE",
+                        help=f"parameters or a checkpoint of this network (default: {BEST} in RUN_DIR), or an exported "
+                             f"model for onnxruntime (default: {EXPORTED} in it)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with the data set (default: the one of the training)")
+    cli.add_context_flags(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    folder = Path(args.run)
+    cfg = read_config(folder)
+    if args.data_dir:
+        cfg = attrs.evolve(cfg, data_dir=args.data_dir)
+    if args.engine == "onnxruntime":
+        evaluate_exported(args.weights or folder / EXPORTED, cfg)
+        return
+    print(f"{folder}: computing on {use_context(args.context, args.device_id)}", flush=True)
+    _, valid_data, test_data = load_data(cfg)
+    shapes = parameter_shapes(lambda: build_network(cfg, valid_data, train=False))
+    load_parameters(args.weights or folder / BEST, shapes)
+    network = build_network(cfg, valid_data, train=False)
+    result = summary.evaluate_run(network, cfg, valid_data, test_data)
+    print(summary.format_table(summary.layer_table(cfg)))
+    print(summary.format_result(result))
+
+
+def evaluate_exported(path, cfg):
+    """Print the errors and the size of an exported model."""
+    exported = OnnxNetwork(path)
+    if exported.shape[1:] != shape_of_images(cfg):
+        raise UserError(f"{path}: takes images of shape {exported.shape[1:]}, those here have {shape_of_images(cfg)}; "
+                        "export this run")
+    print(f"{path}: computing in onnxruntime", flush=True)
+    _, valid_data, test_data = load_data(cfg)
+    errors = {name: top_errors(exported.predict, batches, cfg.tops)
+              for name, batches in (("test", test_data), ("validation", valid_data))}
+    shown = (f"{name} error {', '.join(f'top {k} {e:.2%}' for k, e in zip(cfg.tops, found, strict=True))}"
+             for name, found in errors.items())
+    print(f"{'; '.join(shown)}; file {Path(path).stat().st_size / 1024:.2f} kB")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,173 @@
+"""Turn a trained network into a small file, and into an ONNX model that runs elsewhere.
+
+    python export.py RUN_DIR [--output DIR] [--images 1000]
+
+Writes, into RUN_DIR/export unless --output names a folder, weights.mpdnn (every weight with the bits that it has
+learned; `mixed_precision_dnns.deployment.packed` describes and reads it), network.onnx, and export.json with what is
+printed: sizes, latency, and how far the answers of both networks are apart.
+"""
+import argparse
+import statistics
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import attrs
+import nnabla as nn
+import numpy as np
+
+from common.console import cli
+from common.machine.context import use_context
+from common.machine.errors import UserError
+from common.machine.files import make_folder, replacing, write_json
+from common.runs.training import BEST
+from mixed_precision_dnns import data, network
+from mixed_precision_dnns.deployment import packed
+from mixed_precision_dnns.deployment.quantized_onnx import OnnxNetwork, export_network, integer_share
+from mixed_precision_dnns.summary import layer_table
+from mixed_precision_dnns.trained import load_trained
+
+FOLDER, PACKED, ONNX = "export", "weights.mpdnn", "network.onnx"
+ROUNDS = 15    # of the timing, in which the networks take turns
+COMPARED_BATCH = 25    # images that nnabla takes at once where answers are compared
+APART = 1e-3    # of the largest logit: further apart, an activation has been rounded to another level
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("run", metavar="RUN_DIR", help="output folder of train_resnet.py or train_imagenet.py")
+    parser.add_argument("--weights", metavar="FILE", help=f"other parameters of that network (default: {BEST} in it)")
+    parser.add_argument("--output", "-o", metavar="DIR", help=f"where the files go (default: {FOLDER} in RUN_DIR)")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=1,
+                        help="images that the ONNX model takes at once (default: %(default)s)")
+    parser.add_argument("--images", type=_number, default=1000, metavar="N",
+                        help="compare the answers on so many images, 0: do not (default: %(default)s)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder with the data set (default: the one of the training)")
+    return parser.parse_args(argv)
+
+
+def _number(value):
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"{value!r} is not an integer from 0")
+    return int(value)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    use_context("cpu")
+    nn.clear_parameters()
+    cfg, settings = load_trained(args.run, args.weights)
+    if args.data_dir:
+        cfg = attrs.evolve(cfg, data_dir=args.data_dir)
+    images = take(data.all_images(cfg), args.images) if args.images else None
+    folder = make_folder(args.output or Path(args.run) / FOLDER)
+
+    built = network.build_network(cfg, COMPARED_BATCH, False, *settings)
+    refuse_infinite_ranges(cfg, args.run)
+    built.predict(np.zeros(built.image.shape, np.float32))    # computes the quantized weights
+    sizes = packed.save(folder / PACKED, cfg, *settings[:2])
+    model = export_network(cfg, args.batch_size, settings)
+    with replacing(folder / ONNX) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+    exported = OnnxNetwork(folder / ONNX)
+    result = {"packed": {**attrs.asdict(sizes), "file": (folder / PACKED).stat().st_size},
+              "integer_share": integer_share(model),
+              "networks": measure(cfg, settings, args.batch_size, exported, folder)}
+    if images:
+        result["agreement"] = compare(built.predict, exported.predict, *images)
+    write_json(folder / "export.json", result)
+    show(result, folder)
+
+
+def refuse_infinite_ranges(cfg, run):
+    """Raise a UserError if a quantizer's largest level is beyond float32, as the bits of P2 can drive it."""
+    for row in layer_table(cfg):
+        if row["range"] is not None and not np.isfinite(row["range"]):
+            raise UserError(f"{run}: {row['kind']} of {row['tensor']}: the largest level, {row['step_size']:g} times a "
+                            f"power of two with {row['bits']} bits, is not finite; the run has diverged, lower its "
+                            "learning rate")
+
+
+def take(batches, num):
+    """First `num` images and labels of some batches, as two arrays; fewer where there are no more."""
+    images, labels, found = [], [], 0
+    for image, label in batches:
+        images.append(image)
+        labels.append(label)
+        found += len(image)
+        if found >= num:
+            break
+    return np.concatenate(images)[:num], np.concatenate(labels)[:num]
+
+
+def measure(cfg, settings, batch_size, exported, folder):
+    """Size in bytes and seconds for `batch_size` images, of the float and the quantized network, before and after."""
+    plain = attrs.evolve(cfg, w_quantize=None, a_quantize=None, target_weight_kbytes=-1, target_activation_kbytes=-1)
+    with nn.parameter_scope("float", OrderedDict()):
+        built = network.build_network(plain, batch_size, False, *settings)
+        model = export_network(plain, batch_size, settings).SerializeToString()
+        size = sum(4 * p.size for name, p in nn.get_parameters(grad_only=False).items() if not name.endswith("Asize"))
+    networks = {"float, nnabla": (built.predict, size), "float, exported": (OnnxNetwork(model).predict, len(model)),
+                "quantized, exported": (exported.predict, (folder / ONNX).stat().st_size)}
+    image = np.random.default_rng(0).standard_normal(exported.shape, dtype=np.float32)
+    times = latencies({name: predict for name, (predict, _) in networks.items()}, image)
+    return {name: {"bytes": size, "seconds": times[name]} for name, (_, size) in networks.items()}
+
+
+def latencies(networks, image):
+    """Median seconds of each network, over rounds in which all take turns."""
+    seconds = {name: [] for name in networks}
+    for number in range(ROUNDS + 1):
+        for name, predict in networks.items():
+            start = time.perf_counter()
+            predict(image)
+            if number:    # the first round allocates memory
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def compare(predict, exported, images, labels):
+    """Compare the answers of two networks.
+
+    Parameters
+    ----------
+    predict, exported : callable
+        From images to logits; the first takes up to `COMPARED_BATCH` images.
+    images : float32 (n, channels, height, width)
+    labels : int32 (n, 1)
+
+    Returns
+    -------
+    dict
+        Number of `images`; those with the same best class (`same_top1`); `max_error` and `median_error` of logits, as
+        shares of the largest logit; number of images `apart` by more than `APART`; errors of both.
+    """
+    expected = np.concatenate([predict(images[k:k + COMPARED_BATCH]).copy()
+                               for k in range(0, len(images), COMPARED_BATCH)])
+    found = exported(images)
+    distance = np.abs(found - expected).max(1) / np.abs(expected).max()    # (images,)
+    errors = [float(np.mean(network.ranks_of_labels(logits, labels[:, 0]) > 0)) for logits in (expected, found)]
+    return {"images": len(images), "same_top1": int((expected.argmax(1) == found.argmax(1)).sum()),
+            "max_error": float(distance.max()), "median_error": float(np.median(distance)),
+            "apart": int((distance > APART).sum()), "error": errors[0], "error_exported": errors[1]}
+
+
+def show(result, folder):
+    """Print sizes, latency and agreement."""
+    part = result["packed"]
+    print(f"{folder / PACKED}: {part['file']} bytes, of which weights {part['weights']} (reported: "
+          f"{part['reported'] / 1024:.2f} kB = {part['reported']:.2f} bytes) and header {part['header']}")
+    print(f"{folder / ONNX}: {result['integer_share']:.1%} of the constants are integers of 8 bits")
+    print(f"{'network':22}{'size [kB]':>12}{'latency [ms]':>15}")
+    print(f"{'quantized, packed':22}{part['file'] / 1024:12.1f}{'-':>15}")
+    for name, row in result["networks"].items():
+        print(f"{name:22}{row['bytes'] / 1024:12.1f}{1000 * row['seconds']:15.2f}")
+    if "agreement" in result:
+        print("on {images} images: {same_top1} with the same best class, logits differ by {max_error:.1e} of the "
+              "largest one at most, {median_error:.1e} in the median ({apart} images by more than 1e-3, where an "
+              "activation was rounded the other way); error {error:.2%}, exported {error_exported:.2%}"
+              .format(**result["agreement"]))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,332 @@
+"""Fit the six parametrizations of a quantizer to N(0, 1) by gradient descent: section 2.3 of arXiv 1905.11452.
+
+    python mixed-precision-dnns/fit_gaussian.py [--learning-rate 1] [--steps 300] [--output gaussian_fit]
+
+No data set, no network: only the two scalars of a quantizer Q are learned, with the error 1/2 (Q(x) - x)^2, averaged
+over samples x. Scalars are rounded in use and updated as real numbers. All parametrizations of a family start from the
+same quantizers, of 2 and of 4 bits, with the same learning rate and with limits that leave them at most 8 bits. (The
+step size of U2 is rounded, so that it can use one bit more than it reports.)
+
+Measured with seed 0 after 300 steps from 2 bits: 1000 times the mean error of the last 10 % of the steps, and in
+brackets 1000 times the largest rise of the error within these. Best on a grid: 0.041 uniform, 20.490 power of two.
+
+    rate   U1 (b, d)     U2 (b, xmax)  U3 (d, xmax)  P1 (b, xmax)  P2 (b, xmin)   P3 (xmin, xmax)
+    0.01   41.6   (0)    103.5  (0)    34.0   (0)    93.43  (0)     105.8  (48)   80.09  (0)
+    0.1    19.0   (9.9)   15.5  (0)     4.30  (0)    22.89  (0)      27.8  (13)   21.08  (0)
+    0.3    11.5   (3.2)    4.94 (0)     1.07  (0)    22.53  (0)      20.51 (0)    21.05  (0)
+    1       5.0   (8)      1.25 (0)     0.27  (0)    20.493 (0)     229  (5300)   20.490 (0)
+    3      10.5   (41)     0.86 (0)     0.10  (0)    20.493 (0)    2976  (4800)   20.490 (0)
+    10      0.041 (0)      0.20 (0)     0.057 (0)    20.490 (0)      20.490 (0)   20.490 (0)
+
+U3 is ahead of U1 and U2 from 0.01 to 3, and falls steadily where U1 jumps between neighbouring step sizes; at 10 the
+jumps of U1 throw it onto its limits, where the best quantizer happens to be. P3 never jumps; the error of P2 does, up
+to 5.3, from one start or both at every rate from 0.3 up. The power-of-two ones otherwise end close together, as their
+error hardly depends on the bit width: at 0.3 P2 is ahead of P3. From 4 bits U1 and P2 are ahead at a rate of 0.01, too
+small for the others to arrive, P2 is also ahead of P3 at 0.1 and 0.3, and at 1 U2 oscillates as well (1.7).
+"""
+import math
+
+import attrs
+import nnabla as nn
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.console import cli
+from common.machine import files
+from common.machine.context import use_context
+from common.machine.errors import UsageError, UserError
+from common.quantizers import QUANTIZERS
+from common.quantizers.layers import LIMIT_MARGIN
+
+# Names in the paper, and colours that a colour-blind eye tells apart (Okabe and Ito).
+PARAMETRIZATIONS = {
+    "parametric_fp_d_b": ("U1 (b, d)", "#D55E00"),
+    "parametric_fp_b_xmax": ("U2 (b, xmax)", "#56B4E9"),
+    "parametric_fp_d_xmax": ("U3 (d, xmax)", "#000000"),
+    "parametric_pow2_b_xmax": ("P1 (b, xmax)", "#56B4E9"),
+    "parametric_pow2_b_xmin": ("P2 (b, xmin)", "#D55E00"),
+    "parametric_pow2_xmin_xmax": ("P3 (xmin, xmax)", "#000000"),
+}
+FAMILIES = {False: "uniform", True: "power of two"}
+
+# Those of the published experiments, except that d and xmax, too, span no more than 8 bits: otherwise U3 would win by
+# bits alone. 127/32 is beyond the largest of 10^4 samples.
+LIMITS = {"d": (2.0 ** -5, 1.0), "xmin": (2.0 ** -16, 127 / 32), "xmax": (2.0 ** -5, 127 / 32), "n": (2.0, 8.0)}
+
+# The same quantizer in all scalars: 2 bits with wide steps, and the first values of the published experiments.
+STARTS = {
+    "2 bits": {False: {"n": 2, "d": 1.0, "xmax": 1.0}, True: {"n": 2, "xmin": 0.5, "xmax": 1.0}},
+    "4 bits": {False: {"n": 4, "d": 2.0 ** -3, "xmax": 0.875}, True: {"n": 4, "xmin": 2.0 ** -7, "xmax": 1.0}},
+}
+
+
+@attrs.frozen(eq=False)
+class Fit:
+    """What a fit went through: arrays over steps + 1 quantizers, the first before any update.
+
+    `scalars` are arrays by name, `error` is 1/2 the mean squared error, `bits` the bit width that the scalars mean.
+    """
+
+    name: str
+    scalars: dict
+    error: np.ndarray
+    bits: np.ndarray
+
+    @property
+    def final(self):
+        """Mean error of the last 10 % of the steps."""
+        return float(self._last().mean())
+
+    @property
+    def oscillation(self):
+        """Largest rise of the error above what it had been, within the last 10 % of the steps."""
+        last = self._last()
+        return float((last - np.minimum.accumulate(last)).max())
+
+    def _last(self):
+        return self.error[-max(1, math.ceil(len(self.error) / 10)):]
+
+
+def fit(name, x, initial, learning_rate, steps, limits=None):
+    """Fit the scalars of a quantizer to samples by plain gradient descent.
+
+    Parameters
+    ----------
+    name : str
+        Entry of `common.quantizers.QUANTIZERS`.
+    x : array (samples,)
+    initial : dict
+        First value of each scalar; other names are passed over.
+    learning_rate : float
+    steps : int
+    limits : dict, optional
+        (lowest, highest) value of each scalar; default `LIMITS`.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    UserError
+        A gradient overflowed.
+    """
+    limits = limits or LIMITS
+    x = np.asarray(x, np.float32)
+    scalars, y = _build(name, x, limits)
+    lowest, highest = np.array([limits[scalar] for scalar in scalars]).T + [[LIMIT_MARGIN], [-LIMIT_MARGIN]]
+    values = np.empty((steps + 1, len(scalars)), np.float32)
+    error = np.empty(steps + 1)
+    values[0] = np.clip([initial[scalar] for scalar in scalars], lowest, highest)
+    for step in range(steps + 1):
+        residual = _residual(scalars, values[step], y, x)
+        error[step] = _half_mean_square(residual)
+        if step == steps:
+            break
+        gradient = _gradient(scalars, y, residual)
+        if not np.isfinite(gradient).all():
+            raise UserError(f"{name}: diverged at step {step}; choose a smaller --learning-rate")
+        updated = values[step] - learning_rate * gradient
+        if QUANTIZERS[name].is_range:
+            smallest, xmax = updated
+            updated = np.array([min(smallest, xmax - LIMIT_MARGIN), max(xmax, smallest + LIMIT_MARGIN)])
+        values[step + 1] = np.clip(updated, lowest, highest)
+    history = dict(zip(scalars, values.T, strict=True))
+    return Fit(name, history, error, _bits(name, history, limits))
+
+
+def _build(name, x, limits):
+    """Graph of a quantizer on `x`: its scalars by name, and its output."""
+    samples = nn.Variable.from_numpy_array(x)
+    scalars = {scalar: nn.Variable((), need_grad=True) for scalar in QUANTIZERS[name].scalars}
+    return scalars, QUANTIZERS[name].quantize(samples, *scalars.values(), sign=True, limits=limits)
+
+
+def _residual(scalars, values, y, x):
+    """Q(x) - x with these values of the scalars."""
+    for variable, value in zip(scalars.values(), values, strict=True):
+        variable.d = value
+    y.forward()
+    return y.d - x
+
+
+def _half_mean_square(residual):
+    return 0.5 * float(np.mean(np.square(residual, dtype=np.float64)))
+
+
+def _gradient(scalars, y, residual):
+    """Gradient of the error to the scalars; to Q(x) it is the residual divided by the number of samples."""
+    for variable in scalars.values():
+        variable.grad.zero()
+    y.backward(residual / residual.size)
+    return np.array([float(variable.g) for variable in scalars.values()])
+
+
+def _bits(name, scalars, limits):
+    """Bit widths of arrays of scalars."""
+    variables = {scalar: nn.Variable.from_numpy_array(values) for scalar, values in scalars.items()}
+    bits = QUANTIZERS[name].bits(variables, limits, True, limits["n"][0])
+    bits.forward()
+    return bits.d.copy()
+
+
+def best_error(is_pow2, x, limits=None):
+    """Search a grid of steps, or smallest magnitudes, and ranges for the least error within the limits.
+
+    Parameters
+    ----------
+    is_pow2 : bool
+        Search the power-of-two quantizers instead of the uniform ones.
+    x : array (samples,)
+    limits : dict, optional
+        Default `LIMITS`.
+
+    Returns
+    -------
+    float
+    """
+    limits = limits or LIMITS
+    x = np.asarray(x, np.float32)
+    name = "parametric_pow2_xmin_xmax" if is_pow2 else "parametric_fp_d_xmax"
+    scalars, y = _build(name, x, limits)
+    smallest = 2.0 ** np.arange(*np.log2(limits["xmin" if is_pow2 else "d"]) + [0, 0.5])
+    largest = np.geomspace(*limits["xmax"], 29)
+    grid = [(low, high) for low in smallest for high in largest if low < high]
+    return min(_half_mean_square(_residual(scalars, np.float32(values), y, x)) for values in grid)
+
+
+def fit_all(x, learning_rate, steps):
+    """Fit every parametrization from every start.
+
+    Returns
+    -------
+    dict of (start, name) to Fit
+    """
+    return {(start, name): fit(name, x, initial[QUANTIZERS[name].is_pow2], learning_rate, steps)
+            for start, initial in STARTS.items() for name in PARAMETRIZATIONS}
+
+
+# Results ----------------------------------------------------------------------------------------------------------
+
+
+def draw(path, fits, best):
+    """Draw error and bit width over the steps.
+
+    Parameters
+    ----------
+    path : path
+        PNG to replace.
+    fits : dict of (start, name) to Fit
+    best : dict of bool to float
+        Least error of each family, by `is_pow2`.
+    """
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 2))
+    for (start, name), result in fits.items():
+        label, colour = PARAMETRIZATIONS[name]
+        # The parametrizations by a range on top; broken lines from the second start.
+        first = start == next(iter(STARTS))
+        style = {"color": colour, "linestyle": "-" if first else (0, (4, 1.5)), "linewidth": 1.6 if first else 1.1,
+                 "zorder": 4 if QUANTIZERS[name].is_range else 3}
+        upper, lower = axes[:, int(QUANTIZERS[name].is_pow2)]
+        upper.plot(result.error, label=f"{label}, from {start}", **style)
+        lower.plot(result.bits, **style)
+    for is_pow2, (upper, lower) in enumerate(axes.T):
+        upper.axhline(best[bool(is_pow2)], color="#009E73", linestyle=":", linewidth=1.8, label="best by grid search")
+        upper.set_title(FAMILIES[bool(is_pow2)])
+        upper.set_yscale("log")
+        lower.set_xlabel("step")
+        lower.set_ylim(LIMITS["n"][0] - 0.3, LIMITS["n"][1] + 0.3)
+        *lines, dotted = upper.get_lines()
+        # One column of the legend for each start.
+        lower.legend(handles=[*lines[:3], dotted, *lines[3:]], loc="upper center", bbox_to_anchor=(0.5, -0.22),
+                     ncols=2, frameon=False, fontsize=9)
+        for axis in (upper, lower):
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("error ½ mean (Q(x) − x)²")
+    axes[1, 0].set_ylabel("bit width (bits)")
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def write_history(path, fits):
+    """Write every step of every fit as CSV; the scalars that a parametrization does not have stay empty."""
+    rows = []
+    for (start, name), result in fits.items():
+        columns = [result.error, *(result.scalars.get(scalar, [""] * len(result.error)) for scalar in LIMITS),
+                   result.bits]
+        rows += [(name, start, step, *values) for step, values in enumerate(zip(*columns, strict=True))]
+    files.write_csv(path, ("parametrization", "start", "step", "error", *LIMITS, "bits"), rows)
+
+
+def summary(fits):
+    """Final numbers of each fit, for JSON."""
+    return [{"parametrization": name, "start": start, "error": float(result.error[-1]), "mean_error": result.final,
+             "oscillation": result.oscillation, "largest_error": float(result.error.max()),
+             "bits": int(result.bits[-1])} for (start, name), result in fits.items()]
+
+
+def print_table(results, best):
+    """Print the final numbers in columns."""
+    print(f"{'parametrization':<16} {'start':<7} {'error at end':>12} {'oscillation':>12} {'largest':>10} {'bits':>5}")
+    for row in sorted(results, key=lambda row: PARAMETRIZATIONS[row["parametrization"]][0]):
+        print(f"{PARAMETRIZATIONS[row['parametrization']][0]:<16} {row['start']:<7} {row['mean_error']:12.7f} "
+              f"{row['oscillation']:12.7f} {row['largest_error']:10.3g} {row['bits']:5d}")
+    print("error at end and oscillation: mean of, and largest rise within, the last 10 % of the steps")
+    print("best by grid search: " + ", ".join(f"{FAMILIES[key]} {value:.7f}" for key, value in best.items()))
+
+
+# Command line -----------------------------------------------------------------------------------------------------
+
+
+def _number(flag, kind, lowest, wanted):
+    """Make a parser of the values of `flag`: a finite `kind` above `lowest`."""
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not lowest < value < math.inf:
+            raise UsageError(f"{flag} {text}: not allowed ({wanted})")
+        return value
+    return parse
+
+
+def parse_args(argv):
+    """Parse the flags of the command line."""
+    parser = cli.parser(__doc__)
+    for flag, kind, default, lowest, wanted, text in (
+            ("--learning-rate", float, 1.0, 0, "a number above 0", "size of a step, for all parametrizations"),
+            ("--steps", int, 300, 0, "an integer from 1", "number of updates"),
+            ("--samples", int, 10000, 0, "an integer from 1", "number of samples of N(0, 1)"),
+            ("--seed", int, 0, -1, "an integer from 0", "of the samples")):
+        parser.add_argument(flag, type=_number(flag, kind, lowest, wanted), default=default, metavar="N",
+                            help=f"{text} (default: %(default)s)")
+    parser.add_argument("--output", "-o", default="gaussian_fit", metavar="DIR",
+                        help="where fit.png, fit.csv and fit.json go (default: %(default)s)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    """Fit, print a table, write the files."""
+    args = parse_args(argv)
+    output = files.make_folder(args.output)
+    use_context("cpu")    # a GPU has nothing to gain from two scalars
+    x = np.random.default_rng(args.seed).standard_normal(args.samples).astype(np.float32)
+    fits = fit_all(x, args.learning_rate, args.steps)
+    best = {is_pow2: best_error(is_pow2, x) for is_pow2 in FAMILIES}
+    results = summary(fits)
+    settings = {"learning_rate": args.learning_rate, "steps": args.steps, "samples": args.samples, "seed": args.seed,
+                "limits": LIMITS, "starts": {start: {FAMILIES[key]: values for key, values in initial.items()}
+                                             for start, initial in STARTS.items()}}
+    write_history(output / "fit.csv", fits)
+    files.write_json(output / "fit.json", {"settings": settings, "results": results,
+                                           "best_error": {FAMILIES[key]: value for key, value in best.items()}})
+    draw(output / "fit.png", fits, best)
+    print_table(results, best)
+    print(f"wrote {output}/fit.png, fit.csv, fit.json")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,119 @@
+"""Memory of a network in kB of 1024 bytes, as nnabla variables that a loss can limit (section 3 of the paper)."""
+import attrs
+import nnabla as nn
+import nnabla.functions as F
+
+from common.quantizers import QUANTIZERS
+from common.quantizers.layers import Quantization
+from mixed_precision_dnns.config import activation_quantization, weight_quantization
+
+BITS_PER_KB = 8 * 1024
+FLOAT_BITS = 32
+
+
+@attrs.frozen
+class QuantizedTensor:
+    """A tensor with a quantizer of its own: a weight, a bias, or an activation of one sample.
+
+    `kind` is "weights", "bias" or "activations"; `name` its parameter, for an activation the scope it stands in;
+    `scalars` are the quantizer's by name, none where the quantizer is fixed or absent.
+    """
+
+    name: str
+    kind: str
+    numel: int
+    spec: Quantization
+    scalars: dict
+
+    def bits(self):
+        """Bits per element, an `nn.Variable` () that passes gradients to the scalars."""
+        spec = self.spec
+        if not spec.is_parametric:
+            return F.constant(FLOAT_BITS if spec.quantizer is None else spec.bitwidth, ())
+        return QUANTIZERS[spec.quantizer].bits(self.scalars, spec.limits, spec.sign, spec.bitwidth_min)
+
+    def kbytes(self):
+        """Size in kB, an `nn.Variable` ()."""
+        return self.bits() * (self.numel / BITS_PER_KB)
+
+
+# Leaf of the parameter that stands for a tensor -> kind, and scope of its quantizer beside it.
+_LEAVES = {"/W": ("weights", "Wquant"), "/b": ("bias", "bquant"), "/Asize": ("activations", "Aquant")}
+
+
+def quantized_tensors(cfg, parameters=None):
+    """List the tensors of a network in the order of its parameters.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.Config
+    parameters : dict of str to nn.Variable
+        All parameters of a network that has been built; those of the current scope if not given.
+
+    Returns
+    -------
+    list of QuantizedTensor
+    """
+    parameters = nn.get_parameters(grad_only=False) if parameters is None else parameters
+    tensors = []
+    for name, parameter in parameters.items():
+        for leaf, (kind, scope) in _LEAVES.items():
+            if name.endswith(leaf):
+                tensors.append(_tensor(name.removesuffix(leaf), leaf, kind, scope, parameter, cfg, parameters))
+    return tensors
+
+
+def _tensor(owner, leaf, kind, scope, parameter, cfg, parameters):
+    if kind == "activations":
+        spec, name, numel = activation_quantization(cfg), owner, int(parameter.d)
+    else:
+        spec, name, numel = weight_quantization(cfg), owner + leaf, parameter.size
+    names = QUANTIZERS[spec.quantizer].scalars if spec.is_parametric else ()
+    return QuantizedTensor(name, kind, numel, spec,
+                           {key: parameters[f"{owner}/{scope}/{spec.quantizer}/{key}"] for key in names})
+
+
+def weight_kbytes(cfg, parameters=None):
+    """Size of all weights and biases of a network that has been built; those of batch normalization do not count.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.Config
+    parameters : dict of str to nn.Variable
+        As for `quantized_tensors`.
+
+    Returns
+    -------
+    nn.Variable (), in kB
+    """
+    return F.add_n(*(t.kbytes() for t in quantized_tensors(cfg, parameters) if t.kind != "activations"))
+
+
+def activation_kbytes(cfg, kind=None, parameters=None):
+    """Size of the activations of one image in a network that has been built.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.Config
+    kind : str
+        "max" for the largest tensor, "sum" for all together; `cfg.target_activation_type` if not given. Of several
+        largest tensors the first one alone gets a gradient.
+    parameters : dict of str to nn.Variable
+        As for `quantized_tensors`.
+
+    Returns
+    -------
+    nn.Variable (), in kB
+
+    Raises
+    ------
+    ValueError
+        `kind` is neither.
+    """
+    kind = kind or cfg.target_activation_type
+    sizes = [t.kbytes() for t in quantized_tensors(cfg, parameters) if t.kind == "activations"]
+    if kind == "sum":
+        return F.add_n(*sizes)
+    if kind == "max":
+        return F.max(F.stack(*sizes))
+    raise ValueError(f"kind must be 'max' or 'sum', got {kind!r}")

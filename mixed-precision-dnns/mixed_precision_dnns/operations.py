@@ -1,0 +1,122 @@
+"""What the layers of a network cost: bits, kB, multiplications and bit operations."""
+import math
+from collections import OrderedDict
+
+import attrs
+import nnabla as nn
+
+from common.machine.context import native_functions
+from mixed_precision_dnns.network_size import BITS_PER_KB, FLOAT_BITS, quantized_tensors
+
+COLUMNS = ("layer", "weights", "bits", "kbytes", "macs", "input_bits", "bit_operations")
+# Functions that leave quantized values what they are.
+_KEEPING = ("MaxPooling", "MinimumScalar", "Reshape", "Identity")
+
+
+@attrs.frozen
+class Layer:
+    """A convolution or the last layer: multiply-accumulates for one image, and where its input comes from.
+
+    `source` is the number of the activation tensor that it reads, None if that is the image or another float tensor.
+    """
+
+    macs: int
+    source: int | None
+
+
+def trace_layers(cfg, image_shape, num_classes, model):
+    """List the layers of a network in the order of their weights.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.QuantizationConfig
+    image_shape : tuple of int
+        (channels, height, width).
+    num_classes : int
+    model : callable
+        As for `mixed_precision_dnns.network.build_network`.
+
+    Returns
+    -------
+    list of Layer
+    """
+    # In the float network each quantizer is a single function, a ReLU.
+    plain = attrs.evolve(cfg, w_quantize=None, a_quantize=None, target_weight_kbytes=-1, target_activation_kbytes=-1)
+    with native_functions(), nn.parameter_scope("scratch", OrderedDict()):
+        logits = model(nn.Variable((1, *image_shape)), num_classes, plain, test=True)
+    functions = {}
+    logits.visit(functions.setdefault)
+    layers, source, num_activations = [], {}, 0    # source: variable -> number of the activation tensor in it
+    for function in functions:
+        kind, y = function.info.type_name, function.outputs[0]
+        if kind in ("Convolution", "Affine"):
+            weights = function.inputs[1]
+            terms = math.prod(weights.shape[1:]) if kind == "Convolution" else weights.shape[0]
+            layers.append(Layer(y.size * terms, source.get(function.inputs[0])))
+        elif kind == "ReLU":
+            source[y] = num_activations
+            num_activations += 1
+        elif kind in _KEEPING:
+            source[y] = source.get(function.inputs[0])
+    return layers
+
+
+def cost_table(cfg, layers, activation_bits=None):
+    """Describe the layers of a network that has been built in the current parameter scope.
+
+    Parameters
+    ----------
+    cfg : mixed_precision_dnns.config.QuantizationConfig
+    layers : list of Layer
+        From `trace_layers`.
+    activation_bits : int, optional
+        Bits of all activation tensors; those of the network if not given.
+
+    Returns
+    -------
+    list of dict
+        With the keys of `COLUMNS`. `weights` counts the bias, too, and `kbytes` has both; `bits` are those of a weight,
+        `input_bits` those of the activations that they meet, 32 for floats. `bit_operations` is the product of `macs`
+        and the two: a multiplication of b by c bits takes about b c additions of bits.
+    """
+    tensors = quantized_tensors(cfg)
+    bits = {tensor.name: _value(tensor.bits()) for tensor in tensors}
+    weights = [tensor for tensor in tensors if tensor.kind == "weights"]
+    biases = {tensor.name.removesuffix("/b"): tensor for tensor in tensors if tensor.kind == "bias"}
+    activations = [activation_bits or bits[tensor.name] for tensor in tensors if tensor.kind == "activations"]
+    rows = []
+    for tensor, layer in zip(weights, layers, strict=True):
+        scope = tensor.name.removesuffix("/W")
+        parts = [tensor, *([biases[scope]] if scope in biases else [])]
+        input_bits = FLOAT_BITS if layer.source is None else activations[layer.source]
+        kbytes = sum(part.numel * bits[part.name] for part in parts) / BITS_PER_KB
+        rows.append(dict(zip(COLUMNS, (scope.rsplit("/", 1)[0], sum(part.numel for part in parts), bits[tensor.name],
+                                       kbytes, layer.macs, input_bits, layer.macs * bits[tensor.name] * input_bits),
+                             strict=True)))
+    return rows
+
+
+def _value(bits):
+    bits.forward()
+    return int(bits.d)
+
+
+def totals(rows):
+    """Sums of the table, with mean bits per weight and per multiplication."""
+    sums = {column: sum(row[column] for row in rows) for column in ("weights", "kbytes", "macs", "bit_operations")}
+    mean = {"bits": sum(row["bits"] * row["weights"] for row in rows) / sums["weights"],
+            "input_bits": sum(row["input_bits"] * row["macs"] for row in rows) / sums["macs"]}
+    return {"layer": "all", **sums, **mean}
+
+
+def format_costs(rows):
+    """Format the table and its totals for a terminal; multiplications in millions, bit operations in billions."""
+    def cells(row):
+        return (row["layer"], f"{row['weights']:d}", f"{row['bits']:.3g}", f"{row['kbytes']:.2f}",
+                f"{row['macs'] / 1e6:.2f}", f"{row['input_bits']:.3g}", f"{row['bit_operations'] / 1e9:.2f}")
+
+    header = ("layer", "weights", "bits", "kB", "MACs [10^6]", "input bits", "bit operations [10^9]")
+    table = [header, *map(cells, rows), cells(totals(rows))]
+    widths = [max(len(line[k]) for line in table) for k in range(len(header))]
+    return "\n".join("  ".join(text.ljust(width) if k == 0 else text.rjust(width)
+                               for k, (text, width) in enumerate(zip(line, widths, strict=True))) for line in table)

@@ -1,0 +1,73 @@
+"""List what every layer of a network costs: bits, kB, multiply-accumulates and bit operations for one image.
+
+    python report.py RUN_DIR                    a network that train_resnet.py or train_imagenet.py has trained
+    python report.py --published resnet18       an ImageNet network with the bit widths of the paper's figure 5
+"""
+import json
+from pathlib import Path
+
+import nnabla as nn
+
+from common.console import cli
+from common.machine.context import use_context
+from common.machine.errors import UsageError
+from common.machine.files import write_csv
+from common.runs.training import BEST
+from mixed_precision_dnns import network
+from mixed_precision_dnns.config import ImageNetConfig
+from mixed_precision_dnns.imagenet_models import MODELS
+from mixed_precision_dnns.network_size import quantized_tensors
+from mixed_precision_dnns.operations import COLUMNS, cost_table, format_costs, totals, trace_layers
+from mixed_precision_dnns.trained import load_trained
+
+PUBLISHED_BITS = Path(__file__).resolve().parent / "published_bitwidths.json"
+PUBLISHED_ACTIVATION_BITS = 4    # the budget of the largest tensor; bits of single tensors are not published
+IMAGENET = (3, 224, 224), 1000    # shape of the images, classes
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("run", nargs="?", metavar="RUN_DIR", help="output folder of a training")
+    parser.add_argument("--weights", metavar="FILE", help=f"other parameters of that network (default: {BEST} in it)")
+    parser.add_argument("--published", choices=tuple(MODELS), help="instead of a run, a network of the paper; its "
+                        f"activations count as {PUBLISHED_ACTIVATION_BITS} bits")
+    parser.add_argument("--output", "-o", metavar="FILE", help="also write the table as CSV")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if (args.run is None) == (args.published is None):
+        raise UsageError("name either a RUN_DIR or a network by --published")
+    if args.published and args.weights:
+        raise UsageError("--weights is for a RUN_DIR; leave it out beside --published")
+    use_context("cpu")
+    nn.clear_parameters()
+    rows = published_costs(args.published) if args.published else costs_of_run(args.run, args.weights)
+    print(format_costs(rows))
+    print(f"weights {totals(rows)['kbytes']:.2f} kB = {totals(rows)['kbytes'] / 1024:.2f} MB")
+    if args.output:
+        write_csv(args.output, COLUMNS, [row.values() for row in rows])
+
+
+def costs_of_run(folder, weights=None):
+    """`cost_table` of a trained network."""
+    cfg, settings = load_trained(folder, weights)
+    network.build_network(cfg, 1, False, *settings)
+    return cost_table(cfg, trace_layers(cfg, *settings))
+
+
+def published_costs(name):
+    """`cost_table` of a network whose weights have the bits of the paper's figure."""
+    cfg = ImageNetConfig(model=name, w_quantize="parametric_fp_d_xmax", w_bitwidth_max=16)
+    network.build_network(cfg, 1, False, *IMAGENET, MODELS[name])
+    bits = [layer["bits"] for layer in json.loads(PUBLISHED_BITS.read_text())[name]]
+    tensors = [tensor for tensor in quantized_tensors(cfg) if tensor.kind != "activations"]
+    for tensor, width in zip(tensors, [*bits, bits[-1]], strict=True):    # the bias of the last layer has its bits
+        d, xmax = tensor.scalars.values()
+        xmax.d = d.d * (2 ** (width - 1) - 1)
+    return cost_table(cfg, trace_layers(cfg, *IMAGENET, MODELS[name]), PUBLISHED_ACTIVATION_BITS)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,113 @@
+"""The keys of an experiment of out-of-core training, and its learning rate."""
+import re
+
+import attrs
+
+from common.machine.errors import UsageError
+from common.runs.config import choice, integer, number, text
+from common.runs.schedules import step_decay
+from out_of_core_training.models import NETWORKS, checked_size
+from out_of_core_training.networks.deeplab import BACKBONES
+
+SCHEDULES = ("step", "poly", "linear")
+DROPS = (1 / 3, 2 / 3, 8 / 9)    # shares of a training run: epochs 30, 60 and 80 of 90
+POLY_POWER = 0.9
+
+
+@attrs.frozen(kw_only=True)
+class Config:
+    """One experiment: a section of a `.cfg` file. The text of each key is its `help`.
+
+    Raises
+    ------
+    ValueError
+        A value is not allowed, or two of them contradict each other.
+    """
+
+    network = choice("resnet50", tuple(NETWORKS), help="what to train")
+    backbone = choice(None, (None, *BACKBONES), help="of deeplabv3plus; none: its default")
+    width = number(1, above=0, help="factor of all numbers of channels")
+    image_size = text(None, help="height and width in pixels, such as 224 or 1024x2048; none: as published")
+    data = choice("folder", ("folder", "random"), help="what to train on: the files in data_dir, or the same random "
+                                                       "batch in each step")
+    data_dir = text(None, help="folder with the layout of ImageNet or Cityscapes; synthetic: generated pictures")
+    batch_size = integer(256, at_least=1, help="images per update")
+    epochs = integer(90, at_least=1, help="passes over the training images")
+    steps_per_epoch = integer(0, at_least=0, help="updates per epoch; 0: all training images, or 10 random batches")
+    seed = integer(0, at_least=0, at_most=2 ** 31 - 1, help="fixes initialization, shuffling and augmentation")
+    learning_rate = number(0.1, above=0, help="largest learning rate, for a batch of reference_batch")
+    reference_batch = integer(0, at_least=0, help="the learning rate grows in proportion to the batch size, and is as "
+                                                  "given at this one; 0: it does not")
+    schedule = choice("step", SCHEDULES, help="step: a tenth after 1/3, 2/3 and 8/9 of the epochs; poly: falls with a "
+                                              "power of 0.9; linear: constant for one half, then falls to 0")
+    warmup_epochs = integer(0, at_least=0, help="epochs in which the learning rate rises to its value")
+    weight_decay = number(1e-4, at_least=0, help="pull of every parameter towards zero")
+
+    def __attrs_post_init__(self):
+        if self.backbone is not None and self.network != "deeplabv3plus":
+            raise ValueError(f"backbone = {self.backbone}: only deeplabv3plus has a choice")
+        try:
+            _ = self.size
+        except UsageError as error:
+            raise ValueError(error) from error
+
+    @property
+    def size(self):
+        """Height and width of the images in pixels."""
+        return checked_size(self.network, parse_size(self.image_size))
+
+    @property
+    def small(self):
+        """Further arguments of `out_of_core_training.models.build`."""
+        return {"width": self.width} | ({"backbone": self.backbone} if self.backbone else {})
+
+
+def parse_size(value):
+    """Read the size of an image, `224` or `1024x2048` (height x width).
+
+    Parameters
+    ----------
+    value : str or None
+
+    Returns
+    -------
+    (height, width), None for None
+
+    Raises
+    ------
+    UsageError
+        It is no such size.
+    """
+    if value is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9]+)\s*(?:x\s*([0-9]+)\s*)?", value)
+    if match is None:
+        raise UsageError(f"image size {value!r}: not height and width in pixels, such as 224 or 1024x2048")
+    height, width = match.groups()
+    return int(height), int(width or height)
+
+
+def learning_rate(cfg, epoch, step, num_steps):
+    """Learning rate of a step.
+
+    Parameters
+    ----------
+    cfg : Config
+    epoch, step : int
+        From 0.
+    num_steps : int
+        Steps of an epoch.
+
+    Returns
+    -------
+    float
+    """
+    peak = cfg.learning_rate * (cfg.batch_size / cfg.reference_batch if cfg.reference_batch else 1)
+    now = epoch + step / num_steps    # in epochs
+    if now < cfg.warmup_epochs:
+        return peak * (now + 1 / num_steps) / (cfg.warmup_epochs + 1 / num_steps)
+    if cfg.schedule == "step":
+        return step_decay(peak, epoch, [round(share * cfg.epochs) for share in DROPS])
+    if cfg.schedule == "poly":
+        return peak * (1 - now / cfg.epochs) ** POLY_POWER
+    return peak * min(1, 2 * (1 - now / cfg.epochs))

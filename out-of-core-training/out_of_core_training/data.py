@@ -1,0 +1,248 @@
+"""What the networks are trained on: photographs with classes, street scenes, or one random batch over and over."""
+import math
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.cpu.kernels import num_threads
+from common.datasets import cityscapes, imagenet
+from common.datasets.batches import PLACEMENT, Batches
+from common.machine.distributed import world
+from common.machine.errors import UsageError, UserError
+from common.pictures import image_files as images
+from out_of_core_training.models import CITYSCAPES_CLASSES, IGNORED
+from out_of_core_training.networks.pix2pixhd import NUM_LABELS
+
+SCALES = (0.5, 2.0)    # of random crops
+_IMAGE, _LABEL_IDS, _INSTANCE_IDS = "_leftImg8bit.png", "_gtFine_labelIds.png", "_gtFine_instanceIds.png"
+
+
+class RandomBatches:
+    """The same random batch in each step and on all ranks, so that no time goes into data and the loss can fall.
+
+    Parameters
+    ----------
+    network : out_of_core_training.models.Network
+    steps : int
+        Of an epoch.
+    seed : int
+    """
+
+    def __init__(self, network, steps, seed=0):
+        rng, self.steps = np.random.default_rng(seed), steps
+        draw = {"image": lambda shape: rng.standard_normal(shape, dtype=np.float32),
+                "label": lambda shape: rng.integers(0, network.num_classes, shape, dtype=np.int32),
+                "edges": lambda shape: (rng.random(shape, dtype=np.float32) < 0.1).astype(np.float32)}
+        self.arrays = [draw[variable.name](variable.shape) for variable in network.inputs]
+
+    def __len__(self):
+        return self.steps
+
+    def epoch(self, epoch, start=0):
+        """Yield the batch `len - start` times."""
+        for _ in range(start, self.steps):
+            yield self.arrays
+
+
+class SceneBatches(Batches):
+    """Batches of street scenes, read when they are needed, epoch by epoch.
+
+    Parameters
+    ----------
+    pairs : list of common.datasets.cityscapes.Pair
+    read : callable
+        `read(pair, size, rng)` returns the arrays of one scene; `rng` is None where nothing is to be random.
+    batch_size : int
+    size : (int, int)
+        Height and width, pixels.
+    seed, drop_last, steps, world
+        As for `common.datasets.batches.Batches`.
+    """
+
+    def __init__(self, pairs, read, batch_size, size, seed=None, drop_last=False, steps=None, world=None):
+        super().__init__(pairs, batch_size, seed, drop_last=drop_last, steps=steps, world=world)
+        self.read, self.size = read, size
+        self._workers = ThreadPoolExecutor(num_threads(), thread_name_prefix="scenes")
+
+    def _plan(self, epoch):
+        """Draw what is random in an epoch: index int64 (n,), and a seed for each scene, int64 (n,)."""
+        num = len(self.dataset)
+        if self.seed is None:
+            return np.arange(num), [None] * num
+        return super()._plan(epoch)[0], self._rng(PLACEMENT, epoch).integers(0, 2 ** 63 - 1, num)
+
+    def _make(self, plan, number):
+        part = self.world.rows(self.batch_size, number)
+        scenes = self._workers.map(self._read, *(numbers[part] for numbers in plan))
+        return tuple(np.stack(arrays) for arrays in zip(*scenes, strict=True))
+
+    def _read(self, k, seed):
+        rng = None if seed is None else np.random.default_rng(seed)
+        return self.read(self.dataset[k], self.size, rng)
+
+
+def segmentation_scene(pair, size, rng=None):
+    """Read a scene with its classes: scaled by 0.5 to 2, cropped and mirrored at random; otherwise its centre.
+
+    Returns
+    -------
+    image : float32 (3, *size), RGB, of mean 0 and deviation 1 over ImageNet; 0 where there is no scene
+    label : int32 (1, *size)
+        0..18, or 255 where nothing counts.
+    """
+    image, label = cityscapes.read_pair(pair)
+    (height, width), scale, mirrored, place = size, 1.0, False, (0.5, 0.5)
+    if rng is not None:
+        scale, mirrored, place = rng.uniform(*SCALES), rng.random() < 0.5, rng.random(2)
+    top, left = (math.floor((scale * have - want) * share)
+                 for have, want, share in zip(label.shape, size, place, strict=True))
+    # From pixels of the scene to those of the crop, in one pass; pixel 0 lasts from -1/2 to 1/2.
+    matrix = np.array([[scale, 0, (scale - 1) / 2 - left], [0, scale, (scale - 1) / 2 - top]])
+    if mirrored:
+        matrix[0] = [-scale, 0, width - 1 - matrix[0, 2]]
+    grey = tuple(255 * imagenet.MEAN[::-1].astype(float))
+    image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
+    label = cv2.warpAffine(label, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORED)
+    image = (image[..., ::-1].astype(np.float32) / 255 - imagenet.MEAN) / imagenet.STD    # RGB
+    return np.ascontiguousarray(image.transpose(2, 0, 1)), label[None].astype(np.int32)
+
+
+def translation_scene(pair, size, rng=None):
+    """Read a scene for Pix2PixHD, as a whole, resized, and mirrored at random.
+
+    Returns
+    -------
+    label : int32 (1, *size)
+        Number of the class among all 35 of Cityscapes; of generated scenes, among the 19 that count and the rest.
+    edges : float32 (1, *size)
+        1 at the edges of objects.
+    image : float32 (3, *size), RGB, in [-1, 1]
+    """
+    image, label, instances = _all_classes(pair)
+    label, instances = (cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST) for array in (label, instances))
+    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)[..., ::-1]    # RGB
+    image = image.transpose(2, 0, 1).astype(np.float32) / 127.5 - 1
+    arrays = [label[None].astype(np.int32), edges_of(instances)[None], image]
+    if rng is not None and rng.random() < 0.5:
+        arrays = [array[..., ::-1] for array in arrays]
+    return arrays
+
+
+def _all_classes(pair):
+    """Read image uint8 (height, width, 3), BGR, and the numbers of classes and of objects, both (height, width)."""
+    if isinstance(pair.image, cityscapes.SceneFile):
+        image, label = cityscapes.read_pair(pair)
+        label = np.where(label == cityscapes.IGNORE, CITYSCAPES_CLASSES, label).astype(np.uint8)
+        return image, label, label.astype(np.int32)
+    folder, name = Path(pair.label).parent, Path(pair.image).name.removesuffix(_IMAGE)
+    image, label = images.read_image(pair.image), images.read_indices(folder / f"{name}{_LABEL_IDS}")
+    instances = cv2.imread(str(folder / f"{name}{_INSTANCE_IDS}"), cv2.IMREAD_UNCHANGED)
+    if instances is None or instances.ndim != 2:
+        raise UserError(f"{folder / name}{_INSTANCE_IDS}: no such file, or no image of numbers; Pix2PixHD needs the "
+                        "edges of objects")
+    if not image.shape[:2] == label.shape == instances.shape:
+        raise UserError(f"{folder / name}{_LABEL_IDS}: does not have the size of its image or of its instances")
+    return image, np.minimum(label, NUM_LABELS - 1), instances.astype(np.int32)
+
+
+def edges_of(instances):
+    """Mark pixels that a neighbour to the left, right, above or below belongs to another object than.
+
+    Parameters
+    ----------
+    instances : int32 (height, width)
+
+    Returns
+    -------
+    float32 (height, width), 0 or 1
+    """
+    edges = np.zeros(instances.shape, np.float32)
+    for a, b in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = instances[a] != instances[b]
+        edges[a][differs] = edges[b][differs] = 1
+    return edges
+
+
+def load_data(cfg):
+    """Find the data of a run.
+
+    Parameters
+    ----------
+    cfg : out_of_core_training.config.Config
+
+    Returns
+    -------
+    train, valid : Batches or None
+        For Pix2PixHD there is nothing to validate by; random data are made when there is a network (`RandomBatches`).
+    num_classes : int or None
+        None: as many as the network has of itself.
+
+    Raises
+    ------
+    UsageError, UserError
+        There are no such data, or too few of them, or they are damaged.
+    """
+    if cfg.data == "random":
+        return None, None, None
+    if cfg.data_dir is None:
+        raise UsageError("no data: name their folder by --data-dir, or say --data random or --data-dir synthetic")
+    how = {"seed": cfg.seed, "drop_last": True, "steps": cfg.steps_per_epoch or None,
+           "world": world()}
+    if cfg.network in ("resnet50", "densenet121"):
+        return _pictures(cfg, how)
+    pairs, valid_pairs = (cityscapes.find_pairs(cfg.data_dir, split) for split in cityscapes.SPLITS)
+    if cfg.network == "pix2pixhd":
+        return SceneBatches(pairs, translation_scene, cfg.batch_size, cfg.size, **how), None, None
+    return (SceneBatches(pairs, segmentation_scene, cfg.batch_size, cfg.size, **how),
+            SceneBatches(valid_pairs, segmentation_scene, cfg.batch_size, cfg.size), None)
+
+
+def _pictures(cfg, how):
+    height, width = cfg.size
+    if height != width:
+        raise UsageError(f"--image-size {height}x{width}: pictures of {cfg.network} are cut square")
+    pictures, valid_pictures = (imagenet.load(split, cfg.data_dir) for split in imagenet.SPLITS)
+    train = imagenet.ImageBatches(pictures, cfg.batch_size, height, **how)
+    valid = imagenet.ImageBatches(valid_pictures, min(cfg.batch_size, len(valid_pictures)), height)
+    return train, valid, len(pictures.class_names)
+
+
+def padded(arrays, num):
+    """Fill a batch up to `num` examples by repeating them."""
+    return [np.resize(array, (num, *array.shape[1:])) for array in arrays]
+
+
+def validate(network, batches, memory):
+    """Evaluate a network.
+
+    Parameters
+    ----------
+    network : out_of_core_training.models.Network
+        Built with `train=False`.
+    batches : Batches
+    memory : common.out_of_core.OutOfCore or InCore
+
+    Returns
+    -------
+    float
+        Of classifiers the share of wrong first guesses; of DeepLabv3+ 1 - mIoU over the centres of the scenes, with
+        the mean over the classes that occur.
+    """
+    batch_size, num_classes = network.output.shape[:2]
+    confusion = np.zeros((num_classes, num_classes), np.int64)    # true class, guess
+    for arrays in batches.epoch(0):
+        num = len(arrays[0])
+        with memory.validation():
+            network.inputs[0].d = padded(arrays, batch_size)[0]
+            network.output.forward(clear_buffer=True)
+        guess, label = network.output.d[:num].argmax(1).ravel(), arrays[1].ravel()
+        counts = label != IGNORED if network.name == "deeplabv3plus" else np.full(label.shape, True)
+        confusion += np.bincount(label[counts] * num_classes + guess[counts], minlength=num_classes ** 2).reshape(
+            confusion.shape)
+    right, total = np.diag(confusion), confusion.sum()
+    if network.name != "deeplabv3plus":
+        return 1 - right.sum() / total
+    union = confusion.sum(0) + confusion.sum(1) - right
+    return 1 - float(np.mean(right[union > 0] / union[union > 0])) if total else math.nan

@@ -1,0 +1,59 @@
+"""The paper's figure: speed over the size of the batch, published points and ours."""
+from matplotlib.figure import Figure
+
+from common.pictures.figures import save_figure
+
+MODES = {"in-core": "baseline", "scheduler": "scheduling", "virtual": "VA"}    # our names -> those of the figure
+TITLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet", "pix2pixhd": "Pix2PixHD", "deeplabv3plus": "DeepLabv3+"}
+# Network -> mode -> batch size -> images/s, read off the published figure (arXiv 2010.14109) to about 1 % of its axis.
+PUBLISHED = {
+    "densenet121": {
+        "in-core": {192: 492, 256: 491, 320: 495, 384: 495, 448: 498, 512: 497},
+        "scheduler": {192: 452, 256: 463, 320: 475, 384: 478, 448: 483, 512: 482, 576: 484, 640: 480, 704: 483,
+                      768: 467},
+        "virtual": {192: 398, 256: 443, 320: 456, 384: 473, 448: 469, 512: 476, 576: 473, 640: 469, 704: 472, 768: 455,
+                    832: 424, 896: 411, 960: 404, 1024: 402, 1088: 399, 1152: 401}},
+    "pix2pixhd": {
+        "in-core": {2: 3.12, 4: 3.27},
+        "scheduler": {2: 2.80, 4: 3.05, 8: 3.26, 12: 3.36, 16: 3.30},
+        "virtual": {2: 2.80, 4: 2.96, 8: 3.27, 12: 3.42, 16: 3.40, 20: 3.41, 24: 3.71, 28: 3.81}},
+    "deeplabv3plus": {
+        "in-core": {2: 14.0, 4: 16.2, 6: 16.6},
+        "scheduler": {2: 4.9, 4: 9.4, 6: 12.2, 8: 13.5, 12: 14.3, 24: 13.2, 32: 12.6},
+        "virtual": {2: 4.9, 4: 9.2, 6: 12.1, 8: 12.2, 12: 12.4, 24: 12.6, 32: 12.6, 48: 12.4, 64: 12.6}},
+}
+_COLOURS = {"in-core": "C0", "scheduler": "C1", "virtual": "C2"}
+_RATIO = 20    # of speeds, above which an axis is logarithmic
+
+
+def draw(path, measured, note):
+    """Draw a panel for each network.
+
+    Parameters
+    ----------
+    path : path of a PNG file
+    measured : dict of str to dict of str to dict of int to float
+        Network -> mode -> batch size -> images/s.
+    note : str
+        Where that was measured; stands below.
+    """
+    figure = Figure(figsize=(5 * len(measured), 3.8))
+    for axes, (network, ours) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(),
+                                     strict=True):
+        published = PUBLISHED.get(network, {})
+        for mode, name in MODES.items():
+            for who, curves, style in (("published", published, ":o"), ("ours", ours, "-s")):
+                if curves.get(mode):
+                    axes.plot(*zip(*sorted(curves[mode].items()), strict=True), style, color=_COLOURS[mode],
+                              markersize=3, label=f"{name}, {who}")
+        speeds = [speed for curves in (published, ours) for points in curves.values() for speed in points.values()]
+        if speeds and max(speeds) > _RATIO * min(speeds):
+            axes.set_yscale("log")
+        elif speeds:
+            axes.set_ylim(0, 1.15 * max(speeds))
+        axes.set(title=TITLES[network], xlabel="batch size", ylabel="images/s")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    figure.suptitle(note, y=0, fontsize=8)
+    figure.tight_layout()
+    save_figure(path, figure)

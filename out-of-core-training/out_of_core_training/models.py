@@ -1,0 +1,216 @@
+"""The paper's four networks as complete training iterations: `build` by name."""
+import functools
+from collections.abc import Callable
+
+import attrs
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.solvers as S
+
+from common.machine.distributed import world
+from common.machine.errors import UsageError
+from out_of_core_training.networks.deeplab import BACKBONES, deeplab
+from out_of_core_training.networks.densenet import densenet
+from out_of_core_training.networks.pix2pixhd import DISCRIMINATOR, GENERATOR, NUM_LABELS, pix2pixhd
+from out_of_core_training.networks.resnet import resnet
+
+IMAGENET_CLASSES, CITYSCAPES_CLASSES = 1000, 19
+IGNORED = 255    # label of pixels that do not count
+
+
+@attrs.frozen
+class Network:
+    """A training iteration, or with `train=False` what is needed to evaluate.
+
+    Attributes
+    ----------
+    name : str
+    num_classes : int
+    inputs : list of nn.Variable, with the names `image`, `label`, `edges`
+        What to write before an iteration. Of classifiers: image float32 (batch, 3, height, width), label int32
+        (batch, 1). Of DeepLabv3+: the same image, label int32 (batch, 1, height, width), `IGNORED` where it does not
+        count. Of Pix2PixHD: label int32, edges float32, both (batch, 1, height, width), image as before.
+    output : nn.Variable
+        Logits (batch, classes) or (batch, classes, height, width), or the generated image (batch, 3, height, width).
+    steps : list of (nn.Variable, nnabla solver)
+        Losses, each with what it updates, in their order within an iteration.
+    losses : dict of str to nn.Variable
+        Values worth a column of a log, of shape (); they survive `backward(clear_buffer=True)`.
+    """
+
+    name = attrs.field()
+    num_classes = attrs.field()
+    inputs = attrs.field(factory=list)
+    output = attrs.field(default=None)
+    steps = attrs.field(factory=list)
+    losses = attrs.field(factory=dict)
+
+
+    @property
+    def typed_inputs(self):
+        """Inputs with the types of the arrays that are written to them, for `out_of_core_training.planner.plan`."""
+        return [(variable, "int32" if variable.name == "label" else "float32") for variable in self.inputs]
+
+
+@attrs.frozen
+class Architecture:
+    """A kind of network.
+
+    Attributes
+    ----------
+    build : callable
+        `build(name, batch_size, (height, width), train, **small)` returns a `Network`.
+    image_size : (height, width), pixels, of the published experiments
+    smallest, multiple : int
+        What height and width must be at least, and a multiple of.
+    options : tuple of str
+        Further arguments that `build` takes.
+    """
+
+    build: Callable
+    image_size: tuple
+    smallest: int
+    multiple: int
+    options: tuple
+
+
+def build(name, batch_size, image_size=None, train=True, **small):
+    """Build a network on the parameters of the current scope, which are made where they are missing.
+
+    No array of a size that grows with the batch is allocated before the first forward pass.
+
+    Parameters
+    ----------
+    name : one of `NETWORKS`
+    batch_size : int, from 1
+    image_size : int, or (int, int), optional
+        Height and width in pixels; not given, as in the published experiments.
+    train : bool
+        Build losses and solvers, and normalize by the statistics of the batch; otherwise inputs and output alone.
+    **small
+        What makes the network another one: `width`, a factor of all numbers of channels; `num_classes`; for
+        `deeplabv3plus` also `backbone`, one of `out_of_core_training.networks.deeplab.BACKBONES`.
+
+    Returns
+    -------
+    Network
+        For `iterate`.
+
+    Raises
+    ------
+    UsageError
+        An unknown network, a batch that is not positive, a size that the network cannot take, an unknown option.
+    """
+    if name not in NETWORKS:
+        raise UsageError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
+    architecture = NETWORKS[name]
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: choose at least 1")
+    size = checked_size(name, image_size)
+    check_options(name, small)
+    return architecture.build(name, batch_size, size, train, **small)
+
+
+def iterate(network, arrays, weight_decay=0.0):
+    """Take one training iteration: write the inputs, then update each solver once.
+
+    Parameters
+    ----------
+    network : Network
+    arrays : sequence of arrays
+        Values of its inputs.
+    weight_decay : float
+    """
+    for variable, array in zip(network.inputs, arrays, strict=True):
+        variable.d = array
+    for loss, solver in network.steps:
+        world().update(loss, solver, weight_decay)
+
+
+def checked_size(name, image_size=None):
+    """Return (height, width) of the images of a network, given as for `build`; raises a UsageError as that does."""
+    architecture = NETWORKS[name]
+    size = architecture.image_size if image_size is None else image_size
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if len(size) != 2 or any(side < architecture.smallest or side % architecture.multiple for side in size):
+        multiple = f" and a multiple of {architecture.multiple}" if architecture.multiple > 1 else ""
+        raise UsageError(f"image size {' x '.join(map(str, size))} (height x width): {name} needs each to be at least "
+                         f"{architecture.smallest}{multiple}")
+    return size
+
+
+def check_options(name, small):
+    """Raise a UsageError for what the network `name` does not take of the options of `build`."""
+    allowed = NETWORKS[name].options
+    for key in small:
+        if key not in allowed:
+            raise UsageError(f"{name} has no option {key!r}: choose from {', '.join(allowed)}")
+    if small.get("width", 1) <= 0:
+        raise UsageError(f"width {small['width']}: choose a factor above 0")
+    if small.get("num_classes", 2) < 2:
+        raise UsageError(f"{small['num_classes']} classes: choose at least 2")
+    if small.get("backbone", BACKBONES[0]) not in BACKBONES:
+        raise UsageError(f"unknown backbone {small['backbone']!r}: choose from {', '.join(BACKBONES)}")
+
+
+def _classifier(compute, name, batch_size, size, train, num_classes=IMAGENET_CLASSES, **small):
+    image, label = _input("image", batch_size, 3, *size), _input("label", batch_size, 1)
+    logits = compute(image, num_classes, train, **small)
+    network = Network(name, num_classes, [image, label], logits)
+    if not train:
+        return network
+    return _trained(network, F.mean(F.softmax_cross_entropy(logits, label)), S.Momentum(0.1, momentum=0.9))
+
+
+def _segmenter(name, batch_size, size, train, num_classes=CITYSCAPES_CLASSES, **small):
+    image, label = _input("image", batch_size, 3, *size), _input("label", batch_size, 1, *size)
+    logits = deeplab(image, num_classes, train, **small)
+    network = Network(name, num_classes, [image, label], logits)
+    if not train:
+        return network
+    counts = F.less_scalar(label, num_classes)
+    losses = F.softmax_cross_entropy(logits, label * counts, axis=1) * counts
+    # An image in which nothing counts has loss 0.
+    loss = F.sum(losses) / F.maximum_scalar(F.sum(counts), 1)
+    return _trained(network, loss, S.Momentum(0.007, momentum=0.9))
+
+
+def _trained(network, loss, solver):
+    """Let `solver` reduce `loss` by all parameters."""
+    solver.set_parameters(nn.get_parameters())
+    loss.persistent = True
+    return attrs.evolve(network, steps=[(loss, solver)], losses={"loss": loss})
+
+
+def _translator(name, batch_size, size, train, num_classes=NUM_LABELS, width=1.0):
+    inputs = [_input(kind, batch_size, 3 if kind == "image" else 1, *size) for kind in ("label", "edges", "image")]
+    graph = pix2pixhd(*inputs, num_classes, width)
+    network = Network(name, num_classes, inputs, graph.fake)
+    if not train:
+        return network
+    losses = {"loss_generator": graph.loss_generator, "loss_discriminator": graph.loss_discriminator,
+              "loss_gan": graph.loss_gan, "loss_features": graph.loss_features}
+    for loss in losses.values():
+        loss.persistent = True
+    steps = []
+    for loss, scope in ((graph.loss_generator, GENERATOR), (graph.loss_discriminator, DISCRIMINATOR)):
+        solver = S.Adam(2e-4, beta1=0.5, beta2=0.999)
+        # By full names: the two sets of parameters are saved and restored together.
+        solver.set_parameters({key: p for key, p in nn.get_parameters().items() if key.startswith(f"{scope}/")})
+        steps.append((loss, solver))
+    return attrs.evolve(network, steps=steps, losses=losses)
+
+
+def _input(name, *shape):
+    variable = nn.Variable(shape)
+    variable.name = name
+    return variable
+
+
+_FOR_ALL = ("width", "num_classes")
+NETWORKS = {
+    "resnet50": Architecture(functools.partial(_classifier, resnet), (224, 224), 32, 1, _FOR_ALL),
+    "densenet121": Architecture(functools.partial(_classifier, densenet), (224, 224), 32, 1, _FOR_ALL),
+    "pix2pixhd": Architecture(_translator, (1024, 2048), 64, 32, _FOR_ALL),
+    "deeplabv3plus": Architecture(_segmenter, (513, 513), 33, 1, (*_FOR_ALL, "backbone")),
+}

@@ -1,0 +1,136 @@
+"""Plan out-of-core training of a built graph without running it: what it needs, what nnabla's scheduler would do."""
+import attrs
+import nnabla as nn
+
+from common.machine.errors import UserError
+from common.out_of_core.device import format_bytes
+from common.out_of_core.record import Recorder
+from common.out_of_core.schedule import PlanError, Record, Schedule, make_schedule
+
+
+@attrs.frozen
+class Plan:
+    """A training iteration on paper.
+
+    Attributes
+    ----------
+    record : common.out_of_core.schedule.Record
+        Its array accesses, block by block.
+    schedule : common.out_of_core.schedule.Schedule or None
+        The transfers, if a budget was given.
+    """
+
+    record: Record = attrs.field()
+    schedule: Schedule = attrs.field(default=None)
+
+    @property
+    def function_blocks(self):
+        """Number of blocks: the inputs, each function forward and backward, each parameter of each solver call."""
+        return len(self.record.blocks)
+
+    @property
+    def recorded_accesses(self):
+        """Gets, casts and clears of an iteration."""
+        return self.record.num_accesses()
+
+    @property
+    def block_bytes(self):
+        """Bytes of the distinct (array, dtype) pairs of each block."""
+        return self.record.block_bytes()
+
+    @property
+    def labels(self):
+        """What each block computes."""
+        return self.record.labels
+
+    @property
+    def minimum_budget(self):
+        """Smallest feasible budget in bytes."""
+        return self.record.minimum()[0]
+
+    @property
+    def minimum_function(self):
+        """What sets the smallest feasible budget."""
+        return self.labels[self.record.minimum()[1]]
+
+    @property
+    def in_core_bytes(self):
+        """Most bytes that live at a time if nothing is swapped."""
+        return max(self.record.in_core())
+
+    @property
+    def peak_bytes(self):
+        """Most bytes on the GPU or on their way out at a time, as nnabla's scheduler counts them."""
+        return self.schedule.peak_bytes
+
+    def counts(self):
+        """Number and bytes of the events of an iteration.
+
+        Returns
+        -------
+        dict
+            `swap_in`, `swap_out`, `wait`, `preclear` -> (number, bytes by the type of the recorded use).
+        """
+        kinds = {"swap_in": "in", "swap_out": "out", "wait": "wait", "preclear": "preclear"}
+        return {name: self.schedule.count(kind) for name, kind in kinds.items()}
+
+
+def plan(steps, inputs=(), budget=None, prefetch=None, weight_decay=False, save_host_memory=False):
+    """Plan a training iteration as nnabla's scheduler would after it has recorded one.
+
+    The iteration writes the inputs and takes the steps: for each `forward(clear_no_need_grad=True)`, `zero_grad()`,
+    `backward(clear_buffer=True)`, `weight_decay(...)` if asked for, `update()`. For another order of calls, make a
+    record with `common.out_of_core.record.Recorder` and give it to `plan_record`.
+
+    Parameters
+    ----------
+    steps : list of (nn.Variable, nnabla solver or None)
+        Losses and what they update; without a solver, forward and backward alone. One loss may stand for itself.
+    inputs : list of nn.Variable or (nn.Variable, dtype)
+        What is written from the host; `float32` unless said otherwise.
+    budget : int, optional
+        Bytes of the GPU that arrays may take; without it, no transfers are planned.
+    prefetch : int, optional
+        Bytes of the prefetch window, 1.5 times the budget by default.
+    weight_decay : bool
+    save_host_memory : bool
+
+    Returns
+    -------
+    Plan
+
+    Raises
+    ------
+    UserError
+        The budget is too small; the message names the smallest feasible one and what sets it.
+    """
+    if isinstance(steps, nn.Variable):
+        steps = [(steps, None)]
+    recorder = Recorder()
+    for entry in inputs:
+        variable, dtype = (entry, "float32") if isinstance(entry, nn.Variable) else entry
+        recorder.write(variable, str(dtype))
+    for loss, solver in steps:
+        recorder.forward(loss)
+        if solver is not None:
+            recorder.zero_grad(solver)
+        recorder.backward(loss)
+        if solver is not None and weight_decay:
+            recorder.solver_call(solver, "weight_decay")
+        if solver is not None:
+            recorder.solver_call(solver, "update")
+    return plan_record(recorder.finish(), budget, prefetch, save_host_memory)
+
+
+def plan_record(record, budget=None, prefetch=None, save_host_memory=False):
+    """Plan the transfers for a record; arguments and errors as for `plan`."""
+    result = Plan(record)
+    if budget is None:
+        return result
+    try:
+        return attrs.evolve(result, schedule=make_schedule(record, budget, prefetch, save_host_memory))
+    except PlanError as error:
+        smallest = result.minimum_budget
+        raise UserError(f"budget {budget} bytes is too small: the smallest feasible one is {smallest} bytes "
+                        f"({format_bytes(smallest)}), set by {result.minimum_function}; no room for "
+                        f"{record.labels[error.block]}") from None

@@ -1,0 +1,1 @@
+"""Predictions for a GPU that need none."""

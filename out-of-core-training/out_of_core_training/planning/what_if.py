@@ -1,0 +1,98 @@
+"""How needs grow with the batch, the largest batch that follows, and what would raise it."""
+from common.out_of_core.device import format_bytes
+
+# Functions whose output could take the place of an input, and the gradient of the input that of the output.
+IN_PLACE = ("BatchNormalization", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "Add2", "Dropout")
+# What these compute can be had again for a small part of the time of a convolution.
+CHEAP = (*IN_PLACE, "MaxPooling", "AveragePooling", "Concatenate", "Pad", "Reshape")
+
+
+class Growth:
+    """Needs of a network in bytes as straight lines over the batch size, from the plans of two batches.
+
+    Parameters
+    ----------
+    one, many : out_of_core_training.planner.Plan
+        For one image and for `batch_size` images.
+    batch_size : int, from 2
+
+    Attributes
+    ----------
+    blocks, in_core : list of (float, float)
+        Bytes for one image, and for each further one: of each function block; of what lives at a time.
+    """
+
+    def __init__(self, one, many, batch_size):
+        self.one, self.many, self.batch_size = one, many, batch_size
+        self.blocks = self.lines(lambda plan: plan.block_bytes[1:])
+        self.in_core = self.lines(lambda plan: [plan.in_core_bytes])
+
+    def lines(self, needs):
+        """Lines of what `needs` tells of a plan, a list of bytes."""
+        return [(first, (last - first) / (self.batch_size - 1))
+                for first, last in zip(needs(self.one), needs(self.many), strict=True)]
+
+    @staticmethod
+    def largest_batch(lines, memory):
+        """Largest batch with which every line is within `memory` bytes, 0 if there is none."""
+        if any(first > memory for first, _ in lines):
+            return 0
+        return min(1 + int((memory - first) / slope) for first, slope in lines if slope > 0)
+
+
+def what_if_rows(growth, memory):
+    """Rows of a table: the largest batch as it is and after each of three changes.
+
+    Parameters
+    ----------
+    growth : Growth
+    memory : int, bytes
+
+    Returns
+    -------
+    list of (str, str)
+    """
+    steepest = max(slope for _, slope in growth.blocks)
+    kinds = sorted({_kind(label) for (_, slope), label in zip(growth.blocks, growth.one.labels[1:], strict=True)
+                    if slope > 0.99 * steepest})
+    cases = [("swapped", growth.blocks),
+             ("swapped, elementwise functions in place", growth.lines(_in_place)),
+             (f"swapped, halves of {', '.join(kinds)}", growth.lines(lambda plan: _halved(plan, kinds))),
+             ("in-core", growth.in_core),
+             ("in-core, all but convolutions recomputed", growth.lines(lambda plan: [_recomputed(plan)]))]
+    return [(name, f"{growth.largest_batch(lines, memory):6d}  ({format_bytes(max(slope for _, slope in lines))})")
+            for name, lines in cases]
+
+
+def _kind(label):
+    return label.split()[0]
+
+
+def _in_place(plan):
+    """Bytes of the blocks, without the array that an elementwise function need not have beside its input."""
+    return [size - (_written(accesses) if _kind(label) in IN_PLACE else 0) for size, label, accesses in _blocks(plan)]
+
+
+def _halved(plan, kinds):
+    return [size / 2 if _kind(label) in kinds else size for size, label, _ in _blocks(plan)]
+
+
+def _blocks(plan):
+    return list(zip(plan.block_bytes, plan.labels, plan.record.blocks, strict=True))[1:]
+
+
+def _written(accesses):
+    """Bytes of the largest array that is written."""
+    return max((access.num_bytes for access in accesses if access.kind == "cast"), default=0)
+
+
+def _recomputed(plan):
+    """Bytes in-core without the outputs of cheap functions that wait for the backward."""
+    cleared = {access.array for _, label, accesses in _blocks(plan) if label.endswith("forward")
+               for access in accesses if access.kind == "clear"}
+    waiting = 0
+    for _, label, accesses in _blocks(plan):
+        written = [access for access in accesses if access.kind == "cast" and access.array not in cleared]
+        if label.endswith("forward") and _kind(label) in CHEAP and written:
+            waiting += max(access.num_bytes for access in written)
+    return plan.in_core_bytes - waiting

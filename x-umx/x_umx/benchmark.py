@@ -1,0 +1,177 @@
+"""Measure separation and training at the published size against what nnabla and norbert offer on a CPU.
+
+    python x-umx/benchmark.py [--duration 30] [--rounds 3] [--output FILE.json]
+
+Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
+median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
+Several minutes, most of them nnabla's.
+"""
+import importlib.util
+import statistics
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+import nnabla as nn
+import nnabla.solvers as S
+import numpy as np
+
+from common.audio.stft import stft
+from common.console import cli
+from common.inference.engines import compile_network
+from common.layers.recurrent import lstm
+from common.machine.context import native_functions, use_context
+from common.machine.distributed import world
+from common.runs.checkpoint import save_parameters
+from common.separation.wiener import multichannel_wiener
+from common.workbench.benchmarking import (
+    add_benchmark_flags,
+    compare,
+    decaying_noise,
+    measure_all,
+    separate_long_file,
+)
+from x_umx.config import Config
+from x_umx.model import SAMPLE_RATE, CrossNetOpenUnmix
+from x_umx.network import Graphs
+from x_umx.separator import Separator
+
+LSTM_SHAPE = (129, 8, 512)    # frames, batch, features: 3 s
+TRAIN_BATCH, TRAIN_SECONDS = 2, 1.5
+LONG_MINUTES = 10
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--duration", type=cli.positive_int, default=30,
+                        help="seconds of music to separate (default: %(default)s)")
+    add_benchmark_flags(parser, rounds=3)
+    args = parser.parse_args(argv)
+    use_context("cpu")
+    measure_all({
+        "separate": lambda: separation(args.duration, args.rounds),
+        "memory": long_file,
+        "wiener": lambda: wiener(args.rounds),
+        "lstm": lambda: lstm_times(args.rounds),
+        "step": lambda: step_times(args.rounds)}, args.output)
+
+
+def separation(seconds, rounds):
+    """Separate audio in memory to stems in memory, with each engine that is installed; the process stands ready."""
+    audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = random_weights(folder)
+        for engine in ("onnxruntime", "openvino", "nnabla"):
+            if engine != "nnabla" and importlib.util.find_spec(engine) is None:
+                continue
+            separator = Separator(weights, engine=engine)
+            separator.separate(audio, SAMPLE_RATE)
+            times = []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                separator.separate(audio, SAMPLE_RATE)
+                times.append(time.perf_counter() - start)
+            rows[f"{seconds} s, {engine}"] = {"s": statistics.median(times),
+                                              "real-time factor": statistics.median(times) / seconds}
+    return rows
+
+
+def random_weights(folder):
+    """Write the weights of an untrained X-UMX of the published size, and return their path."""
+    with nn.parameter_scope("benchmark", OrderedDict()):
+        CrossNetOpenUnmix().masks(nn.Variable((1, 1, 2, 1487)))
+        save_parameters(Path(folder) / "x-umx.h5", nn.get_parameters(grad_only=False))
+    return Path(folder) / "x-umx.h5"
+
+
+def long_file():
+    """Separate a file of 10 minutes with separate.py, and measure time and peak memory of that process."""
+    with tempfile.TemporaryDirectory() as folder:
+        return {f"separate.py, {LONG_MINUTES} minutes":
+                separate_long_file("x_umx", random_weights(folder), LONG_MINUTES, SAMPLE_RATE)}
+
+
+def wiener(rounds):
+    """The Wiener filter of 6 s and four sources."""
+    import norbert
+
+    mixture = stft(decaying_noise(6, SAMPLE_RATE).T)    # (2, bins, frames)
+    shares = np.random.default_rng(1).random((4, *mixture.shape), np.float32)
+    magnitudes = shares * np.abs(mixture)
+    v, x = magnitudes.transpose(3, 2, 1, 0).astype(np.float64), mixture.transpose(2, 1, 0).astype(np.complex128)
+    return compare({"ours": lambda: multichannel_wiener(magnitudes, mixture),
+                    "norbert.wiener": lambda: norbert.wiener(v, x.copy(), 1, False)}, rounds, "norbert.wiener")
+
+
+def lstm_times(rounds):
+    """Three bidirectional layers of 256: inference by the exported network, and a step of training."""
+    def build(x):
+        return lstm(x, 256, 3)
+
+    with nn.parameter_scope("benchmark", OrderedDict()):
+        exported = compile_network(build, [LSTM_SHAPE], "onnxruntime")
+        functions = {"inference, exported": lambda: exported(noise)}
+        noise = np.random.default_rng(0).standard_normal(LSTM_SHAPE).astype(np.float32)
+        x = nn.Variable.from_numpy_array(noise, need_grad=True)
+        inference, training = lstm(x, 256, 3), lstm(x, 256, 3, train=True)
+        with native_functions():
+            slow_inference, slow_training = lstm(x, 256, 3), lstm(x, 256, 3, train=True)
+        functions["inference, compiled function"] = inference.forward
+        torch = torch_lstm(noise)
+        if torch:
+            functions["inference, PyTorch"] = torch["inference"]
+        functions["inference, F.lstm"] = slow_inference.forward
+        rows = compare(functions, rounds, "inference, F.lstm")
+        functions = {"training, compiled function": lambda: forward_backward(training)}
+        if torch:
+            functions["training, PyTorch"] = torch["training"]
+        functions["training, F.lstm"] = lambda: forward_backward(slow_training)
+        return rows | compare(functions, rounds, "training, F.lstm")
+
+
+def forward_backward(y):
+    y.forward()
+    y.backward()
+
+
+def torch_lstm(noise):
+    """The same network in PyTorch, if that is installed: {"inference": function, "training": function}."""
+    if importlib.util.find_spec("torch") is None:
+        return None
+    import torch
+
+    network = torch.nn.LSTM(512, 256, 3, bidirectional=True)
+    x = torch.from_numpy(noise).requires_grad_()
+
+    def inference():
+        with torch.no_grad():
+            network(x)
+
+    return {"inference": inference, "training": lambda: network(x)[0].sum().backward()}
+
+
+def step_times(rounds):
+    """A training step of X-UMX, against the same with nnabla's own LSTM, STFT and the rest."""
+    rng = np.random.default_rng(0)
+    targets = 0.1 * rng.standard_normal((TRAIN_BATCH, 4, 2, round(TRAIN_SECONDS * SAMPLE_RATE))).astype(np.float32)
+    with nn.parameter_scope("benchmark", OrderedDict()):
+        ours = step_function(targets)
+        with native_functions():
+            published = step_function(targets)
+        name = f"batch {TRAIN_BATCH} of {TRAIN_SECONDS} s"
+        return compare({f"{name}, ours": ours, f"{name}, nnabla's functions": published}, rounds,
+                       f"{name}, nnabla's functions")
+
+
+def step_function(targets):
+    """Build the graph of a step on the parameters of the current scope, and return a function that takes it."""
+    cfg = Config()
+    loss = Graphs(cfg, train=True).loss(targets.sum(1), targets)
+    solver = S.Adam(cfg.lr)
+    solver.set_parameters(nn.get_parameters())
+    return lambda: world().update(loss, solver, cfg.weight_decay)
+
+
+if __name__ == "__main__":
+    cli.run(main)

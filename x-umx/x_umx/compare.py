@@ -1,0 +1,93 @@
+"""Compare X-UMX with one UMX for each source, and with X-UMX that lacks one of its three ideas, at small scale.
+
+    python x-umx/compare.py [--epochs 5] [--output compare] [--resume]
+    python x-umx/compare.py --variants xumx --root MUSDB18 --split train        # how well one learns what it is shown
+
+All networks have the same size and see the same number of excerpts (section SYNTHETIC of train.cfg: generated songs).
+The table shows the SDR of the stems of whole songs, 10 log10(|s|^2 / |s - e|^2), without Wiener filter.
+"""
+from pathlib import Path
+
+import attrs
+import numpy as np
+
+from common.console import cli
+from common.datasets.multitrack import MIXTURE
+from common.datasets.musdb18 import SPLITS, find_tracks
+from common.machine.context import use_context
+from common.machine.files import beside_scripts, write_json
+from common.out_of_core import InCore
+from common.runs.config import load_section
+from x_umx.config import Config
+from x_umx.separator import Separator
+from x_umx.train import train
+
+VARIANTS = {
+    "umx": ("UMX, one for each source", {"umx_train": True}),
+    "xumx": ("X-UMX", {}),
+    "no-crossing": ("X-UMX without crossing", {"crossing": False}),
+    "no-combination": ("X-UMX without combination loss", {"combination": False}),
+    "no-waveforms": ("X-UMX without loss of waveforms", {"mcoef": 0.0}),
+}
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--epochs", type=cli.positive_int, default=5, help="of each network (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
+    parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
+                        help="what to compare (default: all)")
+    parser.add_argument("--root", default="synthetic", help="songs, as for train.py (default: %(default)s)")
+    parser.add_argument("--setup-file", metavar="FILE", help="as for train.py")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="whose songs are scored (default: %(default)s)")
+    parser.set_defaults(output="compare")
+    cli.add_run_flags(parser)
+    cli.add_context_flags(parser)
+    args = parser.parse_args(argv)
+    use_context(args.context, args.device_id)
+    keys = {key: vars(args)[key] for key in ("epochs", "seed", "root", "setup_file")}
+    base = load_section(Config, beside_scripts(__package__, "train.cfg"), "SYNTHETIC", keys)
+    results = {"mixture": sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))}
+    for key in args.variants:
+        name, change = VARIANTS[key]
+        results[name] = run_variant(attrs.evolve(base, **change), name, Path(args.output) / key, args)
+        write_json(Path(args.output) / "result.json", results)
+    print(format_table(results, base.sources))
+
+
+def run_variant(cfg, name, folder, args):
+    """Train the networks of a variant and return {source: SDR in dB}."""
+    for source in (cfg.sources if cfg.umx_train else (None,)):
+        print(f"{name}{f': {source}' if source else ''}", flush=True)
+        one = attrs.evolve(cfg, source=source) if source else cfg
+        train(one, folder / source if source else folder, InCore(), args.resume, args.overwrite)
+    separator = Separator(folder, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
+    return sdr_of_songs(cfg, args.split, lambda mixture: separator.separate(mixture, cfg.sample_rate))
+
+
+def sdr_of_songs(cfg, split, separate):
+    """Mean SDR in dB over the songs, for each source; `separate` maps (samples, 2) to {source: (samples, 2)}."""
+    scores = []
+    for track in find_tracks(cfg.root, split, cfg.is_wav, cfg.setup_file, cfg.sources, cfg.sample_rate):
+        stems = separate(track.read(MIXTURE, 0, track.num_frames))
+        scores.append([sdr(track.read(source, 0, track.num_frames), stems[source]) for source in cfg.sources])
+    return dict(zip(cfg.sources, np.mean(scores, axis=0).tolist(), strict=True))
+
+
+def sdr(target, estimate):
+    """Signal-to-distortion ratio in dB of whole signals."""
+    signal, distortion = (np.sum(x ** 2, dtype=np.float64) for x in (target, target - estimate))
+    return float(10 * np.log10(signal / distortion))
+
+
+def format_table(results, sources):
+    """Lay the SDRs out as a table with a row for each variant."""
+    width = max(map(len, results))
+    head = f"{'SDR in dB':{width}}" + "".join(f"{name:>9}" for name in (*sources, "mean"))
+    rows = [f"{name:{width}}" + "".join(f"{value:9.2f}" for value in (*scores.values(), np.mean(list(scores.values()))))
+            for name, scores in results.items()]
+    return "\n".join([head, *rows])
+
+
+if __name__ == "__main__":
+    cli.run(main)

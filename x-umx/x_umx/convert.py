@@ -1,0 +1,152 @@
+"""Convert weights from and to PyTorch: UMX of open-unmix-pytorch, X-UMX of asteroid.
+
+    python x-umx/convert.py vocals.pth vocals.h5
+    python x-umx/convert.py x-umx.h5 x-umx.pth
+
+The extension of OUTPUT says in which direction: .h5 for the files of this code; .pth, .pt or .th for those of PyTorch,
+which must be installed: pip install torch. What a network computes stays the same.
+"""
+import io
+import sys
+from collections import OrderedDict
+from pathlib import Path
+from pickle import UnpicklingError
+
+import nnabla as nn
+import numpy as np
+
+from common.console import cli
+from common.machine.errors import UsageError, UserError
+from common.machine.files import replacing
+from common.runs.checkpoint import check_fit, parameter_shapes, save_parameters
+from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix
+from x_umx.torch_layout import NO_WEIGHT, from_torch, sizes_of, sources_of, to_torch, torch_shapes
+from x_umx.weights import find_weights
+
+OURS, THEIRS = (".h5",), (".pth", ".pt", ".th")
+
+
+def parse_args(argv):
+    parser = cli.parser(__doc__)
+    parser.add_argument("input", metavar="INPUT", help="file of weights")
+    parser.add_argument("output", metavar="OUTPUT", help="file to write")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    path, target = Path(args.input), Path(args.output)
+    if target.suffix not in OURS + THEIRS:
+        raise UsageError(f"{target}: the extension of OUTPUT must be one of {', '.join(OURS + THEIRS)}")
+    if any({path.suffix, target.suffix} <= set(kind) for kind in (OURS, THEIRS)):
+        raise UsageError(f"{path} to {target}: one of them must be {OURS[0]}, the other a file of PyTorch")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    if not target.parent.is_dir():
+        raise UsageError(f"{target}: no such folder")
+    torch = import_torch()
+    converted = import_weights(torch, path, target) if target.suffix in OURS else export(torch, path, target)
+    print(f"{target}: {converted}")
+
+
+def import_torch():
+    """Return the module torch; no other script needs it."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise UsageError("torch is not installed: pip install torch") from error
+    if not hasattr(torch.serialization, "safe_globals"):
+        raise UsageError(f"torch {torch.__version__} is older than 2.5: pip install --upgrade torch")
+    return torch
+
+
+def import_weights(torch, path, target):
+    """Convert a checkpoint of PyTorch to a file of ours; return what it holds, in words."""
+    state, settings = read_torch(torch, path)
+    sources = sources_of(state, settings.get("sources") or SOURCES)
+    try:
+        sizes = sizes_of(state, sources[0])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    shapes = torch_shapes(sizes, sources)
+    check_fit(path, {name: value.shape for name, value in state.items()}, shapes, optional=NO_WEIGHT.fullmatch)
+    for name in shapes:
+        if not np.isfinite(state[name]).all():
+            raise UserError(f"{path}: {name} holds values that are not finite")
+    for name, read in (("n_hop", sizes.n_fft // 4), ("sample_rate", SAMPLE_RATE), ("spec_power", 1)):
+        if settings.get(name, read) != read:
+            print(f"warning: {path}: {name} = {settings[name]}, which {target.suffix} files do not hold: it will be "
+                  f"taken for {read}", file=sys.stderr)
+    save_parameters(target, {
+        name: nn.Variable.from_numpy_array(value).apply(need_grad=not name.endswith(("bn/mean", "bn/var")))
+        for name, value in from_torch(state, sizes, sources).items()})
+    return _described(sources)
+
+
+def read_torch(torch, path):
+    """Read a checkpoint without executing anything in it.
+
+    Returns
+    -------
+    state : dict of str to float32 array
+    settings : dict
+        The arguments of asteroid's network, if it is one.
+
+    Raises
+    ------
+    UserError
+        The file is damaged, or holds more than plain values and tensors.
+    """
+    # asteroid notes the version of torch, which is text of a class of its own.
+    text = torch.serialization.safe_globals([torch.torch_version.TorchVersion])
+    try:
+        with text:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        state, settings = content.get("state_dict", content), content.get("model_args", {})
+        return {name: x.detach().float().numpy() for name, x in state.items() if torch.is_tensor(x)}, dict(settings)
+    except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: no checkpoint of PyTorch, a damaged one, or one that holds objects beside tensors; "
+                        "save its state dict alone") from error
+
+
+def export(torch, path, target):
+    """Convert a file of ours to a checkpoint of PyTorch; return what it holds, in words."""
+    file, = find_weights(path)
+    network, sizes = file.network, file.network.sizes
+    sources = file.sources if isinstance(network, CrossNetOpenUnmix) else (None,)
+    if sources != (None,) and not network.crossing:
+        raise UserError(f"{path}: trained without crossing, which asteroid's network cannot do without")
+    with nn.parameter_scope("convert", OrderedDict()):
+        file.load(parameter_shapes(lambda: network.masks(nn.Variable((1, 1, sizes.nb_channels, sizes.max_bin)))))
+        parameters = nn.get_parameters(grad_only=False)
+    state = to_torch({name: parameter.d for name, parameter in parameters.items()}, sizes, sources)
+    state = {name: torch.from_numpy(np.array(value, order="C")) for name, value in state.items()}
+    buffer = io.BytesIO()    # torch fails in strange ways where the disk is full
+    torch.save(state if sources == (None,) else _asteroid_checkpoint(torch, state, file), buffer)
+    with replacing(target) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+    return _described(sources)
+
+
+def _asteroid_checkpoint(torch, state, file):
+    """What asteroid makes a network of."""
+    sizes = file.network.sizes
+    window = torch.hann_window(sizes.n_fft)
+    return {
+        "model_name": "XUMX",
+        "model_args": {
+            "sources": list(file.sources), "window_length": sizes.n_fft, "in_chan": sizes.n_fft,
+            "n_hop": file.network.hop_length, "hidden_size": sizes.hidden_size, "nb_channels": sizes.nb_channels,
+            "sample_rate": file.sample_rate, "nb_layers": sizes.nb_layers, "input_mean": None, "input_scale": None,
+            "max_bin": sizes.max_bin, "bidirectional": not sizes.unidirectional, "spec_power": 1,
+            "return_time_signals": False},
+        "state_dict": {**state, "encoder.0.window": window, "decoder.window": window},
+    }
+
+
+def _described(sources):
+    return "UMX" if sources == (None,) else f"X-UMX for {', '.join(sources)}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,251 @@
+"""UMX and X-UMX: networks that estimate masks of sources on the magnitude spectrogram of a mixture.
+
+UMX has one network per source. X-UMX runs those of all sources together and averages across them twice ("crossing"),
+which needs no parameters. Spectrograms are (frames, batch, channels, bins).
+"""
+import itertools
+
+import attrs
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+from nnabla.initializer import ConstantInitializer
+from nnabla.parameter import get_parameter_or_create
+
+from common.audio.stft_functions import masked_inverse, spectrum
+from common.layers import affine, average, feature_normalization, relu, scale_shift, tanh
+from common.layers.recurrent import lstm
+from common.machine.errors import UserError
+
+SOURCES = ("bass", "drums", "vocals", "other")    # the order in which X-UMX stacks them
+SAMPLE_RATE = 44100
+
+
+def max_bin(sample_rate, n_fft, bandwidth):
+    """Number of bins whose frequency is at most `bandwidth`, of n_fft / 2 + 1 from 0 to half the rate; all in Hz."""
+    return int(np.sum(np.linspace(0, sample_rate / 2, n_fft // 2 + 1) <= bandwidth))
+
+
+@attrs.frozen(kw_only=True)
+class Sizes:
+    """What determines the shapes of the parameters.
+
+    The published ones are the defaults: bins up to 16 kHz enter, all are estimated. `hidden_size` counts both
+    directions of an LSTM; with `unidirectional` there is one.
+    """
+
+    n_fft = attrs.field(default=4096)
+    nb_channels = attrs.field(default=2)
+    hidden_size = attrs.field(default=512)
+    nb_layers = attrs.field(default=3)
+    max_bin = attrs.field(default=1487)
+    unidirectional = attrs.field(default=False)
+
+    @property
+    def bins(self):
+        """Number of bins of a spectrum."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def lstm_size(self):
+        """Hidden size of a direction."""
+        return self.hidden_size if self.unidirectional else self.hidden_size // 2
+
+
+def sizes_from_shapes(shapes, source=None):
+    """Infer the sizes of a network from the shapes of its parameters.
+
+    Parameters
+    ----------
+    shapes : dict of str to tuple of int
+    source : str or None
+        A source of X-UMX; None for UMX, whose names have no suffix.
+
+    Returns
+    -------
+    Sizes
+
+    Raises
+    ------
+    UserError
+        These are not the parameters of such a network.
+    """
+    suffix = f"_{source}" if source else ""
+    try:
+        (rows, hidden), (bins,) = shapes[f"fc1{suffix}/affine/W"], shapes[f"output_mean{suffix}"]
+        (used,), (layers, directions, _, _) = shapes[f"input_mean{suffix}"], shapes[f"lstm{suffix}/lstm/bias"]
+    except (KeyError, ValueError) as error:
+        raise UserError("weights of another network: no fc1, input_mean, output_mean and lstm of "
+                        f"{'the source ' + source if source else 'UMX'} in it") from error
+    if not 0 < used <= bins or rows % used:
+        raise UserError(f"weights of another network: fc1 takes {rows} values, input_mean has {used}")
+    return Sizes(n_fft=2 * (bins - 1), nb_channels=rows // used, hidden_size=hidden, nb_layers=layers, max_bin=used,
+                 unidirectional=directions == 1)
+
+
+@attrs.frozen
+class OpenUnmix:
+    """The network of one source.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    hop_length : int
+        Distance of frames in samples.
+    dropout : float
+        Share of what the LSTM passes between layers that is dropped in training.
+    """
+
+    sizes = attrs.field(factory=Sizes)
+    hop_length = attrs.field(default=1024)
+    dropout = attrs.field(default=0.4)
+
+    def __call__(self, mixture, train=False, center=True):
+        """Build the graph for waveforms.
+
+        Parameters
+        ----------
+        mixture : nn.Variable (batch, channels, samples)
+        train : bool
+            Normalize by the statistics of the batch, and drop.
+        center : bool
+            Whether frames are centred on multiples of the hop length. Published: not for training.
+
+        Returns
+        -------
+        magnitude, mask : nn.Variable (frames, batch, nb_channels, bins)
+            Of the mixture; with one channel, the mean of the magnitudes of all channels. The estimate is their product.
+        """
+        _, _, magnitude = spectrum(mixture, self.sizes.n_fft, self.hop_length, center)
+        magnitude = self.merge_channels(magnitude)
+        return magnitude, self.masks(magnitude, train)
+
+    def merge_channels(self, magnitude):
+        """Average the magnitudes of all channels if the network has only one."""
+        if self.sizes.nb_channels == magnitude.shape[2]:
+            return magnitude
+        if self.sizes.nb_channels != 1:
+            raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {magnitude.shape[2]}")
+        return average(*(magnitude[:, :, c:c + 1] for c in range(magnitude.shape[2])))
+
+    def masks(self, magnitude, train=False):
+        """Build the graph from magnitudes to the mask (frames, batch, nb_channels, bins), >= 0.
+
+        Of the magnitudes (frames, batch, nb_channels, n) only the first `max_bin` bins are read.
+        """
+        squeezed = _encode(magnitude, self.sizes, train, "")
+        states = _recurrent(squeezed, self, train, "")
+        return _decode(F.concatenate(squeezed, states, axis=2), magnitude.shape[:3], self.sizes, train, "")
+
+
+@attrs.frozen
+class CrossNetOpenUnmix(OpenUnmix):
+    """The networks of all sources, bridged.
+
+    Parameters
+    ----------
+    sizes, hop_length, dropout
+        As for `OpenUnmix`.
+    sources : tuple of str
+        Their order is that of the masks.
+    crossing : bool
+        Average across the networks. Without, they stay apart, as those of UMX.
+    """
+
+    sources = attrs.field(default=SOURCES, converter=tuple)
+    crossing = attrs.field(default=True)
+
+    def __call__(self, mixture, train=False):
+        """Build the graph for waveforms; frames are always centred.
+
+        Parameters
+        ----------
+        mixture : nn.Variable (batch, nb_channels, samples)
+        train : bool
+
+        Returns
+        -------
+        magnitude : nn.Variable (frames, batch, nb_channels, bins)
+            Of the mixture.
+        masks : nn.Variable (frames, batch, sources nb_channels, bins)
+            The sources one after the other.
+        estimates : nn.Variable (sources, batch, nb_channels, (frames - 1) hop_length)
+            Waveforms: masked magnitudes with the phase of the mixture.
+
+        References
+        ----------
+        arXiv 2010.04228, figure 2.
+        """
+        if mixture.shape[1] != self.sizes.nb_channels:
+            raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {mixture.shape[1]}")
+        real, imag, magnitude = spectrum(mixture, self.sizes.n_fft, self.hop_length)
+        masks = self.masks(magnitude, train)
+        return magnitude, masks, masked_inverse(masks, real, imag, self.hop_length)
+
+    def masks(self, magnitude, train=False):
+        """Build the graph from magnitudes, as for `OpenUnmix`, to the masks of all sources, stacked as channels."""
+        suffixes = [f"_{source}" for source in self.sources]
+        squeezed = self._bridge([_encode(magnitude, self.sizes, train, suffix) for suffix in suffixes])
+        states = self._bridge([_recurrent(h, self, train, suffix)
+                               for h, suffix in zip(itertools.cycle(squeezed), suffixes)])
+        # The mean of concatenations is the concatenation of the means.
+        joined = [F.concatenate(*pair, axis=2) for pair in zip(squeezed, states, strict=True)]
+        masks = [_decode(h, magnitude.shape[:3], self.sizes, train, suffix)
+                 for h, suffix in zip(itertools.cycle(joined), suffixes)]
+        return F.concatenate(*masks, axis=2) if len(masks) > 1 else masks[0]
+
+    def _bridge(self, hs):
+        """What goes on in the networks: with crossing, the mean for all of them."""
+        return [average(*hs)] if self.crossing else hs
+
+
+def initialize_statistics(sizes, mean, std, sources=(None,)):
+    """Create the first scaling of the input: each bin is to have mean 0 and standard deviation 1.
+
+    To be called before a graph is built: parameters that exist stay as they are.
+
+    Parameters
+    ----------
+    sizes : Sizes
+    mean, std : array (bins,)
+        Of the magnitudes of the training mixtures.
+    sources : sequence of str or None
+        The sources of X-UMX; (None,) for UMX.
+    """
+    for source in sources:
+        suffix = f"_{source}" if source else ""
+        _vector(f"input_mean{suffix}", -mean[:sizes.max_bin])
+        _vector(f"input_scale{suffix}", 1 / std[:sizes.max_bin])
+
+
+def _vector(name, values):
+    return get_parameter_or_create(name, values.shape, np.asarray(values, np.float32))
+
+
+def _encode(magnitude, sizes, train, suffix):
+    """Squeeze every frame into `hidden_size` features in [-1, 1]: (frames, batch, hidden_size)."""
+    frames, batch = magnitude.shape[:2]
+    mean = get_parameter_or_create(f"input_mean{suffix}", (sizes.max_bin,), ConstantInitializer(0))
+    scale = get_parameter_or_create(f"input_scale{suffix}", (sizes.max_bin,), ConstantInitializer(1))
+    h = scale_shift(magnitude, scale, mean * scale)    # (x + mean) scale, of the first max_bin bins
+    h = F.reshape(h, (frames, batch, sizes.nb_channels * sizes.max_bin))
+    with nn.parameter_scope(f"fc1{suffix}"):
+        return tanh(feature_normalization(affine(h, sizes.hidden_size), train))
+
+
+def _recurrent(h, network, train, suffix):
+    """Run the LSTM of a source: (frames, batch, hidden_size)."""
+    sizes = network.sizes
+    with nn.parameter_scope(f"lstm{suffix}"):
+        return lstm(h, sizes.lstm_size, sizes.nb_layers, not sizes.unidirectional, network.dropout, train)
+
+
+def _decode(h, shape, sizes, train, suffix):
+    """Turn features into the mask of a source, (*shape, bins), where `shape` is (frames, batch, channels)."""
+    with nn.parameter_scope(f"fc2{suffix}"):
+        h = relu(feature_normalization(affine(h, sizes.hidden_size), train))
+    with nn.parameter_scope(f"fc3{suffix}"):
+        h = feature_normalization(affine(h, shape[2] * sizes.bins), train)
+    scale, mean = (get_parameter_or_create(f"{name}{suffix}", (sizes.bins,), ConstantInitializer(1))
+                   for name in ("output_scale", "output_mean"))
+    return scale_shift(F.reshape(h, (*shape, sizes.bins)), scale, mean, rectify=True)

@@ -1,0 +1,130 @@
+"""Separation with X-UMX or UMX: spectrogram, masks, Wiener filter, and back."""
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from common.audio.stft import istft, stft
+from common.inference.engines import compile_network
+from common.machine.errors import UsageError
+from common.runs.checkpoint import parameter_shapes
+from common.separation.separator import StemSeparator
+from common.separation.wiener import multichannel_wiener, residual_model
+from x_umx.weights import find_weights
+
+CHUNK_SECONDS, OVERLAP = 16.0, 0.1
+RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
+
+
+class Separator(StemSeparator):
+    """Splits music into stems.
+
+        stems = Separator("xumx").separate(audio, sample_rate)    # {"vocals": array, ...}
+
+    Parameters
+    ----------
+    model : str or path
+        See `x_umx.weights.find_weights`.
+    targets : sequence of str or None
+        Sources to return, by name; None: all. A single one comes with its `accompaniment`, which is all the rest.
+    niter : int
+        Iterations of the Wiener filter; 0: the magnitudes of the network with the phase of the mixture.
+    softmask : bool
+        Start the filter from ratios of the estimates instead of the estimates.
+    alpha : float
+        Exponent of the estimates for `softmask`.
+    residual : bool
+        Model what the sources leave of the mixture as one more, called `residual`.
+    chunk_seconds, overlap, engine, precision
+        See `StemSeparator`. The published code separates songs in one piece.
+
+    Raises
+    ------
+    UsageError, UserError
+        As `find_weights`; a value that is not allowed.
+    """
+
+    batch_size = 2
+
+    def __init__(self, model="xumx", targets=None, *, niter=1, softmask=False, alpha=1.0, residual=False,
+                 chunk_seconds=CHUNK_SECONDS, overlap=OVERLAP, engine="auto", precision="float32"):
+        if niter < 0 or not 0 < alpha < np.inf:
+            raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
+        super().__init__(targets, chunk_seconds, overlap, engine, precision)
+        self.files = find_weights(model, targets)
+        self.network, self.sample_rate = self.files[0].network, self.files[0].sample_rate
+        self.sources = tuple(source for file in self.files for source in file.sources)
+        self.targets = tuple(targets or self.sources)
+        self.niter, self.softmask, self.alpha = niter, softmask, alpha
+        # UMX estimates only the targets; without a model of the rest the filter would share it out among them.
+        lone = len(self.targets) == 1
+        self._model_rest = residual or (lone and len(self.sources) == 1)
+        extra = (ACCOMPANIMENT,) if lone else (RESIDUAL,) if residual else ()
+        self.stems = self.targets + extra
+        self._compiled = {}
+        with self._scope():
+            for file in self.files:
+                with nn.parameter_scope(file.sources[0]):
+                    file.load(parameter_shapes(lambda file=file: file.network.masks(self._magnitude(1, 1))))
+
+    def _magnitude(self, frames, batch):
+        sizes = self.network.sizes
+        return nn.Variable((frames, batch, sizes.nb_channels, sizes.max_bin))
+
+    def process(self, chunks):
+        n_fft, hop_length = self.network.sizes.n_fft, self.network.hop_length
+        spectra = stft(chunks.swapaxes(1, 2), n_fft, hop_length)    # (batch, 2, bins, frames)
+        magnitudes = np.abs(spectra)
+        masks = self._masks(magnitudes)
+        out = np.empty((len(chunks), len(self.stems), *chunks.shape[1:]), np.float32)
+        for item, spectrum in enumerate(spectra):
+            stems = self._filter(masks[item] * magnitudes[item], spectrum)
+            out[item] = istft(stems, hop_length, length=chunks.shape[1]).swapaxes(1, 2)
+        return out
+
+    def _masks(self, magnitudes):
+        """Masks (batch, sources, 2 or 1, bins, frames) for magnitudes (batch, 2, bins, frames)."""
+        sizes = self.network.sizes
+        batch, _, _, frames = magnitudes.shape
+        if sizes.nb_channels == 1:
+            magnitudes = magnitudes.mean(1, keepdims=True)
+        x = magnitudes[:, :, :sizes.max_bin].transpose(3, 0, 1, 2)
+        # The last chunks of a signal rarely fill a batch: zeros beside them cost less than another compiled network.
+        missing = self.batch_size - batch if (frames, self.batch_size) in self._compiled else 0
+        x = np.ascontiguousarray(np.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]))
+        masks, = self._run(frames, batch + missing)(x)
+        masks = masks[:, :batch].reshape(frames, batch, len(self.sources), sizes.nb_channels, sizes.bins)
+        return masks.transpose(1, 2, 3, 4, 0)
+
+    def _run(self, frames, batch):
+        """Return the network compiled for so many frames and items."""
+        if (frames, batch) not in self._compiled:
+            if len(self._compiled) > 1:    # the usual shape and an odd one; each holds the weights
+                self._compiled.pop(next(reversed(self._compiled)))
+            shape = self._magnitude(frames, batch).shape
+            self._compiled[frames, batch] = compile_network(self._build, [shape], self.engine, self.precision)
+        return self._compiled[frames, batch]
+
+    def _build(self, magnitude):
+        masks = []
+        with self._scope():
+            for file in self.files:
+                with nn.parameter_scope(file.sources[0]):
+                    masks.append(file.network.masks(magnitude))
+        return F.concatenate(*masks, axis=2) if len(masks) > 1 else masks[0]
+
+    def _filter(self, estimates, spectrum):
+        """Refine magnitudes (sources, 2, bins, frames) to the spectra of the stems, (stems, 2, bins, frames)."""
+        alpha = self.alpha if self.softmask else 1.0
+        estimates = estimates ** alpha if alpha != 1 else estimates
+        if self._model_rest:
+            estimates = residual_model(estimates, spectrum, alpha)
+        refined = multichannel_wiener(estimates, spectrum, self.niter, self.softmask)
+        if self.stems == self.sources:
+            return refined
+        index = [self.sources.index(target) for target in self.targets]
+        if len(self.stems) == len(index):
+            return refined[index]
+        if self.stems[-1] == RESIDUAL:
+            return refined[[*index, -1]]
+        rest = refined[[k for k in range(len(refined)) if k not in index]].sum(0, keepdims=True)
+        return np.concatenate([refined[index], rest])

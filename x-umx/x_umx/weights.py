@@ -1,0 +1,170 @@
+"""Find the weights of a separation model: published ones by name, a file, or the folder of a training run."""
+import json
+import sys
+import zipfile
+from pathlib import Path
+
+import attrs
+
+from common.downloads.fetch import fetch_first_seen, fetch_members
+from common.machine.errors import UsageError, UserError
+from common.runs.checkpoint import load_parameters, stored_shapes
+from common.runs.training import BEST
+from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix, OpenUnmix, sizes_from_shapes
+
+BASE = "https://nnabla.org/pretrained-models"
+PUBLISHED = {
+    "xumx": f"{BASE}/ai-research-code/x-umx/x-umx.h5",
+    "umx": f"{BASE}/open-unmix-nnabla/umx.zip",
+    "umxhq": f"{BASE}/open-unmix-nnabla/umxhq.zip",
+}
+BEST_XUMX, BEST_UMX = "best_xumx.h5", "best_umx.h5"    # the published names of what a training leaves
+_OBSOLETE = ("conv_r", "conv_i", "conv_cos", "conv_sin")    # of files from before nnabla 1.24: the Fourier transform
+_LARGEST = 1 << 30    # bytes that a weight file may have
+
+
+@attrs.frozen
+class WeightFile:
+    """A network and the file of its parameters.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+    network : OpenUnmix or CrossNetOpenUnmix
+        Its sizes are those of the file.
+    sources : tuple of str
+        What it separates: all sources of X-UMX, one of UMX.
+    sample_rate : int
+        In Hz; that of the training run beside it, otherwise the published one.
+    """
+
+    path = attrs.field()
+    network = attrs.field()
+    sources = attrs.field()
+    sample_rate = attrs.field(default=SAMPLE_RATE)
+
+    def load(self, shapes):
+        """Read the parameters, which must have `shapes`, into the current scope."""
+        stored = stored_shapes(self.path)
+        if old := sorted(set(stored) & set(_OBSOLETE)):
+            print(f"note: {self.path}: {', '.join(old)} ignored: the transform has no parameters", file=sys.stderr)
+        if older := [name for name in stored if _is_lstm_weight(name) and stored[name] != shapes.get(name)]:
+            print(f"warning: {self.path}: {older[0]} was saved in another shape {stored[older[0]]}; its elements are "
+                  "taken in their order", file=sys.stderr)
+        load_parameters(self.path, shapes, optional=_OBSOLETE.__contains__, reshaped=_is_lstm_weight)
+
+
+def _is_lstm_weight(name):
+    return name.endswith(("lstm/weight_l0", "lstm/weight"))
+
+
+def find_weights(model, targets=None):
+    """Find the weight files of a model.
+
+    Parameters
+    ----------
+    model : str or path
+        `xumx`, `umx` or `umxhq` (fetched on the first use); a file; the folder of a training run; or a folder with the
+        files `<target>.h5`, or the training runs `<target>/`, of UMX.
+    targets : sequence of str or None
+        Which sources are wanted; None: all there are.
+
+    Returns
+    -------
+    list of WeightFile
+        One file of X-UMX, or one of UMX for each target.
+
+    Raises
+    ------
+    UsageError
+        There is no such model, or a target that it does not separate.
+    UserError
+        A file belongs to another network; no network connection.
+    """
+    path = _published(str(model)) if str(model) in PUBLISHED else Path(model)
+    if not path.exists():
+        raise UsageError(f"--model {model}: no such file or folder; the published models are {', '.join(PUBLISHED)}")
+    files = _in_folder(path) if path.is_dir() else {path.stem: path}
+    found = [_describe(file, name) for name, file in files.items()]
+    if len(found) > 1 and any(len(file.sources) > 1 for file in found):
+        raise UsageError(f"--model {model}: X-UMX and other weights in one folder; name the file")
+    if len(found[0].sources) > 1:
+        _check_targets(targets, found[0].sources, model)
+        return found
+    by_source = {source: file for file in found for source in file.sources}
+    _check_targets(targets, by_source, model)
+    chosen = [by_source[source] for source in (targets or by_source)]
+    _check_alike(chosen)
+    return chosen
+
+
+def _check_targets(targets, available, model):
+    for target in targets or ():
+        if target not in available:
+            raise UsageError(f"--targets {target}: {model} separates {', '.join(available)}")
+
+
+def _check_alike(files):
+    """The networks of several sources share one spectrogram."""
+    for file in files[1:]:
+        same = (file.network.sizes.n_fft, file.network.hop_length, file.sample_rate)
+        first = files[0]
+        if same != (first.network.sizes.n_fft, first.network.hop_length, first.sample_rate):
+            raise UserError(f"{file.path}: another n_fft, hop length or sample rate than {first.path}")
+
+
+def _published(name):
+    """Return the local file or folder of a published model."""
+    url = PUBLISHED[name]
+    if not url.endswith(".zip"):
+        return fetch_first_seen(url)
+    return fetch_members(url, name, [f"{source}.h5" for source in SOURCES], _LARGEST)
+
+
+def _in_folder(folder):
+    """Return {name: file} of the weights in a folder: of one run, or one file or run for each target."""
+    for name in (BEST_XUMX, BEST_UMX, BEST):
+        if (folder / name).is_file():
+            return {folder.name: folder / name}
+    files = {path.stem: path for path in sorted(folder.glob("*.h5"))}
+    for name in (BEST_UMX, BEST):
+        files |= {path.parent.name: path for path in sorted(folder.glob(f"*/{name}")) if path.parent.name not in files}
+    if not files:
+        raise UsageError(f"--model {folder}: no weights here: neither {BEST_XUMX} or {BEST_UMX} of a training, nor "
+                         "<target>.h5 of UMX")
+    order = [*(source for source in SOURCES if source in files), *(name for name in files if name not in SOURCES)]
+    return {name: files[name] for name in order}
+
+
+def _describe(path, name):
+    """Read sizes and sources of a weight file; `name` is that of a UMX whose run does not say what it separates."""
+    if zipfile.is_zipfile(path):
+        raise UserError(f"{path}: a ZIP archive; unpack it and name the folder")
+    shapes = stored_shapes(path)
+    config = _run_config(path)
+    bridged = tuple(key.removeprefix("input_mean_") for key in shapes if key.startswith("input_mean_"))
+    try:
+        sizes = sizes_from_shapes(shapes, bridged[0] if bridged else None)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    hop_length = config.get("nhop", sizes.n_fft // 4)
+    rate = config.get("sample_rate", SAMPLE_RATE)
+    if bridged:
+        network = CrossNetOpenUnmix(sizes, hop_length, sources=bridged, crossing=config.get("crossing", True))
+        return WeightFile(path, network, bridged, rate)
+    return WeightFile(path, OpenUnmix(sizes, hop_length), (config.get("source", name),), rate)
+
+
+def _run_config(path):
+    """Configuration of the training run whose result `path` is; nothing for other files."""
+    config = path.parent / "config.json"
+    if path.name not in (BEST_XUMX, BEST_UMX, BEST) or not config.is_file():
+        return {}
+    try:
+        values = json.loads(config.read_text())
+    except ValueError:
+        values = None
+    numbers = (values.get(key, 1) for key in ("nhop", "sample_rate")) if isinstance(values, dict) else (None,)
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise UserError(f"{config}: not the configuration of a training run; remove it to use the defaults")
+    return values
