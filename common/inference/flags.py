@@ -5,12 +5,12 @@ from common.machine.context import use_context
 
 
 def add_computing_flags(parser):
-    """Add the flags that `made_to_compute` takes."""
+    """Add the flags that `make_with_engine` takes."""
     add_engine_flags(parser)
     cli.add_context_flags(parser)
 
 
-def made_to_compute(args, name, make):
+def make_with_engine(args, name, make):
     """Make what runs a network, and print what it computes on.
 
     Parameters

@@ -53,7 +53,7 @@ def start_ranks(num, command, *flags):
 
 
 def launched_rank():
-    """Number of this process among those that mpirun started, 0 without it; known before `join` and without MPI."""
+    """Number of this process among those that mpirun started, 0 without it; known without MPI."""
     return _of_launcher("RANK", 0)
 
 
@@ -135,24 +135,6 @@ class World:
         if not self.rank:
             self.sum(0)
 
-    def update(self, loss, solver, weight_decay=0.0):
-        """Take a training step: forward and backward pass, weight decay, update.
-
-        Parameters
-        ----------
-        loss : nn.Variable ()
-            A mean over the rows of this rank.
-        solver : nnabla solver
-        weight_decay : float
-            Factor of the parameters that are added to their gradients.
-        """
-        loss.forward(clear_no_need_grad=True)
-        solver.zero_grad()
-        self.backward(loss, solver)
-        if weight_decay:
-            solver.weight_decay(weight_decay)
-        solver.update()
-
     def backward(self, loss, solver):
         """Compute the gradients of `solver`'s parameters, averaged over the ranks; all have to call it.
 
@@ -222,7 +204,7 @@ _joined = World()
 
 
 def world():
-    """Return the processes that train together: this one alone, unless `join` has found others.
+    """Return the processes that train together: this one alone, unless `join_ranks` has found others.
 
     Returns
     -------
@@ -231,7 +213,7 @@ def world():
     return _joined
 
 
-def join(context="auto", device_id="0"):
+def join_ranks(context="auto", device_id="0"):
     """Choose where to compute, as `common.machine.context.use_context` does, and find the other processes of mpirun.
 
     Each takes the GPU of its number on its machine. What ranks other than 0 print to stdout is dropped.

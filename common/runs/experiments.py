@@ -1,6 +1,6 @@
 """The command line of a training script: an experiment from a .cfg file, flags that override it, where to compute."""
 from common.console import cli
-from common.machine.distributed import join
+from common.machine.distributed import join_ranks
 from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of
 
@@ -31,7 +31,7 @@ def add_experiment_flags(parser, cls, cfg, default=None, shown=None):
     add_config_flags(parser, cls)
 
 
-def begin(args, cls, package, experiment=None):
+def open_experiment(args, cls, package, experiment=None):
     """Load the experiment of the command line, choose where to compute, and say so.
 
     Parameters
@@ -56,5 +56,5 @@ def begin(args, cls, package, experiment=None):
     """
     experiment = experiment or args.experiment
     cfg = load_section(cls, find_cfg(args.cfg, package), experiment, overrides_of(args, cls))
-    print(f"{experiment}: computing on {join(args.context, args.device_id)}", flush=True)
+    print(f"{experiment}: computing on {join_ranks(args.context, args.device_id)}", flush=True)
     return cfg, out_of_core(args)

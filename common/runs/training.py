@@ -218,15 +218,34 @@ class Run:
                 self._diverged(f"{name} is not finite")
 
 
+def update_parameters(loss, solver, weight_decay=0.0):
+    """Take a training step: forward and backward pass, weight decay, update.
+
+    Parameters
+    ----------
+    loss : nn.Variable ()
+        A mean over the rows of this rank; gradients are averaged over the ranks.
+    solver : nnabla solver
+    weight_decay : float
+        Factor of the parameters that are added to their gradients.
+    """
+    loss.forward(clear_no_need_grad=True)
+    solver.zero_grad()
+    world().backward(loss, solver)
+    if weight_decay:
+        solver.weight_decay(weight_decay)
+    solver.update()
+
+
 def train_step(loss, solver, weight_decay=0.0):
-    """Update the parameters once, as `common.machine.distributed.World.update` does.
+    """Update the parameters once, as `update_parameters` does.
 
     Returns
     -------
     float
         The loss before, on this rank.
     """
-    world().update(loss, solver, weight_decay)
+    update_parameters(loss, solver, weight_decay)
     return float(loss.d)
 
 

@@ -14,7 +14,7 @@ from common.console import cli
 from common.datasets.batches import Batches
 from common.datasets.dataset import Dataset
 from common.layers import basic as layers
-from common.machine.distributed import join, launched_rank, world
+from common.machine.distributed import join_ranks, launched_rank, world
 from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
 from common.out_of_core import add_out_of_core_flag, out_of_core
@@ -86,7 +86,7 @@ def main():
     parser.add_argument("--resume", action="store_true")
     add_out_of_core_flag(parser)
     args = parser.parse_args()
-    print(join("cpu"), f"rank {launched_rank()}")
+    print(join_ranks("cpu"), f"rank {launched_rank()}")
     if args.fail == "all":
         raise UsageError("all ranks refuse this")
     train(args.folder, args.batch_size, args.normalize, args.epochs, args.fail, args.resume, out_of_core(args))

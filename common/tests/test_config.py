@@ -296,13 +296,17 @@ def test_a_default_that_is_not_allowed_is_a_bug_of_the_class():
 
 
 def test_a_cfg_file_is_looked_for_here_and_then_beside_the_script(tmp_path, monkeypatch):
-    script, here = tmp_path / "script", tmp_path / "here"
-    for folder in (script, here):
-        folder.mkdir()
+    scripts, here, package = tmp_path / "scripts", tmp_path / "here", tmp_path / "scripts" / "some_paper"
+    for folder in (here, package):
+        folder.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
     monkeypatch.chdir(here)
-    assert find_cfg("x.cfg", script) == Path("x.cfg")    # in neither: an error will name it as it was given
-    (script / "x.cfg").write_text("")
-    assert find_cfg("x.cfg", script) == script / "x.cfg"
+    monkeypatch.syspath_prepend(scripts)
+    assert find_cfg("x.cfg", "some_paper.train") == Path("x.cfg")    # in neither: an error will name it as it was given
+    (scripts / "x.cfg").write_text("")
+    assert find_cfg("x.cfg", "some_paper.train") == scripts / "x.cfg"
+    (package / "x.cfg").write_text("")    # as in a wheel
+    assert find_cfg("x.cfg", "some_paper.train") == package / "x.cfg"
     (here / "x.cfg").write_text("")
-    assert find_cfg("x.cfg", script) == Path("x.cfg")
-    assert find_cfg(str(script / "x.cfg"), here) == script / "x.cfg"
+    assert find_cfg("x.cfg", "some_paper.train") == Path("x.cfg")
+    assert find_cfg(str(scripts / "x.cfg"), "some_paper.train") == scripts / "x.cfg"

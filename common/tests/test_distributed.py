@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.machine.distributed import World, find_mpirun, join, launched_rank, launched_size, start_ranks, world
+from common.machine.distributed import World, find_mpirun, join_ranks, launched_rank, launched_size, start_ranks, world
 from common.machine.errors import UsageError
 from common.runs.checkpoint import load_state
 
@@ -89,7 +89,7 @@ def test_a_failure_ends_all_ranks_and_is_shown_once(tmp_path, fail, status, mess
 def test_one_process_needs_no_mpi(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     assert (launched_rank(), launched_size()) == (0, 1)
-    assert join("cpu") == "cpu"
+    assert join_ranks("cpu") == "cpu"
     alone = world()
     assert alone.any([True, 0]) == [True, False] and alone.mean([1.5, 2]).tolist() == [1.5, 2]
 
@@ -98,7 +98,7 @@ def test_missing_mpi4py_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="requirements-distributed.txt"):
-        join("cpu")
+        join_ranks("cpu")
 
 
 def test_each_item_belongs_to_one_rank():

@@ -138,7 +138,7 @@ def test_silence_alone_has_no_scores():
 
 
 def test_without_ffmpeg_one_line_says_what_to_install():
-    command = "from common import cli; from common.separation import evaluation; cli.run(evaluation.import_museval)"
+    command = "from common.console import cli; from common.separation import evaluation; cli.run(evaluation.import_museval)"
     done = subprocess.run([sys.executable, "-c", command], env={**os.environ, "PATH": ""}, capture_output=True,
                           text=True)
     assert done.returncode == 1

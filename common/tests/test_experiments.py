@@ -1,5 +1,6 @@
 """The command line of training scripts: which experiment is run, what overrides it, where it is computed."""
 import argparse
+from pathlib import Path
 
 import attrs
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from common.machine.errors import UsageError
 from common.out_of_core import InCore, OutOfCore
 from common.runs.config import integer
-from common.runs.experiments import add_experiment_flags, begin
+from common.runs.experiments import add_experiment_flags, open_experiment
 
 
 @attrs.frozen(kw_only=True)
@@ -16,14 +17,14 @@ class Config:
 
 
 @pytest.fixture
-def parse(tmp_path):
+def parse(own_folder):
     """Add the flags, parse a command line, and begin; with `chosen`, the script names the experiment itself."""
-    (tmp_path / "short.cfg").write_text("[DEFAULT]\nepochs = 3\n[LONG]\nepochs = 300\n")
+    Path("short.cfg").write_text("[DEFAULT]\nepochs = 3\n[LONG]\nepochs = 300\n")
 
     def parse(*words, chosen=None, **choices):
         parser = argparse.ArgumentParser()
         add_experiment_flags(parser, Config, "short.cfg", **choices)
-        return begin(parser.parse_args([*words, "-c", "cpu"]), Config, tmp_path, chosen)
+        return open_experiment(parser.parse_args([*words, "-c", "cpu"]), Config, "common", chosen)
     return parse
 
 

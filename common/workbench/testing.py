@@ -100,7 +100,7 @@ def train_until_killed(script, step, number, arguments, save_every_step=False):
         Write checkpoints within epochs too.
     """
     minutes = 0 if save_every_step else training._MINUTES_BETWEEN_CHECKPOINTS
-    code = "import sys; from common import testing; testing._train_and_die(*sys.argv[1:])"
+    code = "import sys; from common.workbench import testing; testing._train_and_die(*sys.argv[1:])"
     status, _, err = run_python("-c", code, script, *step.split(), number, minutes, *arguments)
     assert status == -signal.SIGKILL, err
 

@@ -20,7 +20,7 @@ from common.cpu.kernels import num_threads
 from common.datasets import synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.machine.context import native_functions, use_context
-from common.machine.distributed import find_mpirun, join, launched_size, start_ranks, world
+from common.machine.distributed import find_mpirun, join_ranks, launched_size, start_ranks, world
 from common.machine.files import write_json
 from common.machine.memory import peak_megabytes
 from common.workbench.benchmarking import add_benchmark_flags, median_ratio, take_turns
@@ -106,7 +106,7 @@ def throughput(batch_size, num_cores):
     """Print how many images per second all processes together train the float network on, each on `num_cores` cores."""
     if launched_size() == 1:    # mpirun has given each process its cores
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
-    join("cpu")
+    join_ranks("cpu")
     seconds = take_turns({"step": make_step(NETWORKS["float"], batch_size)}, STEPS)["step"]
     print(world().size * batch_size / statistics.median(seconds))
 

@@ -10,7 +10,7 @@ from common.machine.files import write_json
 from common.machine.seeding import seed_everything
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.config import find_cfg, load_section, overrides_of, to_dict
-from common.runs.experiments import add_experiment_flags, begin
+from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
 from common.runs.training import BEST, Run
 from mixed_precision_dnns import summary
@@ -46,13 +46,13 @@ def start(args, cls, package, keys, train):
         Of `parse_args`.
     cls : attrs class
     package : str
-        As for `common.runs.experiments.begin`.
+        As for `common.runs.experiments.open_experiment`.
     keys : sequence of str
         What of the command line is for the network to start from, too.
     train : callable
         `train(cfg, folder, memory, resume, overwrite)`.
     """
-    cfg, memory = begin(args, cls, package)
+    cfg, memory = open_experiment(args, cls, package)
     folder = Path(args.output or args.experiment)
     if args.pretrain and cfg.weightfile:
         _pretrain(cfg, find_cfg(args.cfg, package), folder, memory, overrides_of(args, cls), keys, train)

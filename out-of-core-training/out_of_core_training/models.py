@@ -7,8 +7,8 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 
-from common.machine.distributed import world
 from common.machine.errors import UsageError
+from common.runs.training import update_parameters
 from out_of_core_training.networks.deeplab import BACKBONES, deeplab
 from out_of_core_training.networks.densenet import densenet
 from out_of_core_training.networks.pix2pixhd import DISCRIMINATOR, GENERATOR, NUM_LABELS, pix2pixhd
@@ -124,7 +124,7 @@ def iterate(network, arrays, weight_decay=0.0):
     for variable, array in zip(network.inputs, arrays, strict=True):
         variable.d = array
     for loss, solver in network.steps:
-        world().update(loss, solver, weight_decay)
+        update_parameters(loss, solver, weight_decay)
 
 
 def checked_size(name, image_size=None):

@@ -16,7 +16,7 @@ from common.console import cli
 from common.machine.distributed import world
 from common.machine.seeding import seed_everything
 from common.runs.config import to_dict
-from common.runs.experiments import add_experiment_flags, begin
+from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.training import Run
 from out_of_core_training import models
 from out_of_core_training.config import Config, learning_rate
@@ -52,7 +52,7 @@ def parse_args(argv):
 
 def main(argv=None):
     args = parse_args(argv)
-    cfg, memory = begin(args, Config, __package__)
+    cfg, memory = open_experiment(args, Config, __package__)
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 

@@ -291,7 +291,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
 
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
     folder = tmp_path / "run"
-    train_until_killed("x_umx.train", "common.machine.distributed:World update", 2 * STEPS, arguments(folder, songs))
+    train_until_killed("x_umx.train", "x_umx.train train_step", 2 * STEPS, arguments(folder, songs))
     assert load_state(folder / "checkpoint/latest.h5")["epoch"] == 1
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out

@@ -22,8 +22,8 @@ from common.console import cli
 from common.inference.engines import compile_network
 from common.layers.recurrent import lstm
 from common.machine.context import native_functions, use_context
-from common.machine.distributed import world
 from common.runs.checkpoint import save_parameters
+from common.runs.training import update_parameters
 from common.separation.wiener import multichannel_wiener
 from common.workbench.benchmarking import (
     add_benchmark_flags,
@@ -170,7 +170,7 @@ def step_function(targets):
     loss = Graphs(cfg, train=True).loss(targets.sum(1), targets)
     solver = S.Adam(cfg.lr)
     solver.set_parameters(nn.get_parameters())
-    return lambda: world().update(loss, solver, cfg.weight_decay)
+    return lambda: update_parameters(loss, solver, cfg.weight_decay)
 
 
 if __name__ == "__main__":

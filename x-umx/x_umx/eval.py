@@ -10,8 +10,8 @@ import hashlib
 from common.console import cli
 from common.separation.flags import add_scoring_flags, check_scoring_flags
 from common.separation.scoring import print_medians, score_songs
+from x_umx.flags import add_model_flags, model_name, separator_of
 from x_umx.separator import CHUNK_SECONDS, OVERLAP
-from x_umx.separator_flags import add_model_flags, model_name, separator_of
 
 # Median SDR over frames and the 50 test songs of MUSDB18, in dB. UMX: doi 10.21105/joss.01667, and for NNabla umx.md of
 # github.com/sony/ai-research-code; X-UMX: arXiv 2010.04228.

@@ -8,8 +8,8 @@ Writes <out-dir>/<name of the song>/{bass,drums,vocals,other}.wav, of the length
 from common.console import cli
 from common.separation.flags import add_stem_flags, check_stem_flags
 from common.separation.stems import separate_files
+from x_umx.flags import add_model_flags, separator_of
 from x_umx.separator import CHUNK_SECONDS, OVERLAP, Separator
-from x_umx.separator_flags import add_model_flags, separator_of
 
 __all__ = ["Separator", "main"]
 

@@ -19,7 +19,7 @@ from common.machine.files import link
 from common.machine.seeding import seed_everything
 from common.runs.config import FLAGS, overrides_of, to_dict
 from common.runs.curves import write_series
-from common.runs.experiments import add_experiment_flags, begin
+from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import epochs_without_gain, plateau_decay
 from common.runs.training import BEST, Run, train_step
 from x_umx.config import Config
@@ -43,7 +43,7 @@ def main(argv=None):
     args = parse_args(argv)
     lone = FLAGS.get(overrides_of(args, Config).get("umx_train", "").lower())
     experiment = args.experiment or ("UMX" if lone else "XUMX")
-    cfg, memory = begin(args, Config, __package__, experiment)
+    cfg, memory = open_experiment(args, Config, __package__, experiment)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
     train(cfg, folder, memory, args.resume, args.overwrite)
 

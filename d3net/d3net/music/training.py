@@ -20,7 +20,7 @@ from common.machine.seeding import seed_everything
 from common.runs.checkpoint import save_parameters
 from common.runs.config import to_dict
 from common.runs.curves import write_series
-from common.runs.experiments import add_experiment_flags, begin
+from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
 from common.runs.training import BEST, CHECKPOINT, Run, train_step
 from d3net.config import MSSConfig
@@ -38,7 +38,7 @@ def add_arguments(parser):
 
 def start(args):
     """Train as the command line says."""
-    cfg, memory = begin(args, MSSConfig, __package__)
+    cfg, memory = open_experiment(args, MSSConfig, __package__)
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 

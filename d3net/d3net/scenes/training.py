@@ -22,7 +22,7 @@ from common.machine.files import replacing, write_text
 from common.machine.seeding import seed_everything
 from common.runs.checkpoint import load_parameters, save_parameters
 from common.runs.config import to_dict
-from common.runs.experiments import add_experiment_flags, begin
+from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.training import Run, train_step
 from d3net.config import SegmentationConfig
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
@@ -51,7 +51,7 @@ def start(args):
     if Path(args.cfg).suffix in (".yaml", ".yml"):
         raise UsageError(f"--cfg {args.cfg}: a file of experiments is expected; hyper-parameters go to --config-file "
                          "(-cfg)")
-    cfg, memory = begin(args, SegmentationConfig, __package__)
+    cfg, memory = open_experiment(args, SegmentationConfig, __package__)
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
