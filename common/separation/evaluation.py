@@ -5,12 +5,8 @@ it used is free again afterwards. Meanwhile the next track is separated.
 """
 import contextlib
 import json
-import multiprocessing
-import multiprocessing.connection
-import signal
 import sys
 import warnings
-from multiprocessing import resource_tracker
 
 import attrs
 import numpy as np
@@ -21,6 +17,7 @@ from common.console.progress import progress
 from common.datasets.multitrack import MIXTURE
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_text
+from common.machine.processes import in_processes
 from common.separation.scores import MADE_WITH, METRICS, over_frames, read_frames
 
 _NOTES = "notes"    # which targets are not scored, beside what museval writes
@@ -143,19 +140,31 @@ def evaluate_tracks(tracks, separator, folder, made_with, cores=1):
         remove_leftovers(job.path)
     todo = [job for job in jobs.values() if not job.is_done()]
     _say_what_is_there(folder, list(jobs.values()), todo)
-    errors = {}
+    failed = []
     try:
-        with contextlib.closing(_run(todo, separator, cores)) as ended:
-            for job, error in ended:
-                if error:
-                    errors[job.track.name] = error
-                    _say(f"error: {error}", sys.stderr)
-                else:
-                    job.report()
+        _separate_and_score(todo, separator, cores, failed)
     except KeyboardInterrupt:
         done = sum(job.is_done() for job in jobs.values())
         raise KeyboardInterrupt(f"interrupted; {done} of {len(jobs)} tracks are scored, run again to go on") from None
-    return {name: read_frames(job.path) for name, job in jobs.items() if name not in errors}, list(errors)
+    return {name: read_frames(job.path) for name, job in jobs.items() if name not in failed}, failed
+
+
+def _separate_and_score(jobs, separator, cores, failed):
+    """Separate here, score in processes, and report each track; adds the names of those without scores to `failed`."""
+    by_name = {job.track.name: job for job in jobs}
+    with progress(None, total=len(jobs), unit="track") as bar:
+        def fail(name, error):
+            bar.update()
+            failed.append(name)
+            _say(f"error: {error}", sys.stderr)
+
+        with contextlib.closing(in_processes(_score, _estimated(jobs, separator, bar, fail), cores)) as ended:
+            for name, error in ended:
+                if error is not None:
+                    fail(name, error)
+                else:
+                    bar.update()
+                    by_name[name].report()
 
 
 @attrs.frozen
@@ -226,103 +235,21 @@ def _say(text, stream=None):
     stream.flush()
 
 
-def _run(jobs, separator, cores):
-    """Separate here, score in processes.
-
-    Yields
-    ------
-    _Job
-        As they come to their end.
-    UserError or None
-        Why it failed.
-    """
-    with _Processes(cores) as processes, progress(None, total=len(jobs), unit="track") as bar:
-        for job in jobs:
-            bar.set_description(job.track.name)
-            try:
-                estimates = job.separate(separator)
-            except UsageError:    # of the separator: no other track would do better
-                raise
-            except UserError as error:
-                bar.update()
-                yield job, error
-                continue
-            for ended in processes.start(job, estimates):
-                bar.update()
-                yield ended
-        for ended in processes.ended(0):
-            bar.update()
-            yield ended
-
-
-class _Processes:
-    """At most `count` processes that score a track each; a context manager, which leaves none behind."""
-
-    def __init__(self, count):
-        self.count = count
-        self._context = multiprocessing.get_context("spawn")    # threads of BLAS and engines do not survive a fork
-        self._running = {}    # connection -> process, job
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process, _ in self._running.values():
-            process.kill()
-            process.join()
-
-    def start(self, job, estimates):
-        """Begin a job as soon as there is room, and yield those that ended before, as `_run` does."""
-        yield from self.ended(self.count - 1)
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(theirs,), daemon=True)
-        resource_tracker.ensure_running()    # otherwise its start, within that of the process, unblocks the signal
-        # Ctrl-C reaches all processes of a terminal; this one ends the others, which inherit that it is blocked.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def _estimated(jobs, separator, bar, fail):
+    """Separate one track after the other; yields what `in_processes` takes, and calls `fail(name, error)` otherwise."""
+    for job in jobs:
+        name = job.track.name
+        bar.set_description(name)
         try:
-            process.start()
-            self._running[ours] = process, job
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        theirs.close()
-        with contextlib.suppress(ConnectionError):    # it was killed; `ended` will tell
-            ours.send((job, estimates))    # as arguments they would block this process if that one died early
-
-    def ended(self, most):
-        """Wait until at most so many are running; yield what ended."""
-        while len(self._running) > most:
-            for connection in multiprocessing.connection.wait(list(self._running)):
-                process, job = self._running.pop(connection)
-                yield job, _outcome(connection, process, job)
+            estimates = job.separate(separator)
+        except UsageError:    # of the separator: no other track would do better
+            raise
+        except UserError as error:
+            fail(name, error)
+        else:
+            yield name, (job, estimates)
 
 
-def _outcome(connection, process, job):
-    """Return the error of a process that ended, or None."""
-    error = None
-    with connection, contextlib.suppress(EOFError, ConnectionError):    # unless it was killed
-        error = connection.recv()
-    process.join()
-    if process.exitcode > 0:    # a bug of ours, whose traceback stands above
-        raise RuntimeError(f"{job.track.name}: scoring failed with status {process.exitcode}")
-    if process.exitcode < 0:
-        error = (f"{job.track.name}: the process that scored it was killed (signal {-process.exitcode}), likely "
-                 "for want of memory; score fewer tracks at once")
-    return error and UserError(error)
-
-
-def _work(connection):
-    """Score a track, and send what went wrong or None; in a process of its own."""
-    with contextlib.suppress(EOFError, ConnectionError):    # nobody is left who would want to know
-        job, estimates = connection.recv()
-        connection.send(_attempt(job, estimates))
-
-
-def _attempt(job, estimates):
-    try:
-        with threadpool_limits(1):
-            job.score(estimates)
-    except UserError as error:
-        return str(error)
-    except MemoryError:
-        return f"{job.track.name}: too little memory to score it; score fewer tracks at once"
-    return None
+def _score(job, estimates):
+    with threadpool_limits(1):
+        job.score(estimates)

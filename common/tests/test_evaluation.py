@@ -138,7 +138,8 @@ def test_silence_alone_has_no_scores():
 
 
 def test_without_ffmpeg_one_line_says_what_to_install():
-    command = "from common.console import cli; from common.separation import evaluation; cli.run(evaluation.import_museval)"
+    command = ("from common.console import cli; from common.separation import evaluation; "
+               "cli.run(evaluation.import_museval)")
     done = subprocess.run([sys.executable, "-c", command], env={**os.environ, "PATH": ""}, capture_output=True,
                           text=True)
     assert done.returncode == 1
@@ -295,8 +296,7 @@ def test_a_killed_process_fails_its_track(trapped, tmp_path):
     with trapped("kill") as process:
         _, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert err == ("error: song: the process that scored it was killed (signal 9), likely for want of memory; score "
-                   "fewer tracks at once\n")
+    assert err == ("error: song: its process was killed (signal 9), likely for want of memory; run fewer at once\n")
     assert not list((tmp_path / "scores").iterdir())
 
 

@@ -8,10 +8,10 @@ from common.machine.context import use_context
 from common.machine.distributed import launched_size
 from common.machine.errors import UsageError
 from common.machine.files import make_folder, write_csv
+from common.machine.processes import for_each
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
 from data_cleansing.config import Config, Retraining, Scoring
 from data_cleansing.influence import METHODS
-from data_cleansing.processes import for_each
 from data_cleansing.results import files as results
 from data_cleansing.results.detection import precision_at, ranking_area
 from data_cleansing.trial import Trial
@@ -95,7 +95,8 @@ def run_trials(cfg, folder, args, *stages):
     UserError
         As the stages do.
     """
-    for_each(partial(_run_trial, cfg, folder, args.context, args.device_id, stages), cfg.seeds, cfg.jobs)
+    for_each(partial(_run_trial, cfg, folder, args.context, args.device_id, stages),
+             {f"seed {seed}": (seed,) for seed in cfg.seeds}, cfg.jobs)
 
 
 def _run_trial(cfg, folder, context, device_id, stages, seed):

@@ -1,5 +1,6 @@
 """Work in processes of its own: all of it is done, errors arrive, and nobody works on for a parent that is gone."""
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,8 +8,8 @@ from functools import partial
 
 import pytest
 
-from common.machine.errors import UsageError
-from data_cleansing.processes import for_each
+from common.machine.errors import UsageError, UserError
+from common.machine.processes import for_each, in_processes
 
 
 def _note(folder, item):
@@ -26,9 +27,21 @@ def _die(folder, item):
     os._exit(7)
 
 
+def _are_killed(folder, item):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _need_too_much(folder, item):
+    raise MemoryError
+
+
+def _pieces(count):
+    return {f"piece {item}": (item,) for item in range(count)}
+
+
 @pytest.mark.parametrize("jobs, processes", [(1, 1), (2, 4)])
 def test_all_items_are_worked_on(tmp_path, jobs, processes):
-    for_each(partial(_note, tmp_path), range(4), jobs)
+    for_each(partial(_note, tmp_path), _pieces(4), jobs)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
     pids = {path.read_text() for path in tmp_path.iterdir()}
     assert len(pids) == processes and (str(os.getpid()) in pids) == (jobs == 1)
@@ -36,25 +49,41 @@ def test_all_items_are_worked_on(tmp_path, jobs, processes):
 
 def test_an_error_arrives_and_ends_the_others(tmp_path):
     with pytest.raises(UsageError, match="no 1"):
-        for_each(partial(_fail, tmp_path), range(2), 2)
+        for_each(partial(_fail, tmp_path), _pieces(2), 2)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_process_that_dies_is_told(tmp_path):
-    with pytest.raises(Exception, match="ended with status 7"):
-        for_each(partial(_die, tmp_path), range(2), 2)
+@pytest.mark.parametrize("work, message", [
+    (_die, "piece [01]: its process ended with status 7; this is a bug"),
+    (_are_killed, r"piece [01]: its process was killed \(signal 9\), likely for want of memory; run fewer at once"),
+    (_need_too_much, "piece [01]: too little memory; run fewer at once")])
+def test_a_process_that_fails_is_an_error_of_one_line(work, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        for_each(partial(work, tmp_path), _pieces(2), 2)
+
+
+def test_the_next_piece_is_taken_while_others_are_worked_on(tmp_path):
+    def pieces():
+        for item in range(3):
+            taken.append((item, len(list(tmp_path.iterdir()))))
+            yield str(item), (item,)
+
+    taken = []
+    ended = list(in_processes(partial(_note, tmp_path), pieces(), 1))
+    assert sorted(ended) == [("0", None), ("1", None), ("2", None)]
+    assert [item for item, _ in taken] == [0, 1, 2] and taken[2][1] < 2
 
 
 SLOW = """
 import sys, time
 from pathlib import Path
-from data_cleansing.processes import for_each
+from common.machine.processes import for_each
 def work(item):
     Path(sys.argv[1], str(item)).touch()
     time.sleep(3)
     Path(sys.argv[1], f"late{item}").touch()
 if __name__ == "__main__":
-    for_each(work, range(2), 2)
+    for_each(work, {str(item): (item,) for item in range(2)}, 2)
 """
 
 
