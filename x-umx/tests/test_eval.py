@@ -12,7 +12,7 @@ from common.workbench.testing import (
     script_of,
     write_songs_to_score,
 )
-from x_umx import eval, separator_flags
+from x_umx import eval, flags
 from x_umx.model import CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.separator import CHUNK_SECONDS
 
@@ -81,8 +81,8 @@ def test_settings_tell_weights_apart(models):
 
 
 def test_umx_infer_chooses_umx(models, capsys):
-    assert separator_flags.model_name(parsed()) == "xumx"
-    assert separator_flags.model_name(parsed("--umx-infer")) == "umx"
+    assert flags.model_name(parsed()) == "xumx"
+    assert flags.model_name(parsed("--umx-infer")) == "umx"
     eval.make_separator(parsed("--umx-infer", "--model", models / "umx"))
     assert capsys.readouterr().out == f"{models / 'umx'}: computing on cpu\n"
     with pytest.raises(UsageError, match="xumx.h5 is X-UMX"):
