@@ -3,15 +3,12 @@
 As in `common.cpu.kernels`: `start` and `stop` count blocks of fixed size, so that sums do not depend on the number of
 cores.
 """
-import numba
 import numpy as np
+
+from common.cpu.compiling import compile_exact, compile_fused, compile_inline
 
 ROWS = 64    # rows of a block
 COLUMNS = 128    # columns of a block of a weight gradient
-
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
-# Sums may be taken in vector lanes, products and sums fused; nothing else of IEEE arithmetic is given up.
-_compile_fast = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
 
 
 def num_blocks(rows):
@@ -19,7 +16,7 @@ def num_blocks(rows):
     return -(-rows // ROWS)
 
 
-@_compile
+@compile_exact
 def multiply(start, stop, a, b, out, add):
     """Write or add out = a b, by blocks of rows."""
     for block in range(start, stop):
@@ -30,7 +27,7 @@ def multiply(start, stop, a, b, out, add):
             np.dot(a[first:last], b, out[first:last])
 
 
-@_compile
+@compile_exact
 def multiply_transposed(start, stop, a, b, out, add):
     """Write or add out = a^T b, by blocks of `COLUMNS` columns of a."""
     for block in range(start, stop):
@@ -45,7 +42,7 @@ def multiply_transposed(start, stop, a, b, out, add):
             np.dot(columns, b, out[first:last])
 
 
-@_compile
+@compile_exact
 def moments(start, stop, x, sums):
     """Sums of x and of x^2 in double precision, (blocks, 2, features)."""
     for block in range(start, stop):
@@ -57,7 +54,7 @@ def moments(start, stop, x, sums):
                 sums[block, 1, k] += value * value
 
 
-@_compile_fast
+@compile_fused
 def shift_and_scale(start, stop, x, shift, scale, offset, rectify, y):
     """y = (x - shift) scale + offset by feature, and then max(y, 0) if `rectify`."""
     for n in range(start * ROWS, min(stop * ROWS, len(x))):
@@ -66,7 +63,7 @@ def shift_and_scale(start, stop, x, shift, scale, offset, rectify, y):
             y[n, k] = np.float32(0) if rectify & (value < 0) else value
 
 
-@_compile_fast
+@compile_fused
 def products(start, stop, x, y, g, shift, rectify, sums):
     """Sums of g and of g (x - shift), (blocks, 2, features); where `rectify`, only over y > 0."""
     for block in range(start, stop):
@@ -78,7 +75,7 @@ def products(start, stop, x, y, g, shift, rectify, sums):
                 sums[block, 1, k] += passed * (x[n, k] - shift[k])
 
 
-@_compile_fast
+@compile_fused
 def combine(start, stop, x, y, g, shift, rectify, from_g, from_x, offset, dx, add):
     """Write or add dx = from_g g + from_x (x - shift) + offset; where `rectify`, g counts only at y > 0."""
     for n in range(start * ROWS, min(stop * ROWS, len(x))):
@@ -88,7 +85,7 @@ def combine(start, stop, x, y, g, shift, rectify, from_g, from_x, offset, dx, ad
             dx[n, k] = dx[n, k] + value if add else value
 
 
-@numba.njit(nogil=True, inline="always", error_model="numpy")
+@compile_inline
 def tanh(x):
     """Hyperbolic tangent to 2e-7, in arithmetic that the compiler turns into vector instructions.
 
@@ -101,13 +98,13 @@ def tanh(x):
     return (np.float32(2) * above * below) / (below * below + above * above)
 
 
-@numba.njit(nogil=True, inline="always", error_model="numpy")
+@compile_inline
 def sigmoid(x):
     """Logistic function, by way of `tanh`."""
     return np.float32(0.5) + np.float32(0.5) * tanh(np.float32(0.5) * x)
 
 
-@_compile_fast
+@compile_fused
 def tanh_forward(start, stop, x, y):
     """y = tanh(x)."""
     for n in range(start * ROWS, min(stop * ROWS, len(x))):
@@ -115,7 +112,7 @@ def tanh_forward(start, stop, x, y):
             y[n, k] = tanh(x[n, k])
 
 
-@_compile_fast
+@compile_fused
 def tanh_backward(start, stop, y, g, dx, add):
     """Write or add dx = g (1 - y^2)."""
     for n in range(start * ROWS, min(stop * ROWS, len(y))):
@@ -129,7 +126,7 @@ def tanh_backward(start, stop, y, g, dx, add):
 # (frames, batch, directions hidden), of which each direction has its columns.
 
 
-@_compile_fast
+@compile_fused
 def lstm_forward(start, stop, gates, weights, cells, outputs):
     """Run through the frames: `gates` come as inputs' share with bias, and are replaced by the activated gates.
 
@@ -164,7 +161,7 @@ def lstm_forward(start, stop, gates, weights, cells, outputs):
                     outputs[t, b, d * hidden + k] = h
 
 
-@_compile_fast
+@compile_fused
 def lstm_backward(start, stop, gates, weights, cells, grad_outputs):
     """Run through the frames in reverse: `gates`, as activated, are replaced by gradients before the activation.
 

@@ -4,15 +4,13 @@ As in `common.cpu.kernels`: `start` and `stop` count tiles, groups or samples of
 on the number of cores. Arrays are (batch, channels, height, width); a geometry is (kernel, pad, stride, dilation) in
 pixels.
 """
-import numba
 import numpy as np
+
+from common.cpu.compiling import compile_exact, compile_sums
 
 GROUPS = 8    # partial sums of a weight gradient, at most
 _CACHED = 1 << 17    # elements of the columns of a tile: they stay in the second-level cache
 _FEWEST, _MOST = 64, 2048    # pixels of a tile
-
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
-_compile_sum = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 
 
 def tile_lines(shape, terms):
@@ -28,7 +26,7 @@ def num_tiles(shape, lines):
     return -(-shape[0] * shape[2] // lines)
 
 
-@_compile
+@compile_exact
 def _inside(size, width, shift, stride):
     """Return the range of pixels o < width for which 0 <= o stride + shift < size."""
     first = max(0, -(shift // stride)) if shift < 0 else 0
@@ -36,7 +34,7 @@ def _inside(size, width, shift, stride):
     return min(first, width), max(last, min(first, width))
 
 
-@_compile
+@compile_exact
 def _unfold(x, columns, first, lines, height, width, geometry):
     """Fill columns (channels k k, lines width) with the receptive fields of lines of the output, from `first` on.
 
@@ -65,7 +63,7 @@ def _unfold(x, columns, first, lines, height, width, geometry):
                                 target[ox] = source[ox * stride + j * dilation - pad]
 
 
-@_compile
+@compile_exact
 def forward(start, stop, x, w, b, y, add, lines, geometry):
     """Write or add y = w * x + b over tiles of `lines` lines; w is (outputs, channels k k)."""
     outputs, height, width = y.shape[1:]
@@ -87,7 +85,7 @@ def forward(start, stop, x, w, b, y, add, lines, geometry):
                         target[ox] = source[ox] + b[o]
 
 
-@_compile_sum
+@compile_sums
 def _sum_rows(pixels, db):
     for o in range(pixels.shape[0]):
         total = np.float32(0)
@@ -96,7 +94,7 @@ def _sum_rows(pixels, db):
         db[o] += total
 
 
-@_compile
+@compile_exact
 def backward_weights(start, stop, x, g, dw, db, lines, geometry):
     """Gradients of weights and biases, a partial sum (outputs, channels k k) and (outputs,) for each group."""
     outputs, height, width = g.shape[1:]
@@ -119,7 +117,7 @@ def backward_weights(start, stop, x, g, dw, db, lines, geometry):
             _sum_rows(pixels, db[group])
 
 
-@_compile
+@compile_exact
 def backward_data(start, stop, w_transposed, g, dx, add, geometry):
     """Write or add the gradient of the input for samples `start` to `stop`; w_transposed is (channels k k, outputs)."""
     kernel, pad, stride, dilation = geometry

@@ -9,9 +9,10 @@ import importlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 
-import numba
 import numpy as np
 import threadpoolctl
+
+from common.cpu.compiling import compile_exact, compile_sums
 
 BLOCK = 4096    # elements whose sums one partial result holds
 TILE = 256    # output pixels that a convolution treats at once: its columns stay in the cache
@@ -25,10 +26,6 @@ _EXPONENT = np.int32(-0x00800000)
 _INFINITY = np.int32(0x7F800000)    # larger magnitudes are NaN
 _NAN = np.int32(0x7FC00000)
 _SQRT_HALF_MANTISSA = np.int32(0x004AFB0C)    # carries a mantissa above sqrt(2) into the exponent
-
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
-# Sums may be taken in vector lanes; nothing else of IEEE arithmetic is given up.
-_compile_sum = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz"})
 
 
 @functools.cache
@@ -76,12 +73,12 @@ def num_blocks(size):
 # index is negative, and use vector instructions.
 
 
-@_compile
+@compile_exact
 def _bounds(start, stop, size):
     return start * BLOCK, min(stop * BLOCK, size)
 
 
-@_compile
+@compile_exact
 def uniform_forward(start, stop, x, y, d, lower, upper):
     """y = d round(clip(x, lower, upper) / d), ties away from zero."""
     first, last = _bounds(start, stop, x.size)
@@ -97,7 +94,7 @@ def uniform_forward(start, stop, x, y, d, lower, upper):
         y[i] = (whole + up - down) * d
 
 
-@_compile_sum
+@compile_sums
 def uniform_backward(start, stop, x, y, g, dx, add, d, lower, upper, sums):
     """Write or add dx, and the three sums of each block: for d, above the range, below the range."""
     for block in range(start, stop):
@@ -117,7 +114,7 @@ def uniform_backward(start, stop, x, y, g, dx, add, d, lower, upper, sums):
         sums[block, 2] = to_lower
 
 
-@_compile
+@compile_exact
 def pow2_forward(start, stop, x, y, xmin, xmax, both, prune, signed):
     """Round magnitudes to powers of two between xmin and xmax, in the bits of float32.
 
@@ -138,7 +135,7 @@ def pow2_forward(start, stop, x, y, xmin, xmax, both, prune, signed):
         y[i] = magnitude | _SIGN if negative & (a != 0) else magnitude
 
 
-@_compile_sum
+@compile_sums
 def pow2_backward(start, stop, x, y, g, dx, add, xmin, xmax, prune, signed, sums):
     """Write or add dx, and the two sums of each block: for xmin and for xmax."""
     for block in range(start, stop):
@@ -158,7 +155,7 @@ def pow2_backward(start, stop, x, y, g, dx, add, xmin, xmax, prune, signed, sums
         sums[block, 1] = to_xmax
 
 
-@_compile
+@compile_exact
 def relu_forward(start, stop, x, y):
     """y = max(x, 0); NaN stays NaN."""
     first, last = _bounds(start, stop, x.size)
@@ -167,7 +164,7 @@ def relu_forward(start, stop, x, y):
         y[i] = np.float32(0) if x[i] < 0 else x[i]
 
 
-@_compile
+@compile_exact
 def relu_backward(start, stop, y, g, dx, add):
     """Pass g where y > 0."""
     first, last = _bounds(start, stop, y.size)
@@ -180,7 +177,7 @@ def relu_backward(start, stop, y, g, dx, add):
 # Arrays are (batch, channels, height, width) or (batch, channels, pixels); `start` and `stop` count samples.
 
 
-@_compile
+@compile_exact
 def channel_moments(start, stop, x, mean, var):
     """Mean and variance, as E[x^2] - E[x]^2, of the channels from `start` to `stop`; x is (batch, channels, pixels).
 
@@ -197,7 +194,7 @@ def channel_moments(start, stop, x, mean, var):
         var[c] = max(second / count - mean[c] * mean[c], np.float32(0))
 
 
-@_compile
+@compile_exact
 def normalize_channels(start, stop, x, mean, std, beta, gamma, y):
     """y = (x - mean) gamma / std + beta by channel, rounded as nnabla does; x and y are (batch, channels, pixels)."""
     for n in range(start, stop):
@@ -206,7 +203,7 @@ def normalize_channels(start, stop, x, mean, std, beta, gamma, y):
                 y[n, c, i] = (x[n, c, i] - mean[c]) * gamma[c] / std[c] + beta[c]
 
 
-@_compile_sum
+@compile_sums
 def channel_products(start, stop, x, g, mean, sums):
     """Sums of g and of g (x - mean) for every sample and channel; arrays are (batch, channels, pixels)."""
     for n in range(start, stop):
@@ -219,7 +216,7 @@ def channel_products(start, stop, x, g, mean, sums):
             sums[n, c, 1] = second
 
 
-@_compile
+@compile_exact
 def combine_channels(start, stop, g, x, from_g, from_x, offset, dx, add):
     """dx = from_g g + from_x x + offset, each factor one number for a channel; arrays are (batch, channels, pixels)."""
     for n in range(start, stop):
@@ -233,7 +230,7 @@ def combine_channels(start, stop, g, x, from_g, from_x, offset, dx, add):
 # here than they gain: a line is short, and each slice counts a reference.
 
 
-@_compile
+@compile_exact
 def _unfold(x, columns, first, kernel, pad, stride, height, width):
     """Fill columns with the receptive fields of whole lines of the output, from line `first` on.
 
@@ -255,7 +252,7 @@ def _unfold(x, columns, first, kernel, pad, stride, height, width):
                             columns[row, line * width + ox] = x[n, c, iy, ix] if inside else np.float32(0)
 
 
-@_compile
+@compile_exact
 def _fold(columns, x, n, kernel, pad, stride, width):
     """Add every entry of `columns`, those of one sample, to the pixel of x[n] that `_unfold` took it from."""
     for c in range(x.shape[1]):
@@ -271,7 +268,7 @@ def _fold(columns, x, n, kernel, pad, stride, width):
                                 x[n, c, iy, ix] += columns[row, oy * width + ox]
 
 
-@_compile
+@compile_exact
 def _multiply_in_order(w, columns, product):
     """product = w columns, every sum in the order of its terms and rounded after each, as nnabla does.
 
@@ -309,7 +306,7 @@ def num_tiles(y):
     return -(-y.shape[0] * y.shape[2] // tile_lines(y.shape[3]))
 
 
-@_compile
+@compile_exact
 def convolution_forward(start, stop, x, w, y, kernel, pad, stride, lines, in_order, add):
     """Write y = w * x, or add it, over tiles of `lines` lines from `start` to `stop`; w is (outputs, channels k k).
 
@@ -332,7 +329,7 @@ def convolution_forward(start, stop, x, w, y, kernel, pad, stride, lines, in_ord
                     y[n, o, oy, ox] = y[n, o, oy, ox] + v if add else v
 
 
-@_compile
+@compile_exact
 def convolution_backward_weights(start, stop, x, g, dw, kernel, pad, stride, lines):
     """Gradient of the weights, one partial sum (outputs, channels k k) for each group from `start` to `stop`."""
     outputs, height, width = g.shape[1:]
@@ -349,7 +346,7 @@ def convolution_backward_weights(start, stop, x, g, dw, kernel, pad, stride, lin
             dw[group] += product
 
 
-@_compile
+@compile_exact
 def convolution_backward_data(start, stop, w_transposed, g, dx, add, kernel, pad, stride):
     """Write or add the gradient of the input for samples `start` to `stop`; w_transposed is (channels k k, outputs)."""
     height, width = g.shape[2:]

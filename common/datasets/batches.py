@@ -3,9 +3,9 @@ import collections
 from concurrent.futures import ThreadPoolExecutor
 
 import attrs
-import numba
 import numpy as np
 
+from common.cpu.compiling import compile_exact
 from common.machine.distributed import World
 from common.machine.errors import UsageError
 
@@ -35,7 +35,7 @@ class PadCropFlip:
         return offsets, (rng.random(num) < 0.5) & self.flip
 
 
-@numba.njit(cache=True, nogil=True)
+@compile_exact
 def _place(images, index, table, offsets, flips, pad, out):
     """Write to `out`, float32 (batch, channels, height, width), what `make_batch` returns."""
     height, width = images.shape[2:]

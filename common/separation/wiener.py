@@ -3,9 +3,9 @@
 Of `norbert`, as X-UMX and UMX use it: `multichannel_wiener`. Of D3Net, without regularization or iterations, and for
 songs that are too long for memory: `SourceModel` and `filter_mixture`, or `filter_estimates` for arrays.
 """
-import numba
 import numpy as np
 
+from common.cpu.compiling import compile_exact
 from common.cpu.kernels import run_parallel
 
 EPS = np.finfo(np.float64).eps
@@ -207,10 +207,8 @@ def _many_channels(magnitudes, mixture, iterations, softmask):
 
 # Arrays are (channels, frames, bins) or (sources, channels, frames, bins); `start` and `stop` count blocks of bins.
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy")
 
-
-@_compile
+@compile_exact
 def _first_estimates(start, stop, v, x, softmask, y):
     sources, channels, frames, bins = v.shape
     for c in range(channels):
@@ -229,7 +227,7 @@ def _first_estimates(start, stop, v, x, softmask, y):
                     y[j, c, t, f] = v[j, c, t, f] * factor
 
 
-@_compile
+@compile_exact
 def _update_mono(start, stop, x, iterations, scale, y):
     """With one channel R_j is 1, and the inverse norbert's."""
     sources, _, frames, bins = y.shape
@@ -252,7 +250,7 @@ def _update_mono(start, stop, x, iterations, scale, y):
                     y[j, 0, t, f] = power[j] * covariance[j] / (total + EPS) * x[0, t, f]
 
 
-@_compile
+@compile_exact
 def _update_stereo(start, stop, x, iterations, scale, y):
     for block in range(start, stop):
         first = block * _BINS
@@ -263,7 +261,7 @@ def _update_stereo(start, stop, x, iterations, scale, y):
                 _filter_frame(t, first, last, x, y, model, scale)
 
 
-@_compile
+@compile_exact
 def _spatial_model(y, first, last, scale):
     """Covariances of the sources: (sources, 4, bins), of which r00, r11, and real and imaginary part of r01."""
     model = np.zeros((len(y), 4, last - first))
@@ -276,7 +274,7 @@ def _spatial_model(y, first, last, scale):
     return model
 
 
-@_compile
+@compile_exact
 def _add_covariances(y, first, last, scale, sums):
     """Add the products of the two channels, of the bins from `first` to `last` over all frames; sums as a model."""
     for j in range(len(y)):
@@ -291,7 +289,7 @@ def _add_covariances(y, first, last, scale, sums):
                 sums[j, 3, f] += ai * br - ar * bi
 
 
-@_compile
+@compile_exact
 def _filter_frame(t, first, last, x, y, model, scale):
     """Replace the estimates of frame t; estimates and mixture are thought of as divided by `scale`."""
     power = np.empty((len(y), last - first))
@@ -315,7 +313,7 @@ def _filter_frame(t, first, last, x, y, model, scale):
             y[j, 1, t, first + f] = power[j, f] * (r01.conjugate() * z0 + model[j, 1, f] * z1)
 
 
-@_compile
+@compile_exact
 def _sum_of_models(power, model, diagonal):
     """Covariance of the mixture, plus `diagonal` times the identity: (4, bins) for powers (sources, bins)."""
     c = np.zeros(model.shape[1:])
@@ -327,7 +325,7 @@ def _sum_of_models(power, model, diagonal):
     return c
 
 
-@_compile
+@compile_exact
 def _add_statistics(start, stop, y, sums, power):
     """Add to the covariances of a source, y being (1, channels, frames, bins), and write its power (frames, bins)."""
     for block in range(start, stop):
@@ -340,7 +338,7 @@ def _add_statistics(start, stop, y, sums, power):
                 power[t, f] = (a.real * a.real + a.imag * a.imag + b.real * b.real + b.imag * b.imag) / 2
 
 
-@_compile
+@compile_exact
 def _filter_by_models(start, stop, x, v, floors, covariances, y):
     for block in range(start, stop):
         first = block * _BINS

@@ -1,4 +1,7 @@
 """The compiled functions against nnabla's own: the same bits forward, gradients up to the order of sums."""
+import subprocess
+import sys
+
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -353,3 +356,22 @@ def test_float64_data_may_be_assigned(name):
     wanted.forward()
     assert y.d.dtype == np.float32
     np.testing.assert_array_equal(y.d, wanted.d)
+
+
+def test_loops_compile_where_no_folder_can_be_written():
+    program = """if True:
+        import tempfile
+
+        def refuse(*args, **kwargs):
+            raise PermissionError
+        tempfile.TemporaryFile = refuse    # by which numba finds out whether it can write to a folder
+
+        import numpy as np
+        from common.cpu import kernels
+
+        x, y = np.array([-1.5, 2.5], np.float32), np.empty(2, np.float32)
+        kernels.relu_forward(0, 1, x, y)
+        print(y.tolist(), kernels.relu_forward.stats.cache_path)
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[0.0, 2.5] None\n"

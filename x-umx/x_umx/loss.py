@@ -7,9 +7,9 @@ import itertools
 
 import nnabla as nn
 import nnabla.functions as F
-import numba
 import numpy as np
 
+from common.cpu.compiling import compile_fused
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
 from common.cpu.kernels import run_parallel
 from common.machine.context import wants_native
@@ -173,10 +173,7 @@ class CombinationMSE(_CombinationLoss):
                      grad_of(inputs[0]).reshape(masks.shape), accum[0])
 
 
-_compile = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "nsz", "contract"})
-
-
-@_compile
+@compile_fused
 def _squared_errors(start, stop, masks, mixture, target, sums):
     """Sums, by blocks of rows, of the squared errors of the sources and of the square of their summed error."""
     total = np.empty(mixture.shape[1], np.float32)
@@ -195,7 +192,7 @@ def _squared_errors(start, stop, masks, mixture, target, sums):
             sums[block, 1] += both
 
 
-@_compile
+@compile_fused
 def _error_gradients(start, stop, masks, mixture, target, own, mutual, gradient, add):
     """Write or add (own error of the source + mutual summed error) mixture."""
     total = np.empty(mixture.shape[1], np.float32)

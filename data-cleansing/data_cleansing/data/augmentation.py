@@ -4,9 +4,9 @@ Shift and mirror image are those of nnabla's `F.image_augmentation` to the last 
 Twister that each image seeds anew. Its outputs r1, r2, ... give the shift by r4 and r5, in steps of a thousandth of the
 range, and the mirror by the last bit of r6. The shift has fractions of a pixel.
 """
-import numba
 import numpy as np
 
+from common.cpu.compiling import compile_exact
 from common.cpu.kernels import run_parallel
 
 PAD = 4    # pixels on each side; the shift is at most as large
@@ -15,7 +15,7 @@ _NUM_STATES = 397 + _DRAWS    # words of the generator's state that these output
 _OPERATIONS = 16    # about as many for each pixel
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _draw(seed, states, draws):
     """Write the first outputs of MT19937 seeded with `seed` to `draws`, uint32 (_DRAWS,)."""
     states[0] = seed
@@ -33,7 +33,7 @@ def _draw(seed, states, draws):
         draws[k] = y ^ (y >> np.uint32(18))
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _place(draw, size, first, weight):
     """Write where the pixels of an axis come from: left (upper) neighbour, and weight of the one after it."""
     shift = np.float32(draw % np.uint32(1001)) * np.float32(0.001) * np.float32(2 * PAD)
@@ -45,7 +45,7 @@ def _place(draw, size, first, weight):
         weight[k] = source - np.float32(first[k])
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _turn(mirror, first, second, weight, one_minus_weight):
     """Complete what `_place` wrote for the columns: right neighbour, weight of the left one; all reversed to mirror."""
     if mirror:
@@ -55,7 +55,7 @@ def _turn(mirror, first, second, weight, one_minus_weight):
         one_minus_weight[k] = np.float32(1) - weight[k]
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _interpolate(upper, lower, l, r, a, b, mean, std, line):    # noqa: E741
     """Write a line of an image: upper and lower neighbours (2, width) are those to the left and to the right."""
     for x in range(line.size):
@@ -64,7 +64,7 @@ def _interpolate(upper, lower, l, r, a, b, mean, std, line):    # noqa: E741
         line[x] = (value - mean) / std
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _augment(start, stop, images, largest, rows, seeds, mean, std, out):
     """Shift, mirror and normalize the images from `start` to `stop` of a batch."""
     height, width = images.shape[2:]
@@ -93,7 +93,7 @@ def _augment(start, stop, images, largest, rows, seeds, mean, std, out):
                              np.float32(1) - b, b, mean[c], std[c], out[n, c, y])
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _normalize(start, stop, images, largest, rows, mean, std, out):
     """Normalize the images from `start` to `stop` of a batch."""
     for n in range(start, stop):

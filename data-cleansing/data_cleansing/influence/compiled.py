@@ -3,11 +3,11 @@
 Where `y = f(x, w)`, and x and w move along `dx` and `dw`, y moves along its tangent `dy`. A tangent is a function like
 any other; its gradient is what products with a Hessian are made of. The loops are those of `common.cpu.kernels`.
 """
-import numba
 import numpy as np
 
 from common.cpu import functions as cpu_functions
 from common.cpu import kernels as cpu_kernels
+from common.cpu.compiling import compile_exact
 from common.cpu.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
 
 
@@ -168,7 +168,7 @@ def _combine(g, x, from_g, from_x, offset, out, add):
 # Arrays are (maps, height, width); `start` and `stop` count maps.
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _first_maximum(x, m, top, left, kernel):
     """Return where in map m the first largest pixel of a window is; nnabla takes it, too."""
     y_of_it, x_of_it, largest = top, left, x[m, top, left]
@@ -179,7 +179,7 @@ def _first_maximum(x, m, top, left, kernel):
     return y_of_it, x_of_it
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _take(start, stop, x, values, kernel, stride, out):
     """Write to each window of `out` the value at the place of the maximum of x."""
     for m in range(start, stop):
@@ -189,7 +189,7 @@ def _take(start, stop, x, values, kernel, stride, out):
                 out[m, oy, ox] = values[m, iy, ix]
 
 
-@numba.njit(nogil=True, cache=True)
+@compile_exact
 def _give(start, stop, x, g, kernel, stride, out):
     """Add each g to the place of `out` that `_take` takes it from."""
     for m in range(start, stop):
