@@ -3,10 +3,12 @@ import ast
 import importlib
 import importlib.util
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.console import cli
+from common.console.tables import align
 from common.machine.errors import UsageError
 
 
@@ -39,9 +41,9 @@ def _main_of(package, commands, command):
 
 def _overview(name, package, commands):
     """List the commands with the first line of what their modules say; these are not imported."""
-    width = max(map(len, commands))
-    lines = [f"  {command:{width}}  {_first_line(f'{package}.{command}')}" for command in commands]
-    return "\n".join([f"usage: {name} COMMAND ...", "", *lines, "", f"What a command takes: {name} COMMAND --help"])
+    table = align(((command, _first_line(f"{package}.{command}")) for command in commands), left=2)
+    return (f"usage: {name} COMMAND ...\n\n{textwrap.indent(table, '  ')}\n\n"
+            f"What a command takes: {name} COMMAND --help")
 
 
 def _first_line(module):

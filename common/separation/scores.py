@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.console.tables import align
 from common.machine.files import write_csv, write_json
 
 METRICS = ("SDR", "SIR", "ISR", "SAR")
@@ -82,8 +83,7 @@ def format_table(aggregated, published):
     # Over the same targets, or else there is nothing to compare.
     theirs = [[column.get(target, np.nan) for target in aggregated] for column in published.values()]
     lines.append([AVERAGE, *(_db(means[metric]) for metric in METRICS), *(_db(np.mean(column)) for column in theirs)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
+    return align(lines)
 
 
 def _db(value):

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.console import cli
 from common.console.progress import progress
+from common.console.tables import align
 from common.datasets.cityscapes import CLASSES, IGNORE, find_pairs, read_pair
 from common.layers import relu
 from common.machine.context import use_context
@@ -154,17 +155,15 @@ def evaluate(dilation, images, labels):
 def format_table(results):
     """Lay out means and standard deviations over the seeds, a row for each variant."""
     seeds = len(next(iter(results.values())))
-    width = max(map(len, VARIANTS.values()))
-    counted = "one training each" if seeds == 1 else f"{seeds} trainings each"
-    head = f"{counted:{width}}" + "".join(f"{title:>16}" for title in METRICS.values())
-    rows = [f"{VARIANTS[variant]:{width}}" + "".join(_mean_and_deviation([score[name] for score in scores])
-                                                     for name in METRICS) for variant, scores in results.items()]
-    return "\n".join([head, *rows])
+    rows = [["one training each" if seeds == 1 else f"{seeds} trainings each", *METRICS.values()]]
+    rows += [[VARIANTS[variant], *(_mean_and_deviation([score[name] for score in scores]) for name in METRICS)]
+             for variant, scores in results.items()]
+    return align(rows)
 
 
 def _mean_and_deviation(shares):
     deviation = f" +- {100 * np.std(shares, ddof=1):.2f}" if len(shares) > 1 else ""
-    return f"{f'{100 * np.mean(shares):.2f}{deviation} %':>16}"
+    return f"{100 * np.mean(shares):.2f}{deviation} %"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
+from common.console.tables import align
 from common.machine.seeding import seed_everything
 from data_cleansing.data.sources import load_named
 from data_cleansing.influence import influence_scores
@@ -110,7 +111,5 @@ def compare(num_images=IMAGES, seed=0):
 
 def format_table(comparison):
     """Return the table of a comparison as text."""
-    lines = [f"{HEADER[0]:14}{HEADER[1]:12}{HEADER[2]:>18}{HEADER[3]:>26}"]
-    lines += [f"{method:14}{hessian:12}{correlation:>18.4f}{ratio:>26.3f}"
-              for method, hessian, correlation, ratio in comparison.table()]
-    return "\n".join(lines)
+    return align([HEADER, *((method, hessian, f"{correlation:.4f}", f"{ratio:.3f}")
+                            for method, hessian, correlation, ratio in comparison.table())], left=2)

@@ -15,7 +15,7 @@ def test_scores_agree_with_leaving_images_out():
 
 def test_the_command_writes_and_prints_them(tmp_path, capsys):
     leave_one_out.main(["-o", str(tmp_path / "out"), "--num-images", "24", "-c", "cpu"])
-    assert "every_step    exact" in capsys.readouterr().out
+    assert "every_step  exact" in capsys.readouterr().out
     assert (tmp_path / "out" / "leave_one_out.png").read_bytes().startswith(b"\x89PNG")
     table = np.genfromtxt(tmp_path / "out" / "leave_one_out.csv", delimiter=",", names=True)
     assert len(table) == 24 and table.dtype.names[:3] == ("image", "true_change", "every_step_exact")

@@ -17,6 +17,7 @@ import nnabla as nn
 import numpy as np
 
 from common.console import cli
+from common.console.tables import align
 from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing, write_json
@@ -158,10 +159,9 @@ def show(result, folder):
     print(f"{folder / PACKED}: {part['file']} bytes, of which weights {part['weights']} (reported: "
           f"{part['reported'] / 1024:.2f} kB = {part['reported']:.2f} bytes) and header {part['header']}")
     print(f"{folder / ONNX}: {result['integer_share']:.1%} of the constants are integers of 8 bits")
-    print(f"{'network':22}{'size [kB]':>12}{'latency [ms]':>15}")
-    print(f"{'quantized, packed':22}{part['file'] / 1024:12.1f}{'-':>15}")
-    for name, row in result["networks"].items():
-        print(f"{name:22}{row['bytes'] / 1024:12.1f}{1000 * row['seconds']:15.2f}")
+    print(align([("network", "size [kB]", "latency [ms]"), ("quantized, packed", f"{part['file'] / 1024:.1f}", "-"),
+                 *((name, f"{row['bytes'] / 1024:.1f}", f"{1000 * row['seconds']:.2f}")
+                   for name, row in result["networks"].items())]))
     if "agreement" in result:
         print("on {images} images: {same_top1} with the same best class, logits differ by {max_error:.1e} of the "
               "largest one at most, {median_error:.1e} in the median ({apart} images by more than 1e-3, where an "

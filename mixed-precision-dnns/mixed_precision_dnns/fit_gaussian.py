@@ -32,6 +32,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.console import cli
+from common.console.tables import align
 from common.machine import files
 from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
@@ -269,10 +270,10 @@ def summary(fits):
 
 def print_table(results, best):
     """Print the final numbers in columns."""
-    print(f"{'parametrization':<16} {'start':<7} {'error at end':>12} {'oscillation':>12} {'largest':>10} {'bits':>5}")
-    for row in sorted(results, key=lambda row: PARAMETRIZATIONS[row["parametrization"]][0]):
-        print(f"{PARAMETRIZATIONS[row['parametrization']][0]:<16} {row['start']:<7} {row['mean_error']:12.7f} "
-              f"{row['oscillation']:12.7f} {row['largest_error']:10.3g} {row['bits']:5d}")
+    rows = [(PARAMETRIZATIONS[row["parametrization"]][0], row["start"], f"{row['mean_error']:.7f}",
+             f"{row['oscillation']:.7f}", f"{row['largest_error']:.3g}", row["bits"]) for row in results]
+    print(align([("parametrization", "start", "error at end", "oscillation", "largest", "bits"),
+                 *sorted(rows, key=lambda row: row[0])], left=2))
     print("error at end and oscillation: mean of, and largest rise within, the last 10 % of the steps")
     print("best by grid search: " + ", ".join(f"{FAMILIES[key]} {value:.7f}" for key, value in best.items()))
 

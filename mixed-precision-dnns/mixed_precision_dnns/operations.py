@@ -5,6 +5,7 @@ from collections import OrderedDict
 import attrs
 import nnabla as nn
 
+from common.console.tables import align
 from common.machine.context import native_functions
 from mixed_precision_dnns.network_size import BITS_PER_KB, FLOAT_BITS, quantized_tensors
 
@@ -116,7 +117,4 @@ def format_costs(rows):
                 f"{row['macs'] / 1e6:.2f}", f"{row['input_bits']:.3g}", f"{row['bit_operations'] / 1e9:.2f}")
 
     header = ("layer", "weights", "bits", "kB", "MACs [10^6]", "input bits", "bit operations [10^9]")
-    table = [header, *map(cells, rows), cells(totals(rows))]
-    widths = [max(len(line[k]) for line in table) for k in range(len(header))]
-    return "\n".join("  ".join(text.ljust(width) if k == 0 else text.rjust(width)
-                               for k, (text, width) in enumerate(zip(line, widths, strict=True))) for line in table)
+    return align([header, *map(cells, rows), cells(totals(rows))])

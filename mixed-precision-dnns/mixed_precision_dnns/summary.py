@@ -3,6 +3,7 @@ import math
 
 import nnabla as nn
 
+from common.console.tables import align
 from common.machine.files import write_csv, write_json
 from common.quantizers import QUANTIZERS
 from mixed_precision_dnns.network import top_errors
@@ -95,12 +96,8 @@ def format_table(rows):
     def cell(value):
         return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
-    shown = [column for column in COLUMNS if column not in ("quantizer", "bits_used")]
-    table = [shown, *([cell(row[column]) for column in shown] for row in rows)]
-    widths = [max(len(line[k]) for line in table) for k in range(len(shown))]
-    lines = ["  ".join(text.ljust(width) if k < 2 else text.rjust(width)
-                       for k, (text, width) in enumerate(zip(line, widths, strict=True))) for line in table]
-    return "\n".join(line.rstrip() for line in lines)
+    header = [column for column in COLUMNS if column not in ("quantizer", "bits_used")]
+    return align([header, *([cell(row[column]) for column in header] for row in rows)], left=2)
 
 
 def evaluate_run(network, cfg, valid_data, test_data):

@@ -12,6 +12,7 @@ import attrs
 import numpy as np
 
 from common.console import cli
+from common.console.tables import align
 from common.datasets.multitrack import MIXTURE
 from common.datasets.musdb18 import SPLITS, find_tracks
 from common.machine.context import use_context
@@ -82,11 +83,9 @@ def sdr(target, estimate):
 
 def format_table(results, sources):
     """Lay the SDRs out as a table with a row for each variant."""
-    width = max(map(len, results))
-    head = f"{'SDR in dB':{width}}" + "".join(f"{name:>9}" for name in (*sources, "mean"))
-    rows = [f"{name:{width}}" + "".join(f"{value:9.2f}" for value in (*scores.values(), np.mean(list(scores.values()))))
+    rows = [[name, *(f"{value:.2f}" for value in (*scores.values(), np.mean(list(scores.values()))))]
             for name, scores in results.items()]
-    return "\n".join([head, *rows])
+    return align([["SDR in dB", *sources, "mean"], *rows])
 
 
 if __name__ == "__main__":

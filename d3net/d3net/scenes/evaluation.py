@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from common.console import cli
 from common.console.progress import progress
+from common.console.tables import align
 from common.datasets.cityscapes import CLASSES, SPLITS, SceneFile, find_pairs, read_pair
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_json
@@ -192,9 +193,7 @@ def format_table(matrix, published):
               for name, *row in zip(CLASSES, matrix.iou(), matrix.class_accuracy(), shares, strict=True)]
     lines.append(["mean", _percent(matrix.mean_iou()), _percent(matrix.mean_class_accuracy()), "",
                   *(f"{number:.1f}" for number in published.values())])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    table = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip() for line in lines]
-    table.append(f"pixel accuracy {_percent(matrix.pixel_accuracy())} %")
+    table = [align(lines), f"pixel accuracy {_percent(matrix.pixel_accuracy())} %"]
     absent = [name for name, iou in zip(CLASSES, matrix.iou(), strict=True) if np.isnan(iou)]
     if absent:
         table.append(f"not in the mean, because they occur neither in the labels nor in the predictions: "

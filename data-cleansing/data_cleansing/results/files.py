@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from common.console.tables import align
 from common.machine.errors import UserError
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
@@ -139,13 +140,16 @@ def format_table(found):
     """Return a table of the mean test accuracy, with standard deviations over trials where there are several."""
     lines = curves(found)
     removals = sorted({removed for method, (numbers, _, _) in lines.items() if method != NONE for removed in numbers})
-    table = [f"{'test accuracy, removed:':24}" + "".join(f"{removed:>16}" for removed in removals)]
+    num_columns = max(1, len(removals))
+    table = [["test accuracy, removed:", *(removals or [""])]]
     for method, (numbers, means, deviations) in lines.items():
         cells = {removed: f"{mean:.2%}" + (f" ± {deviation:.2%}" if deviation else "")
                  for removed, mean, deviation in zip(numbers, means, deviations, strict=True)}
-        shown = cells.values() if method == NONE else (cells.get(removed, "") for removed in removals)
-        table.append(f"{method:24}" + "".join(f"{cell:>16}" for cell in shown))
-    return "\n".join(table)
+        if method == NONE:    # one number, which stands in the first column
+            table.append([method, *cells.values(), *[""] * (num_columns - 1)])
+        else:
+            table.append([method, *(cells.get(removed, "") for removed in removals)])
+    return align(table)
 
 
 def draw_accuracy(found, dataset, measure="test_accuracy"):

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common.console.tables import align
 from common.machine.files import write_csv, write_text
 from data_cleansing import experiment, truth
 from data_cleansing.results import files as results
@@ -61,8 +62,7 @@ def write(folder, cfg, shown=SHOWN):
     print(results.format_table(found))
     if detection:
         print(format_detection(detection))
-    for name, what, size in cache:
-        print(f"parameters, {name + ':':18}{size:>16,} bytes, {what}")
+    print(align((f"parameters, {name}:", f"{size:,}", f"bytes, {what}") for name, what, size in cache))
     print(f"cleaned: {removed} images to look at by '{method}' (best mean validation accuracy), "
           f"{folder / 'cleaned'}\nreport: {folder / 'report.html'}")
 
@@ -102,10 +102,9 @@ def detection_means(rows):
 def format_detection(rows):
     """Return a table of how well the flipped labels were found, means over trials."""
     header = experiment.DETECTION_HEADER[3:]
-    lines = [f"{'flipped labels found:':24}" + "".join(f"{name.replace('_', ' '):>20}" for name in header)]
-    lines += [f"{method:24}" + "".join(f"{value:>20.3f}" for value in values)
-              for method, values in detection_means(rows).items()]
-    return "\n".join(lines)
+    means = detection_means(rows)
+    return align([["flipped labels found:", *(name.replace("_", " ") for name in header)],
+                  *([method, *(f"{value:.3f}" for value in values)] for method, values in means.items())])
 
 
 def _page(folder, cfg, found, detection, cache, images, removed):
