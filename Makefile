@@ -4,7 +4,8 @@ help:
 	@echo "make demo        the shortest real run"
 	@echo "make tour        a short real run of each paper"
 	@echo "make test        all tests, on the CPU"
-	@echo "make lint        the style checks"
+	@echo "make lint        the checks of style and types"
+	@echo "make package     a wheel, tried in a bare environment"
 	@echo "make benchmark   speed, on this machine"
 	@echo "make clean       remove the environment and the caches, not the results"
 	@echo "PYTHON=/path/to/python3.10 names the Python to use; otherwise python3.10, pyenv and uv are searched."
@@ -18,11 +19,16 @@ tour: demo
 	@.venv/bin/python out-of-core-training/train.py SMALL --output runs/out-of-core --overwrite
 	@.venv/bin/python data-cleansing/cleanse.py --dataset digits --flip-labels 0.1 --n-trials 1 --output runs/digits --overwrite
 
+# A file at a time on each core: the tests of a file share the runs that they look at.
 test: .venv/installed
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n auto --dist loadfile
 
 lint: .venv/installed
 	@.venv/bin/python -m ruff check
+	@.venv/bin/python -m pyright --pythonpath .venv/bin/python
+
+package: .venv/installed
+	@sh tools/check_wheel.sh .venv/bin/python
 
 benchmark: .venv/installed
 	@.venv/bin/python mixed-precision-dnns/benchmark.py
@@ -31,7 +37,7 @@ benchmark: .venv/installed
 	@.venv/bin/python data-cleansing/benchmark.py
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The path of a Python 3.10, or the line that says why there is none; `checked` stops at the latter.
@@ -54,4 +60,4 @@ usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help demo tour test lint benchmark clean
+.PHONY: help demo tour test lint package benchmark clean
