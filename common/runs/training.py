@@ -16,6 +16,7 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
+from common.runs.comparison import require_same
 from common.runs.curves import plot_curves
 
 MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rests
@@ -59,7 +60,7 @@ class Run:
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
             self.state = load_state(self.checkpoint)
-            _check_same(self.folder, self.state["config"], config)
+            require_same(self.folder, self.state["config"], config, MAY_DIFFER)
             self._share_steps()
         elif self.checkpoint.exists() and not overwrite:
             raise UsageError(f"{self.folder}: holds a run already (epoch {load_state(self.checkpoint)['epoch']}); "
@@ -247,15 +248,6 @@ def train_step(loss, solver, weight_decay=0.0):
     """
     update_parameters(loss, solver, weight_decay)
     return float(loss.d)
-
-
-def _check_same(folder, before, now):
-    different = [key for key in {**before, **now} if key not in MAY_DIFFER and before.get(key) != now.get(key)]
-    if different:
-        key = different[0]
-        raise UsageError(f"{folder}: was run with {key} = {before.get(key)!r}, not {now.get(key)!r}"
-                         f"{f' (and {len(different) - 1} more differences)' if len(different) > 1 else ''}; "
-                         "--resume needs the same configuration, --overwrite starts anew")
 
 
 @contextlib.contextmanager

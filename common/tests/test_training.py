@@ -250,8 +250,8 @@ def test_a_folder_with_a_run_is_refused(folder):
 
 
 @pytest.mark.parametrize("config, message", [
-    ({**CONFIG, "learning_rate": 0.2}, r"learning_rate = 0\.1, not 0\.2; --resume"),
-    ({"learning_rate": 0.1}, "name = 'tiny', not None; --resume"),
+    ({**CONFIG, "learning_rate": 0.2}, r"learning_rate = 0\.1, not 0\.2; go on with the former"),
+    ({"learning_rate": 0.1}, "name = 'tiny', not None; go on with the former"),
     ({**CONFIG, "seed": 1, "learning_rate": 0.2}, r"learning_rate = 0\.1, not 0\.2 \(and 1 more differences\)"),
 ])
 def test_another_configuration_is_named(folder, config, message):

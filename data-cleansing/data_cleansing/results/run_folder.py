@@ -7,6 +7,7 @@ import attrs
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, write_json
+from common.runs.comparison import require_same
 from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
 
@@ -34,9 +35,7 @@ def open_run(folder, cfg, resume=False, overwrite=False):
         if not resume:
             raise UsageError(f"{folder}: holds a run already; add --resume to go on, --overwrite to start anew, or "
                              "choose another --output")
-        before, now = to_dict(read_config(folder)), to_dict(cfg)
-        _check_same(folder, {key: before[key] for key in now if key not in MAY_DIFFER},
-                    {key: now[key] for key in now if key not in MAY_DIFFER}, "run")
+        require_same(folder, to_dict(read_config(folder)), to_dict(cfg), MAY_DIFFER)
     make_folder(folder)
     if overwrite:
         remove(folder, OURS + SINGLE)
@@ -80,7 +79,7 @@ def read_config(folder, **changes):
         raise UsageError(str(error)) from error
 
 
-def check_settings(folder, values, how):
+def check_settings(folder, values, done):
     """Write the settings that the files of a folder are made with, or compare them with those of before.
 
     Parameters
@@ -88,7 +87,7 @@ def check_settings(folder, values, how):
     folder : path
     values : dict
         JSON-able.
-    how : str
+    done : str
         What was done with them, for the error: `trained`.
 
     Raises
@@ -107,13 +106,4 @@ def check_settings(folder, values, how):
         before = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: damaged ({error}); --overwrite starts anew") from error
-    _check_same(Path(folder), before, values, how)
-
-
-def _check_same(folder, before, now, how):
-    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
-    if different:
-        key = different[0]
-        shown = (f" with {key} = {before.get(key)!r}, not {now.get(key)!r}" if len(str(now.get(key))) < 40
-                 else f" with another {key}")
-        raise UsageError(f"{folder}: was {how}{shown}; choose another --output, or --overwrite to start anew")
+    require_same(folder, before, values, done=done)
