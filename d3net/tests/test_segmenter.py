@@ -66,7 +66,7 @@ def test_networks_are_compiled_once_for_a_size_and_few_are_kept(model, monkeypat
     segmenter = Segmenter(model, "tiny", **FAST)
     sizes = [(32, 32), (32, 40), (32, 32), (40, 32), (32, 32), (32, 40)]
     expected = [segmenter.segment(IMAGE[:height, :width]) for height, width in sizes]
-    assert shapes == [(32, 32), (32, 40), (40, 32), (32, 40)] and len(segmenter._compiled) == KEPT
+    assert shapes == [(32, 32), (32, 40), (40, 32), (32, 40)] and len(segmenter._networks) == KEPT
     np.testing.assert_array_equal(expected[0], expected[4])
     np.testing.assert_array_equal(expected[1], expected[5])
 

@@ -7,11 +7,13 @@ from common.audio.stft import istft, stft
 from common.inference.engines import compile_network
 from common.machine.errors import UsageError
 from common.runs.checkpoint import parameter_shapes
+from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
 from common.separation.wiener import multichannel_wiener, residual_model
 from x_umx.weights import find_weights
 
 CHUNK_SECONDS, OVERLAP = 16.0, 0.1
+KEPT = 2    # compiled networks, of the usual shape and an odd one; each holds the weights
 RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
 
 
@@ -60,7 +62,7 @@ class Separator(StemSeparator):
         self._model_rest = residual or (lone and len(self.sources) == 1)
         extra = (ACCOMPANIMENT,) if lone else (RESIDUAL,) if residual else ()
         self.stems = self.targets + extra
-        self._compiled = {}
+        self._networks = Graphs(KEPT)    # by (frames, batch)
         with self._scope():
             for file in self.files:
                 with nn.parameter_scope(file.sources[0]):
@@ -89,20 +91,13 @@ class Separator(StemSeparator):
             magnitudes = magnitudes.mean(1, keepdims=True)
         x = magnitudes[:, :, :sizes.max_bin].transpose(3, 0, 1, 2)
         # The last chunks of a signal rarely fill a batch: zeros beside them cost less than another compiled network.
-        missing = self.batch_size - batch if (frames, self.batch_size) in self._compiled else 0
+        missing = self.batch_size - batch if (frames, self.batch_size) in self._networks else 0
         x = np.ascontiguousarray(np.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]))
-        masks, = self._run(frames, batch + missing)(x)
+        network = self._networks.get((frames, batch + missing), lambda: compile_network(
+            self._build, [x.shape], self.engine, self.precision))
+        masks, = network(x)
         masks = masks[:, :batch].reshape(frames, batch, len(self.sources), sizes.nb_channels, sizes.bins)
         return masks.transpose(1, 2, 3, 4, 0)
-
-    def _run(self, frames, batch):
-        """Return the network compiled for so many frames and items."""
-        if (frames, batch) not in self._compiled:
-            if len(self._compiled) > 1:    # the usual shape and an odd one; each holds the weights
-                self._compiled.pop(next(reversed(self._compiled)))
-            shape = self._magnitude(frames, batch).shape
-            self._compiled[frames, batch] = compile_network(self._build, [shape], self.engine, self.precision)
-        return self._compiled[frames, batch]
 
     def _build(self, magnitude):
         masks = []

@@ -9,6 +9,7 @@ from common.console.progress import progress
 from common.inference.engines import compile_network
 from common.machine.errors import UsageError, UserError
 from common.runs.checkpoint import load_parameters, parameter_shapes
+from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
 from common.separation.wiener import SourceModel, filter_mixture, mixture_phase
 from d3net.mss_model import TARGETS, D3NetMSS
@@ -76,7 +77,7 @@ class Separator(StemSeparator):
         self.sample_rate = next(iter(self.files.values())).hparams.fs
         self.flip, self.patch_overlap, self.wiener = flip, patch_overlap, wiener
         self.stems = self.targets + (() if set(TARGETS) <= set(self.targets) else (RESIDUAL,))
-        self._compiled = None, None    # target, its network
+        self._networks = Graphs(1)    # by target; at full size a network takes some 800 MB to run
         with self._scope():
             for target, file in self.files.items():
                 load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self._patches(
@@ -194,17 +195,13 @@ class Separator(StemSeparator):
         return nn.Variable((number, self.files[target].hparams.test_patch_len, 2, self._bins))
 
     def _network(self, target):
-        """Return the compiled network of a target, the only one there is: at full size it takes some 800 MB to run."""
-        if self._compiled[0] != target:
-            self._compiled = None, None
-            shape = self._patches(target, 1 + self.flip).shape
+        """Return the compiled network of a target."""
+        def build(patches):
+            with self._scope():
+                return self._build(target)(patches)
 
-            def build(patches):
-                with self._scope():
-                    return self._build(target)(patches)
-
-            self._compiled = target, compile_network(build, [shape], self.engine, self.precision)
-        return self._compiled[1]
+        shape = self._patches(target, 1 + self.flip).shape
+        return self._networks.get(target, lambda: compile_network(build, [shape], self.engine, self.precision))
 
 
 class _Rest:

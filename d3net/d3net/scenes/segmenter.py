@@ -7,6 +7,7 @@ import numpy as np
 
 from common.inference.engines import check_engine, compile_network
 from common.runs.checkpoint import load_parameters, parameter_shapes
+from common.runs.graphs import Graphs
 from d3net.scenes.augmentation import standardize
 from d3net.segmentation_model import d3net_segmentation
 from d3net.weights import segmentation_file
@@ -45,7 +46,7 @@ class Segmenter:
         self.file = segmentation_file(model, config)
         self.hparams = self.file.hparams
         self.engine, self.precision = engine, precision
-        self._compiled = OrderedDict()    # (height, width) -> network, the last used one at the end
+        self._networks = Graphs(KEPT)    # by (height, width)
         self._parameters = OrderedDict()
         with self._scope():
             smallest = nn.Variable((1, 3, SMALLEST, SMALLEST))
@@ -106,12 +107,8 @@ class Segmenter:
 
     def _network(self, size):
         """Return the network compiled for images of (height, width)."""
-        if size not in self._compiled:
-            while len(self._compiled) >= KEPT:
-                self._compiled.popitem(last=False)
-            self._compiled[size] = compile_network(self._build, [(1, 3, *size)], self.engine, self.precision)
-        self._compiled.move_to_end(size)
-        return self._compiled[size]
+        return self._networks.get(
+            size, lambda: compile_network(self._build, [(1, 3, *size)], self.engine, self.precision))
 
     def _build(self, image):
         with self._scope():

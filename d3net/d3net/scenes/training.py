@@ -23,6 +23,7 @@ from common.machine.seeding import seed_everything
 from common.runs.checkpoint import load_parameters, save_parameters
 from common.runs.config import to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
+from common.runs.graphs import Graphs
 from common.runs.training import Run, train_step
 from d3net.config import SegmentationConfig
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
@@ -159,17 +160,18 @@ class Predictor:
     """
 
     def __init__(self, hparams):
-        self.hparams, self.graphs = hparams, {}
+        self.hparams, self.graphs = hparams, Graphs()
 
     def __call__(self, image):
         """Return the class of each pixel, (height, width), of a standardized image (3, height, width)."""
-        if image.shape not in self.graphs:
-            x = nn.Variable((1, *image.shape))
-            self.graphs[image.shape] = x, d3net_segmentation(x, self.hparams)
-        x, probabilities = self.graphs[image.shape]
+        x, probabilities = self.graphs.get(image.shape, lambda: self._build(image.shape))
         x.d = image
         probabilities.forward(clear_buffer=True)
         return probabilities.d[0].argmax(axis=0)
+
+    def _build(self, shape):
+        x = nn.Variable((1, *shape))
+        return x, d3net_segmentation(x, self.hparams)
 
 
 def validate(predictor, scenes):
