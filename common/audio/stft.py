@@ -8,7 +8,7 @@ import numpy as np
 import scipy.fft
 import scipy.signal
 
-from common.cpu.kernels import num_threads
+from common.machine.cores import num_threads
 
 _FRAMES_AT_ONCE = 512    # windowed frames of a long signal that are in memory together
 

@@ -7,8 +7,8 @@ import scipy.fft
 
 from common.audio.stft import istft, num_frames, overlap_add, stft, window, window_sum
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
-from common.cpu.kernels import num_threads
 from common.machine.context import wants_native
+from common.machine.cores import num_threads
 
 
 def spectrum(x, n_fft, hop_length, center=True):

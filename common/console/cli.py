@@ -49,13 +49,6 @@ def add_run_flags(arguments):
     existing.add_argument("--overwrite", action="store_true", help="start anew where a run was before")
 
 
-def positive_int(value):
-    """Convert the value of a flag to an integer from 1, for `type=` of an argument."""
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"{value!r} is not an integer from 1")
-    return int(value)
-
-
 def run(main):
     """Call `main()` and leave the process with the status that the conventions ask for.
 

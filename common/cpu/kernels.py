@@ -6,13 +6,13 @@ not depend on the number of cores.
 """
 import functools
 import importlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import threadpoolctl
 
 from common.cpu.compiling import compile_exact, compile_sums
+from common.machine.cores import num_threads
 
 BLOCK = 4096    # elements whose sums one partial result holds
 TILE = 256    # output pixels that a convolution treats at once: its columns stay in the cache
@@ -34,11 +34,6 @@ def _workers():
     importlib.import_module("scipy.linalg.cython_blas")    # only a library that is loaded can be limited
     threadpoolctl.threadpool_limits(1, user_api="blas")
     return ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="kernel")
-
-
-def num_threads():
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def run_parallel(kernel, num, operations, *args):

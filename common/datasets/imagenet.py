@@ -16,9 +16,9 @@ import attrs
 import numpy as np
 from PIL import Image
 
-from common.cpu.kernels import num_threads
 from common.datasets import synthetic
 from common.datasets.batches import PLACEMENT, Batches
+from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 
 SPLITS = ("train", "val")

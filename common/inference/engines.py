@@ -21,10 +21,10 @@ import attrs
 import nnabla as nn
 import numpy as np
 
-from common.cpu.kernels import num_threads
 from common.downloads.fetch import cache_dir
 from common.inference import onnx_export
 from common.machine.context import native_functions, on_gpu
+from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, replacing
 

@@ -16,13 +16,12 @@ class, which raises a ValueError with a one-line message.
 import argparse
 import configparser
 import difflib
-import math
-import numbers
 import re
 from pathlib import Path
 
 import attrs
 
+from common.console.values import to_integer, to_number
 from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
 
@@ -57,11 +56,7 @@ def integer(default, *, at_least=None, at_most=None, help=""):
         allowed; so do the fields of the other kinds.
     """
     def parse(value):
-        if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]+\s*", value):
-            value = int(value)
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise ValueError(value)
-        return _within(int(value), at_least, None, at_most)
+        return _within(to_integer(value), at_least, None, at_most)
 
     return _field(parse, _range_text("an integer", at_least, None, at_most), default, help, "N")
 
@@ -83,12 +78,7 @@ def number(default, *, at_least=None, above=None, at_most=None, help=""):
     attrs field
     """
     def parse(value):
-        if not isinstance(value, (str, numbers.Real)) or isinstance(value, bool):
-            raise ValueError(value)
-        value = float(value)
-        if not math.isfinite(value):
-            raise ValueError(value)
-        return _within(value, at_least, above, at_most)
+        return _within(to_number(value), at_least, above, at_most)
 
     return _field(parse, _range_text("a number", at_least, above, at_most), default, help, "X")
 

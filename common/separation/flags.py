@@ -1,13 +1,10 @@
 """The flags of the `separate.py` and of the `eval.py` of every paper, and the checks of their values."""
-import argparse
-import contextlib
-import math
 import os
 from collections import Counter
 from pathlib import Path
 
 from common.audio.files import FORMATS, check_format
-from common.console import cli
+from common.console.values import flag_value, positive_int, to_number
 from common.datasets.musdb18 import SPLITS
 from common.machine.errors import UsageError
 
@@ -53,20 +50,10 @@ def add_stem_flags(parser, chunk_dur, overlap):
                              f"{'; matters with --chunk-dur' if chunk_dur is None else ''} (default: %(default)s)")
 
 
-def _number(meaning, accept):
-    """Return a converter to float for `type=` of an argument, of values that `accept` is true for."""
-    def convert(text):
-        with contextlib.suppress(ValueError):
-            if math.isfinite(value := float(text)) and accept(value):
-                return value
-        raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
-    return convert
-
-
-_seconds = _number("a number of seconds from 0", lambda value: value >= 0)
-_duration = _number("a number of seconds above 0, nor -1", lambda value: value > 0 or value == -1)
-_chunk_dur = _number("a number of seconds above 0", lambda value: value > 0)
-_overlap = _number("a fraction from 0 to 0.5", lambda value: 0 <= value <= 0.5)
+_seconds = flag_value("a number of seconds from 0", to_number, lambda value: value >= 0)
+_duration = flag_value("a number of seconds above 0, nor -1", to_number, lambda value: value > 0 or value == -1)
+_chunk_dur = flag_value("a number of seconds above 0", to_number, lambda value: value > 0)
+_overlap = flag_value("a fraction from 0 to 0.5", to_number, lambda value: 0 <= value <= 0.5)
 
 
 def check_stem_flags(args):
@@ -127,7 +114,7 @@ def add_scoring_flags(parser, add_model_flags, chunk_dur, overlap, whole):
                         help="YAML file in the root that lists the validation songs (default: those of musdb)")
     parser.add_argument("--out-dir", "--output", "-o", metavar="DIR",
                         help="where the scores go (default: scores-MODEL)")
-    parser.add_argument("--cores", type=cli.positive_int, default=1, metavar="N",
+    parser.add_argument("--cores", type=positive_int, default=1, metavar="N",
                         help="songs to score at once; each takes a core and, if of four minutes, some 6 GB (default: "
                              "%(default)s)")
     add_model_flags(parser)

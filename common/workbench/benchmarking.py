@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from common.audio.files import AudioWriter
-from common.console import cli
+from common.console.values import positive_int
 from common.machine.files import write_json
 
 
 def add_benchmark_flags(parser, rounds):
     """Add `--rounds`, which is `rounds` by default, and `--output`."""
-    parser.add_argument("--rounds", type=cli.positive_int, default=rounds,
+    parser.add_argument("--rounds", type=positive_int, default=rounds,
                         help="how often each thing is measured (default: %(default)s)")
     parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
 

@@ -19,6 +19,7 @@ import numpy as np
 from common.console import cli
 from common.console.progress import progress
 from common.console.tables import align
+from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, IGNORE, find_pairs, read_pair
 from common.layers import relu
 from common.machine.context import use_context
@@ -39,12 +40,12 @@ METRICS = {"miou": "mean IoU", "pixel_accuracy": "pixels right"}
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--seeds", type=cli.positive_int, default=5, metavar="N",
+    parser.add_argument("--seeds", type=positive_int, default=5, metavar="N",
                         help="trainings of each network (default: %(default)s)")
-    parser.add_argument("--steps", type=cli.positive_int, default=150, metavar="N",
+    parser.add_argument("--steps", type=positive_int, default=150, metavar="N",
                         help=f"updates of each, with {BATCH} images (default: %(default)s)")
     parser.add_argument("--data-dir", default="synthetic", help="scenes, as for train.py (default: %(default)s)")
-    parser.add_argument("--jobs", type=cli.positive_int, default=2, metavar="N",
+    parser.add_argument("--jobs", type=positive_int, default=2, metavar="N",
                         help="trainings at the same time (default: %(default)s)")
     parser.add_argument("--output", "-o", default="compare-d3net", metavar="DIR",
                         help="folder that gets result.json (default: %(default)s)")

@@ -18,6 +18,7 @@ from nnabla.utils.image_utils import imread
 from PIL import Image
 
 from common.console import cli
+from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.memory import peak_megabytes
 from common.machine.seeding import seed_everything
@@ -41,7 +42,7 @@ ROWS = (    # what is measured, our part, the published part that it is compared
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--batch-size", type=cli.positive_int, default=64, metavar="N",
+    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N",
                         help="images per step (default: %(default)s)")
     add_benchmark_flags(parser, rounds=3)
     cli.add_context_flags(parser)

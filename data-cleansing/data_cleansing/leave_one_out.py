@@ -8,6 +8,7 @@ writes DIR/leave_one_out.csv and DIR/leave_one_out.png.
 from pathlib import Path
 
 from common.console import cli
+from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
@@ -16,7 +17,7 @@ from data_cleansing import truth
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--num-images", type=cli.positive_int, default=truth.IMAGES, metavar="N",
+    parser.add_argument("--num-images", type=positive_int, default=truth.IMAGES, metavar="N",
                         help="images to train with, each left out in turn (default: %(default)s)")
     parser.add_argument("--output", "-o", default="LEAVE_ONE_OUT", metavar="DIR",
                         help="where results go (default: %(default)s)")

@@ -5,6 +5,7 @@
 Writes RUN_DIR/report.html, which needs no network and no other file, and the lists that it is made of.
 """
 from common.console import cli
+from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.errors import UsageError
 from data_cleansing.experiment import add_published_flags, scored
@@ -15,7 +16,7 @@ from data_cleansing.results.run_folder import read_config
 def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of cleanse.py, or of train.py after score.py")
-    parser.add_argument("--num-images", type=cli.positive_int, default=page.SHOWN, metavar="N",
+    parser.add_argument("--num-images", type=positive_int, default=page.SHOWN, metavar="N",
                         help="worst and best images of each method to show (default: %(default)s)")
     cli.add_context_flags(parser)
     add_published_flags(parser, "device_id")

@@ -5,7 +5,6 @@
 Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
 that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops of common.
 """
-import os
 import statistics
 import subprocess
 import sys
@@ -16,10 +15,11 @@ import nnabla as nn
 import numpy as np
 
 from common.console import cli
-from common.cpu.kernels import num_threads
+from common.console.values import positive_int
 from common.datasets import synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.machine.context import native_functions, use_context
+from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
 from common.machine.distributed import find_mpirun, join_ranks, launched_size, start_ranks, world
 from common.machine.files import write_json
 from common.machine.memory import peak_megabytes
@@ -59,11 +59,11 @@ def main(argv=None):
 
 def parse_args(argv):
     parser = cli.parser(__doc__)
-    parser.add_argument("--batch-size", type=cli.positive_int, default=32,
+    parser.add_argument("--batch-size", type=positive_int, default=32,
                         help="images per step (default: %(default)s)")
     add_benchmark_flags(parser, rounds=7)
     parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
-    parser.add_argument("--throughput-on", type=cli.positive_int, metavar="N",
+    parser.add_argument("--throughput-on", type=positive_int, metavar="N",
                         help="print the images per second of training the float network on N cores, also under mpirun")
     return parser.parse_args(argv)
 
@@ -105,7 +105,7 @@ def peak_memory_in_new_process(name):
 def throughput(batch_size, num_cores):
     """Print how many images per second all processes together train the float network on, each on `num_cores` cores."""
     if launched_size() == 1:    # mpirun has given each process its cores
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:num_cores])
+        limit_cores(num_cores)
     join_ranks("cpu")
     seconds = take_turns({"step": make_step(NETWORKS["float"], batch_size)}, STEPS)["step"]
     print(world().size * batch_size / statistics.median(seconds))
@@ -117,10 +117,10 @@ def process_throughput(batch_size, rounds):
     Returns
     -------
     dict of str to dict
-        Empty if there is but one core, or no mpirun.
+        Empty if there is but one core, no mpirun, or no way to keep a process on some cores (macOS, Windows).
     """
     num_cores = num_threads()
-    if num_cores < 2 or not find_mpirun():
+    if num_cores < 2 or not find_mpirun() or not CAN_LIMIT:
         return {}
     starts = {"one process on one core": (1, 1), "one process on all cores": (1, num_cores),
               "a process on each core": (num_cores, 1)}

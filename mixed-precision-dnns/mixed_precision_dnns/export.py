@@ -6,7 +6,6 @@ Writes, into RUN_DIR/export unless --output names a folder, weights.mpdnn (every
 learned; `mixed_precision_dnns.deployment.packed` describes and reads it), network.onnx, and export.json with what is
 printed: sizes, latency, and how far the answers of both networks are apart.
 """
-import argparse
 import statistics
 import time
 from collections import OrderedDict
@@ -18,6 +17,7 @@ import numpy as np
 
 from common.console import cli
 from common.console.tables import align
+from common.console.values import int_from_0, positive_int
 from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing, write_json
@@ -39,18 +39,12 @@ def parse_args(argv):
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of train_resnet.py or train_imagenet.py")
     parser.add_argument("--weights", metavar="FILE", help=f"other parameters of that network (default: {BEST} in it)")
     parser.add_argument("--output", "-o", metavar="DIR", help=f"where the files go (default: {FOLDER} in RUN_DIR)")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=1,
+    parser.add_argument("--batch-size", type=positive_int, default=1,
                         help="images that the ONNX model takes at once (default: %(default)s)")
-    parser.add_argument("--images", type=_number, default=1000, metavar="N",
+    parser.add_argument("--images", type=int_from_0, default=1000, metavar="N",
                         help="compare the answers on so many images, 0: do not (default: %(default)s)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder with the data set (default: the one of the training)")
     return parser.parse_args(argv)
-
-
-def _number(value):
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"{value!r} is not an integer from 0")
-    return int(value)
 
 
 def main(argv=None):

@@ -18,6 +18,7 @@ from pathlib import Path
 import nnabla as nn
 
 from common.console import cli
+from common.console.values import positive_int
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, write_csv, write_json
@@ -44,13 +45,13 @@ def parse_args(argv):
                                                          "(default: all that is free)")
     parser.add_argument("--modes", nargs="+", choices=tuple(figure.MODES), default=list(figure.MODES),
                         help="what to compare (default: all)")
-    parser.add_argument("--batches", nargs="+", type=cli.positive_int, metavar="N",
+    parser.add_argument("--batches", nargs="+", type=positive_int, metavar="N",
                         help="batch sizes to measure (default: doubled up to the largest that fits)")
-    parser.add_argument("--first", type=cli.positive_int, default=1, metavar="N",
+    parser.add_argument("--first", type=positive_int, default=1, metavar="N",
                         help="where the search for the largest batch begins (default: %(default)s)")
-    parser.add_argument("--limit", type=cli.positive_int, default=4096, metavar="N",
+    parser.add_argument("--limit", type=positive_int, default=4096, metavar="N",
                         help="where it ends (default: %(default)s)")
-    parser.add_argument("--iterations", type=cli.positive_int, default=10, metavar="N",
+    parser.add_argument("--iterations", type=positive_int, default=10, metavar="N",
                         help="iterations that are timed (default: %(default)s)")
     parser.add_argument("--image-size", metavar="SIZE", help="pixels, such as 224 or 1024x2048 (default: as published)")
     parser.add_argument("--width", type=float, default=1.0, metavar="X",

@@ -6,9 +6,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from common.cpu.kernels import num_threads
 from common.datasets import cityscapes, imagenet
 from common.datasets.batches import PLACEMENT, Batches
+from common.machine.cores import num_threads
 from common.machine.distributed import world
 from common.machine.errors import UsageError, UserError
 from common.pictures import image_files as images

@@ -5,10 +5,10 @@
 
 Prints a table and writes how memory and time are used as a picture.
 """
-import argparse
 from pathlib import Path
 
 from common.console import cli
+from common.console.values import flag_value, positive_int, to_integer
 from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder
@@ -28,8 +28,9 @@ FAR = 64    # batch size that needs are extrapolated from, with those of one ima
 def parse_args(argv):
     parser = cli.parser(__doc__)
     parser.add_argument("network", help=f"one of {', '.join(models.NETWORKS)}")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=64, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--image-size", type=_image_size, metavar="N or HxW",
+    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--image-size", metavar="N or HxW",
+                        type=flag_value("a size such as 224 or 512x1024", _image_size),
                         help="height and width in pixels (default: as published)")
     parser.add_argument("--gpu-memory", "--budget", metavar="SIZE",
                         help="memory that arrays may take, such as 16GB (default: all of the device)")
@@ -126,10 +127,10 @@ def print_rows(rows):
 
 
 def _image_size(text):
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 224 or 512x1024")
-    return int(text) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+    sides = tuple(map(to_integer, text.lower().split("x")))
+    if len(sides) > 2 or min(sides) < 1:
+        raise ValueError(text)
+    return sides if len(sides) == 2 else sides[0]
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import numpy as np
 
 from common.audio.stft import stft
 from common.console import cli
+from common.console.values import positive_int
 from common.inference.engines import compile_network
 from common.layers.recurrent import lstm
 from common.machine.context import native_functions, use_context
@@ -44,7 +45,7 @@ LONG_MINUTES = 10
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--duration", type=cli.positive_int, default=30,
+    parser.add_argument("--duration", type=positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
     add_benchmark_flags(parser, rounds=3)
     args = parser.parse_args(argv)

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.console import cli
 from common.console.tables import align
+from common.console.values import positive_int
 from common.datasets.multitrack import MIXTURE
 from common.datasets.musdb18 import SPLITS, find_tracks
 from common.machine.context import use_context
@@ -34,7 +35,7 @@ VARIANTS = {
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--epochs", type=cli.positive_int, default=5, help="of each network (default: %(default)s)")
+    parser.add_argument("--epochs", type=positive_int, default=5, help="of each network (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
                         help="what to compare (default: all)")

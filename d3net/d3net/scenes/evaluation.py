@@ -11,9 +11,9 @@ import attrs
 import numpy as np
 from tqdm import tqdm
 
-from common.console import cli
 from common.console.progress import progress
 from common.console.tables import align
+from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, SPLITS, SceneFile, find_pairs, read_pair
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_json
@@ -33,7 +33,7 @@ def add_arguments(parser):
     parser.add_argument("--data-dir", required=True, metavar="DIR",
                         help="folder of Cityscapes, with leftImg8bit and gtFine in it; 'synthetic' generates scenes")
     parser.add_argument("--split", choices=SPLITS, default="val", help="which images (default: %(default)s)")
-    parser.add_argument("--limit", type=cli.positive_int, metavar="N", help="only the first N images")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N images")
     parser.add_argument("--output", "-o", "--out-dir", metavar="DIR",
                         help="where the scores go (default: scores-MODEL)")
     add_model_flags(parser)

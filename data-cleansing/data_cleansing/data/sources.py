@@ -8,8 +8,8 @@ import attrs
 import numpy as np
 
 from common import datasets
-from common.cpu.kernels import num_threads
 from common.datasets import digits, stl10
+from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from data_cleansing.data.images import decode, network_side, prepare
 from data_cleansing.training.record import split

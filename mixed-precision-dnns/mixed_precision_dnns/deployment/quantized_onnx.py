@@ -9,10 +9,10 @@ import nnabla as nn
 import numpy as np
 from onnx import TensorProto
 
-from common.cpu.kernels import num_threads
 from common.inference import onnx_export
 from common.inference.onnx_functions import CONVERTERS
 from common.machine.context import native_functions
+from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from mixed_precision_dnns import network
 
