@@ -6,14 +6,11 @@ every run compiles anew.
 """
 import contextlib
 from collections.abc import Callable
-from typing import TypeVar
 
 import numba
 
-Function = TypeVar("Function", bound=Callable)
 
-
-def _compiler(**options) -> Callable[[Function], Function]:
+def _compiler(**options) -> Callable[[Callable], Callable]:
     def compile_loop(function):
         compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
         with contextlib.suppress(RuntimeError):    # no folder for the machine code

@@ -9,77 +9,63 @@ running take beside the parameters,
 
 hence the choice of `auto`.
 """
-import contextlib
 import functools
 import importlib.util
 import io
-import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 import nnabla as nn
 import numpy as np
 
-from common.downloads.fetch import cache_dir
-from common.inference import onnx_export
+from common.inference import graph, network_cache
 from common.machine.context import native_functions, on_gpu
 from common.machine.cores import num_threads
-from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, replacing
+from common.machine.errors import UsageError
 
 REQUIREMENTS = {"onnxruntime": "requirements.txt", "openvino": "requirements-openvino.txt"}
 ENGINES = ("nnabla", *REQUIREMENTS)
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}    # names of openvino
-CACHE_LIMIT = 1 << 30    # bytes of compiled networks that are kept, the last used ones
-
-
-def add_engine_flags(arguments):
-    """Add `--engine` and `--precision`, to be passed to `compile_network`."""
-    arguments.add_argument("--engine", choices=("auto", *ENGINES), default="auto",
-                           help="what runs the network; auto takes the fastest that is installed, and nnabla on a GPU "
-                                "(default: %(default)s)")
-    arguments.add_argument("--precision", choices=tuple(PRECISIONS), default="float32",
-                           help="bf16 is faster and less exact, for --engine openvino on a CPU that has it "
-                                "(default: %(default)s)")
 
 
 @attrs.frozen
-class Network:
+class CompiledNetwork:
     """A compiled network: called with float32 arrays of the shapes `shapes`, it returns a tuple of new ones.
 
     `engine` is the name of what runs it.
     """
 
     engine: str
-    shapes: list
-    _compute: Callable
+    shapes: list[tuple[int, ...]]
+    _compute: Callable[[list[np.ndarray]], list]
 
-    def __call__(self, *arrays):
-        arrays = [np.ascontiguousarray(array, np.float32) for array in arrays]
-        shapes = [array.shape for array in arrays]
+    def __call__(self, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+        contiguous = [np.ascontiguousarray(array, np.float32) for array in arrays]
+        shapes = [array.shape for array in contiguous]
         assert shapes == self.shapes, (shapes, self.shapes)
-        return tuple(self._compute(arrays))
+        return tuple(self._compute(contiguous))
 
 
-def compile_network(build, shapes, engine="auto", precision="float32"):
+def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], shapes: Sequence[Sequence[int]],
+                    engine: str = "auto", precision: str = "float32") -> CompiledNetwork:
     """Prepare a network for inputs of fixed shapes.
 
     Parameters
     ----------
-    build : callable
+    build
         Takes an nn.Variable for each input and returns the output, or a tuple of outputs, of a test-mode graph.
-    shapes : sequence of tuple of int
+    shapes
         Of the inputs.
-    engine : str
+    engine
         `nnabla`, `onnxruntime`, `openvino`; or `auto`: nnabla on a GPU; otherwise openvino if it is installed and the
         network has no LSTM, else onnxruntime.
-    precision : str
+    precision
         `float32`, or `bf16` (openvino only): products of numbers with 8 significant bits.
 
     Returns
     -------
-    Network
+    CompiledNetwork
         It has a copy of the parameters as they are now, except on nnabla, where it shares them.
 
     Raises
@@ -90,19 +76,20 @@ def compile_network(build, shapes, engine="auto", precision="float32"):
     check_engine(engine, precision)
     shapes = [tuple(shape) for shape in shapes]
     if engine == "nnabla" or (engine == "auto" and on_gpu()):
-        return Network("nnabla", shapes, _nnabla(*_graph(build, shapes)))
+        return CompiledNetwork("nnabla", shapes, _nnabla(*_build_graph(build, shapes)))
     with native_functions():
-        inputs, outputs = _graph(build, shapes)
-    inputs, outputs = ({f"{kind}{k}": v for k, v in enumerate(vs)} for kind, vs in (("x", inputs), ("y", outputs)))
+        inputs, outputs = _build_graph(build, shapes)
+    inputs = {f"x{k}": variable for k, variable in enumerate(inputs)}
+    outputs = {f"y{k}": variable for k, variable in enumerate(outputs)}
     if engine == "auto":
-        suits = "LSTM" not in onnx_export.function_types(outputs)
-        engine = "openvino" if suits and _installed("openvino") else "onnxruntime"
+        has_lstm = "LSTM" in graph.function_types(outputs)
+        engine = "openvino" if not has_lstm and _installed("openvino") else "onnxruntime"
     compute = _openvino(inputs, outputs, precision) if engine == "openvino" else _onnxruntime(inputs, outputs)
-    return Network(engine, shapes, compute)
+    return CompiledNetwork(engine, shapes, compute)
 
 
-def check_engine(engine, precision):
-    """Raise a UsageError if there is no such engine here, or it has no such precision; `compile_network` does, too."""
+def check_engine(engine: str, precision: str):
+    """Raise a UsageError if there is no such engine here, or it has no such precision, as `compile_network` does."""
     if engine not in ("auto", *ENGINES):
         raise UsageError(f"--engine {engine!r}: choose one of {', '.join(('auto', *ENGINES))}")
     if precision not in PRECISIONS:
@@ -119,7 +106,7 @@ def _installed(engine):
     return importlib.util.find_spec(engine) is not None
 
 
-def _graph(build, shapes):
+def _build_graph(build, shapes):
     """Return lists of the inputs and the outputs of a new graph."""
     inputs = [nn.Variable(shape) for shape in shapes]
     with nn.auto_forward(False):
@@ -139,6 +126,12 @@ def _nnabla(inputs, outputs):
     return compute
 
 
+def _onnx_model(inputs, outputs):
+    from common.inference import onnx_export
+
+    return onnx_export.export(inputs, outputs).SerializeToString()
+
+
 def _onnxruntime(inputs, outputs):
     import onnxruntime
 
@@ -147,14 +140,14 @@ def _onnxruntime(inputs, outputs):
     options.log_severity_level = 3    # errors only
     # Planning the memory of a run ahead makes no run faster here, and peaks 10 % (X-UMX) to 70 % (D3Net) higher.
     options.enable_mem_pattern = False
-    key = f"onnx-{onnx_export.fingerprint(inputs, outputs)}"
-    model = _find(key)
+    key = f"onnx-{graph.fingerprint(inputs, outputs)}"
+    model = network_cache.find(key)
     if model is None:
-        content = onnx_export.export(inputs, outputs).SerializeToString()
-        model = _store(key, content) or content
+        content = _onnx_model(inputs, outputs)
+        model = network_cache.store(key, content) or content
         del content    # 140 MB for X-UMX, that the session reads from the file
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return lambda arrays: session.run(list(outputs), dict(zip(inputs, arrays, strict=True)))
+    return lambda arrays: list(session.run(list(outputs), dict(zip(inputs, arrays, strict=True))))
 
 
 @functools.cache
@@ -180,68 +173,19 @@ def _openvino(inputs, outputs, precision):
     settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": num_threads(),
                 "PERFORMANCE_HINT": "LATENCY"}
     made_for = openvino.__version__, core.get_property("CPU", "FULL_DEVICE_NAME"), capabilities, precision
-    key = f"openvino-{zlib.crc32(repr(made_for).encode()):08x}-{onnx_export.fingerprint(inputs, outputs)}"
-    path, weights = _find(key), None
+    key = f"openvino-{zlib.crc32(repr(made_for).encode()):08x}-{graph.fingerprint(inputs, outputs)}"
+    path, weights = network_cache.find(key), None
     if path is not None:
         weights = np.memmap(path, np.uint8, "c")    # which the network uses where they lie
         network = core.import_model(openvino.Tensor(weights, shared_memory=True), "CPU", settings)
     else:
-        model = core.read_model(onnx_export.export(inputs, outputs).SerializeToString())
+        model = core.read_model(_onnx_model(inputs, outputs))
         network = core.compile_model(model, "CPU", settings)
         network.export_model(content := io.BytesIO())
-        _store(key, content.getbuffer())
+        network_cache.store(key, content.getbuffer())
     request = network.create_infer_request()
 
-    def compute(arrays):
+    def compute(arrays, _weights=weights):    # which have to be there as long as the network
         results = request.infer(dict(enumerate(arrays)), share_inputs=True)
         return [results[k] for k in range(len(outputs))]
-    compute.weights = weights    # to be there as long as the network
     return compute
-
-
-# Cache: files '<key>-<checksum of the content>' in one folder. Not being able to use it is no error.
-
-
-def _folder():
-    return cache_dir() / "engines"
-
-
-def _find(key):
-    """Return the path of what is stored under `key`, None if there is nothing; what is damaged is removed."""
-    with contextlib.suppress(OSError):
-        for path in _folder().glob(f"{key}-*"):
-            if path.name == f"{key}-{_checksum(path):08x}":
-                with contextlib.suppress(OSError):
-                    os.utime(path)    # the files used last are kept
-                return path
-            path.unlink()
-    return None
-
-
-def _checksum(path):
-    checksum = 0
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
-
-
-def _store(key, content):
-    """Store bytes under `key` and return their path; None if that is not possible."""
-    with contextlib.suppress(OSError, UserError):
-        path = make_folder(_folder()) / f"{key}-{zlib.crc32(content):08x}"
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-        _remove_oldest(path)
-        return path
-    return None
-
-
-def _remove_oldest(newest):
-    """Remove the files beside `newest` that were used longest ago, until all together have `CACHE_LIMIT` bytes."""
-    others = ((path, path.stat()) for path in newest.parent.iterdir() if path != newest)
-    total = newest.stat().st_size
-    for path, stat in sorted(others, key=lambda pair: pair[1].st_mtime, reverse=True):
-        total += stat.st_size
-        if total > CACHE_LIMIT:
-            path.unlink(missing_ok=True)

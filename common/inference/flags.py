@@ -1,38 +1,61 @@
-"""What the scripts that run a trained network share: the flags that say on what, and the line that confirms it."""
+"""The flags that say what a trained network runs on, and the line that confirms it."""
+import argparse
+from collections.abc import Callable
+from typing import TypeVar
+
+import attrs
+
 from common.console import cli
-from common.inference.engines import add_engine_flags
+from common.inference.engines import ENGINES, PRECISIONS
 from common.machine.context import use_context
 
+T = TypeVar("T")
 
-def add_computing_flags(parser):
-    """Add the flags that `make_with_engine` takes."""
-    add_engine_flags(parser)
+
+def add_computing_flags(parser: argparse.ArgumentParser):
+    """Add the flags that `Computation` holds."""
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto",
+                        help="what runs the network; auto takes the fastest that is installed, and nnabla on a GPU "
+                             "(default: %(default)s)")
+    parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32",
+                        help="bf16 is faster and less exact, for --engine openvino on a CPU that has it (default: "
+                             "%(default)s)")
     cli.add_context_flags(parser)
 
 
-def make_with_engine(args, name, make):
-    """Make what runs a network, and print what it computes on.
+@attrs.frozen
+class Computation:
+    """What a network runs on. Each field is the value of the flag of its name."""
 
-    Parameters
-    ----------
-    args : argparse.Namespace
-        Of the flags of `add_computing_flags`.
-    name : str
-        Of the network, for the line that is printed.
-    make : callable
-        Takes `engine` and `precision`, and returns what is to be made.
+    context: str
+    device_id: str
+    engine: str
+    precision: str
 
-    Returns
-    -------
-    object
-        Of `make`.
+    @classmethod
+    def of_flags(cls, args: argparse.Namespace) -> "Computation":
+        return cls(args.context, args.device_id, args.engine, args.precision)
 
-    Raises
-    ------
-    UsageError
-        As `use_context`; and what `make` raises.
-    """
-    context = use_context(args.context, args.device_id)
-    made = make(engine=args.engine, precision=args.precision)
-    print(f"{name}: computing on {context}", flush=True)
-    return made
+    def start(self, name: str, make: Callable[..., T]) -> T:
+        """Make what runs a network, and print what it computes on.
+
+        Parameters
+        ----------
+        name
+            Of the network, for the line that is printed.
+        make
+            Takes `engine` and `precision`.
+
+        Returns
+        -------
+        What `make` returns.
+
+        Raises
+        ------
+        UsageError
+            As `use_context`; and what `make` raises.
+        """
+        context = use_context(self.context, self.device_id)
+        runner = make(engine=self.engine, precision=self.precision)
+        print(f"{name}: computing on {context}", flush=True)
+        return runner

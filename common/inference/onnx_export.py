@@ -4,22 +4,25 @@ The model has fixed shapes and holds its parameters. What depends on no input (r
 is computed by nnabla beforehand. What is affine by channel (normalization, a scale, an offset) becomes part of the
 weights of the affine or convolution that it follows.
 """
-import collections
-import hashlib
+from collections.abc import Callable, Mapping, Sequence
 
+import nnabla as nn
 import numpy as np
 import onnx
+from nnabla.function import Function
+from numpy.typing import ArrayLike
 from onnx import TensorProto, helper
 
+from common.inference.graph import Graph, Variables
 from common.inference.onnx_functions import CONVERTERS, SCALE_SHIFT
 
-VERSION = 1    # of what is written: stored models of other versions are not used
 OPSET = 17
 IR_VERSION = 8    # the release of ONNX that brought this opset
 _SMALL = 16    # elements of axes, shapes and scalars, which are stored once
 
 
-def export(inputs, outputs, name="network", converters=None):
+def export(inputs: Variables, outputs: Variables, name: str = "network",
+           converters: Mapping[str, Callable] | None = None) -> onnx.ModelProto:
     """Write the graph between variables as an ONNX model.
 
     The graph is to be built inside `common.machine.context.native_functions()`: functions compiled in this repository
@@ -27,12 +30,12 @@ def export(inputs, outputs, name="network", converters=None):
 
     Parameters
     ----------
-    inputs, outputs : dict of str to nn.Variable
+    inputs, outputs
         What will be fed and fetched under these names. All other variables without a parent, parameters above all,
         are constants of the model, with the values that they have now.
-    name : str
+    name
         Of the graph in the model.
-    converters : dict, optional
+    converters
         Other ones than those of `common.inference.onnx_functions.CONVERTERS`, by type of function. Nodes that one of
         them leaves without a use are taken out.
 
@@ -52,7 +55,7 @@ def export(inputs, outputs, name="network", converters=None):
     for described, variables in ((model.graph.input, inputs), (model.graph.output, outputs)):
         described.extend(helper.make_tensor_value_info(key, TensorProto.FLOAT, variable.shape)
                          for key, variable in variables.items())
-    writer = _Writer(model.graph, inputs, outputs, CONVERTERS | (converters or {}))
+    writer = Writer(model.graph, inputs, outputs, CONVERTERS | dict(converters or {}))
     for function in writer.functions:
         if function not in writer.absorbed:
             writer.convert(function)
@@ -77,88 +80,7 @@ def _remove_unused(graph):
         field.extend(kept)
 
 
-def fingerprint(inputs, outputs):
-    """Digest of all that the model of `export(inputs, outputs)` is made of.
-
-    Parameters
-    ----------
-    inputs, outputs : dict of str to nn.Variable
-
-    Returns
-    -------
-    str
-        Hexadecimal digits; equal ones mean equal models.
-
-    Raises
-    ------
-    ValueError
-        A function in Python.
-    """
-    graph = _Graph(inputs, outputs)
-    digest = hashlib.blake2b(digest_size=16)
-    numbers = {}    # of the variables, in the order in which they come up
-
-    def describe(key, variables):
-        for variable in variables:
-            if graph.is_constant(variable) and variable not in numbers:
-                digest.update(np.ascontiguousarray(graph.values(variable)))
-        described = [(numbers.setdefault(variable, len(numbers)), variable.shape) for variable in variables]
-        digest.update(repr((key, described)).encode())
-
-    describe((VERSION, *inputs), inputs.values())
-    for function in graph.functions:
-        key = function.info.type_name, sorted(function.info.args.items())
-        describe(key, [*function.inputs, *function.outputs])
-    describe(tuple(outputs), outputs.values())
-    return digest.hexdigest()
-
-
-def function_types(outputs):
-    """Return the types of the functions that outputs, a dict of str to nn.Variable, depend on, as a set of str."""
-    return {function.info.type_name for function in _visited(outputs)}
-
-
-def _visited(outputs):
-    """Functions that outputs depend on, each once and after those that it depends on."""
-    functions = {}
-    for variable in outputs.values():
-        variable.visit(functions.setdefault)
-    return list(functions)
-
-
-class _Graph:
-    """What lies between inputs and outputs: `functions` that depend on inputs, each after those that it depends on."""
-
-    def __init__(self, inputs, outputs):
-        self.functions, self.users = [], collections.defaultdict(list)
-        self._varying = set(inputs.values())
-        for function in _visited(outputs):
-            if not self._varying.isdisjoint(function.inputs):
-                self._add(function)
-
-    def _add(self, function):
-        if function.name == "Callback":
-            raise ValueError(f"{function.info.type_name}: this function is Python and has no ONNX form; build "
-                             "the graph inside native_functions()")
-        self.functions.append(function)
-        self._varying.update(function.outputs)
-        for variable in function.inputs:
-            self.users[variable].append(function)
-
-    def is_constant(self, variable):
-        """Whether a variable depends on no input."""
-        return variable not in self._varying
-
-    def values(self, variable):
-        """Values of a constant variable."""
-        if not self.is_constant(variable):
-            raise ValueError(f"{self.users[variable][0].name}: it has an ONNX form only for constant parameters")
-        if variable.parent is not None:
-            variable.forward()
-        return variable.d
-
-
-class _Writer(_Graph):
+class Writer(Graph):
     """Writes a graph into a `GraphProto`; `absorbed` are functions that have become part of an earlier node.
 
     Names are unique: an optimizer of onnxruntime relies on it.
@@ -172,7 +94,7 @@ class _Writer(_Graph):
         self._small = {}    # type, shape and bytes -> name of a constant
         self._stands_for = {}    # output of a function -> variable behind all that the function absorbed
 
-    def convert(self, function):
+    def convert(self, function: Function):
         """Write the nodes of a function."""
         kind = function.info.type_name
         if kind not in self._converters:
@@ -181,14 +103,14 @@ class _Writer(_Graph):
         results = [self._stands_for.get(variable, variable) for variable in function.outputs]
         self._names.update(zip(results, [names] if isinstance(names, str) else names, strict=False))
 
-    def node(self, kind, *inputs, output=None, **attributes):
+    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes) -> str:
         """Append a node; `inputs` are names, '' for one left out. Returns the name of its output."""
         number = len(self._proto.node)
         output = output or f"value/{number}"
         self._proto.node.append(helper.make_node(kind, inputs, [output], f"node/{number}", **attributes))
         return output
 
-    def constant(self, values, dtype=np.float32):
+    def constant(self, values: ArrayLike, dtype: type[np.generic] = np.float32) -> str:
         """Store an array, a small one only once; returns its name."""
         array = np.asarray(values, dtype)
         content = array.tobytes()
@@ -200,7 +122,7 @@ class _Writer(_Graph):
                                     dims=array.shape, raw_data=content)
         return name
 
-    def name(self, variable):
+    def name(self, variable: nn.Variable) -> str:
         """Name of a variable in the model; a constant is stored."""
         if self.is_constant(variable) and variable not in self._names:
             self._names[variable] = self.constant(self.values(variable))
@@ -208,15 +130,15 @@ class _Writer(_Graph):
             raise ValueError(f"{variable.parent.name}: this output of it has no ONNX form here")
         return self._names[variable]
 
-    def names(self, function):
+    def names(self, function: Function) -> list[str]:
         """Names of the inputs of a function."""
         return [self.name(variable) for variable in function.inputs]
 
-    def reshape(self, name, shape):
+    def reshape(self, name: str, shape: Sequence[int]) -> str:
         """Append a reshaping to `shape`."""
         return self.node("Reshape", name, self.constant(shape, np.int64))
 
-    def absorb(self, variable, first, last):
+    def absorb(self, variable: nn.Variable, first: int, last: int) -> tuple[np.ndarray, np.ndarray, nn.Variable]:
         """Collect what follows `variable` and is affine by channel, where the axes from `first` to `last` are channels.
 
         Returns

@@ -1,5 +1,4 @@
 """Whole networks on every engine, the choice among engines, and the cache of what they compile."""
-import argparse
 import importlib.util
 import subprocess
 import sys
@@ -12,8 +11,9 @@ import pytest
 
 from common.console import cli
 from common.downloads.fetch import CACHE_VARIABLE
-from common.inference import engines
+from common.inference import engines, network_cache, onnx_export
 from common.inference.engines import compile_network
+from common.inference.flags import Computation, add_computing_flags
 from common.layers import basic as layers
 from common.layers.recurrent import lstm
 from common.machine.context import wants_native
@@ -230,10 +230,10 @@ def test_bf16_is_less_exact_or_refused():
 
 def test_flags():
     parser = cli.parser("")
-    engines.add_engine_flags(parser)
-    assert parser.parse_args([]) == argparse.Namespace(engine="auto", precision="float32")
-    assert parser.parse_args(["--engine", "openvino", "--precision", "bf16"]) == argparse.Namespace(
-        engine="openvino", precision="bf16")
+    add_computing_flags(parser)
+    assert Computation.of_flags(parser.parse_args([])) == Computation("auto", "0", "auto", "float32")
+    args = parser.parse_args(["--engine", "openvino", "--precision", "bf16", "-c", "cpu", "-d", "1"])
+    assert Computation.of_flags(args) == Computation("cpu", "1", "openvino", "bf16")
     with pytest.raises(UsageError):
         parser.parse_args(["--engine", "tensorrt"])
 
@@ -255,7 +255,7 @@ def test_a_compiled_network_is_found_again(engine, cache, monkeypatch):
     prepare(convolutional_network, IMAGE)
     first = compiled(engine)
     assert len(list(cache.iterdir())) == 1
-    monkeypatch.setattr(engines.onnx_export, "export", no_export)
+    monkeypatch.setattr(onnx_export, "export", no_export)
     assert_same(compiled(engine), first, tolerance=1e-6)
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_file_is_made_anew(damage, engine, cache, monkeypatch):
     assert_same(compiled(engine), first, tolerance=1e-6)
     path, = cache.iterdir()
     assert path.read_bytes() != damaged
-    monkeypatch.setattr(engines.onnx_export, "export", no_export)
+    monkeypatch.setattr(onnx_export, "export", no_export)
     assert_same(compiled(engine), first, tolerance=1e-6)
 
 
@@ -307,13 +307,13 @@ def test_networks_used_last_are_kept(cache, monkeypatch):
     first, both = network(1), network(2)
     second = both - first
     network(1)
-    monkeypatch.setattr(engines, "CACHE_LIMIT", sum(path.stat().st_size for path in cache.iterdir()) + 20)
+    monkeypatch.setattr(network_cache, "LIMIT", sum(path.stat().st_size for path in cache.iterdir()) + 20)
     third = network(3)
     assert first < third and not second & third and len(third) == 2
 
 
 def test_the_newest_network_is_kept_even_above_the_limit(cache, monkeypatch):
-    monkeypatch.setattr(engines, "CACHE_LIMIT", 1)
+    monkeypatch.setattr(network_cache, "LIMIT", 1)
     for n in (1, 2):
         compile_network(F.relu, [(1, n)], "onnxruntime")
         assert len(list(cache.iterdir())) == 1

@@ -7,7 +7,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from common.inference.onnx_export import export, fingerprint
+from common.inference.graph import fingerprint
+from common.inference.onnx_export import export
 from common.inference.onnx_functions import CONVERTERS
 from common.layers import basic as layers
 from common.machine.context import native_functions

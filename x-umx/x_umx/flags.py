@@ -1,5 +1,5 @@
 """The flags that say how to separate: the same in separate.py and eval.py."""
-from common.inference.flags import add_computing_flags, make_with_engine
+from common.inference.flags import Computation, add_computing_flags
 from common.machine.errors import UsageError
 from x_umx.separator import Separator
 from x_umx.weights import PUBLISHED
@@ -43,4 +43,4 @@ def separator_of(args, **chunking):
             raise UsageError(f"--umx-infer: {name} is X-UMX; leave the flag out, or name weights of UMX")
         return separator
 
-    return make_with_engine(args, name, make)
+    return Computation.of_flags(args).start(name, make)

@@ -1,7 +1,7 @@
 """The flags that say how to separate: the same in separate.py and in eval.py mss."""
 import functools
 
-from common.inference.flags import add_computing_flags, make_with_engine
+from common.inference.flags import Computation, add_computing_flags
 from d3net.music.separator import DEFAULT_MODEL, PATCH_OVERLAPS, Separator
 
 
@@ -29,6 +29,6 @@ def separator_of(args, **chunking):
 
     Raises a UsageError or UserError as `Separator` and `use_context` do.
     """
-    return make_with_engine(args, args.model, functools.partial(
+    return Computation.of_flags(args).start(args.model, functools.partial(
         Separator, args.model, args.targets, flip=args.flip, patch_overlap=args.patch_overlap, wiener=args.wiener,
         **chunking))

@@ -1,7 +1,7 @@
 """The flags that say how to segment: the same in segment.py and in eval.py segmentation."""
 import functools
 
-from common.inference.flags import add_computing_flags, make_with_engine
+from common.inference.flags import Computation, add_computing_flags
 from d3net.scenes.segmenter import Segmenter
 from d3net.weights import PUBLISHED_SEGMENTATION
 
@@ -32,4 +32,4 @@ def segmenter_of(args):
     Raises a UsageError or UserError as `Segmenter` and `use_context` do.
     """
     name = model_name(args)
-    return make_with_engine(args, name, functools.partial(Segmenter, name, args.config))
+    return Computation.of_flags(args).start(name, functools.partial(Segmenter, name, args.config))
