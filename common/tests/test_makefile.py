@@ -143,12 +143,16 @@ def test_help_needs_no_python(checkout):
     assert all(f"make {target}" in done.stdout for target in ("demo", "tour", "test", "lint", "benchmark", "clean"))
 
 
-def test_ci_runs_the_test_command(checkout):
+def test_ci_checks_style_types_and_the_wheel_and_runs_the_tests(checkout):
     program(checkout / "programs" / "python3.10", PYTHON)
+    program(checkout / "tools" / "check_wheel.sh", '#!/bin/sh\necho "wheel $*" >>calls\n')
     shutil.copytree(ROOT / ".ci", checkout / ".ci")
     for name in ("bash", "dirname", "make"):
         (checkout / "programs" / name).symlink_to(shutil.which(name))
     environment = {"PATH": str(checkout / "programs"), "HOME": str(checkout / "home")}
     done = subprocess.run([checkout / ".ci" / "run"], cwd="/", env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (checkout / "calls").read_text().splitlines()[-1] == "-m pytest"
+    calls = (checkout / "calls").read_text().splitlines()
+    calls = [call for call in calls if call.startswith(("-m ruff", "-m py", "wheel"))]
+    assert calls == ["-m ruff check", "-m pyright --pythonpath .venv/bin/python", "wheel .venv/bin/python",
+                     "-m pytest -n auto --dist loadfile"]
