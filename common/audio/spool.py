@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.machine.errors import UserError
+from common.machine.files import reserve
 
 BLOCK = 1 << 16    # frames
 
@@ -90,7 +91,7 @@ def array_on_disk(folder, shape):
     with contextlib.ExitStack() as stack:
         with writing_to(folder, f"no room for {size >> 20} MB of estimates"):
             file = stack.enter_context(_unnamed_file(folder))
-            os.posix_fallocate(file.fileno(), 0, size)    # a disk that is full later would end the process
+            reserve(file, size)    # a disk that is full later would end the process
         yield lambda: np.memmap(file, np.float32, "r+", shape=shape)
 
 

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import attrs
 
-from common.downloads.fetch import cache_dir, extract, fetch, read_members
+from common.downloads.archives import read_members
+from common.downloads.fetch import cache_dir, extract, fetch
 from common.machine.errors import UsageError, UserError
 
 

@@ -1,40 +1,42 @@
-"""Fetch published files into a cache folder, and take what is wanted out of archives without trusting them."""
-import contextlib
-import fcntl
+"""Fetch published files into a cache folder, and unpack what is wanted of archives there."""
 import hashlib
 import http.client
-import lzma
 import os
 import re
-import tarfile
 import urllib.error
 import urllib.parse
 import urllib.request
-import zipfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from common.downloads.archives import read_members, read_zip
 from common.machine.errors import UserError
-from common.machine.files import make_folder, replacing, write_text
+from common.machine.files import replacing, write_text
+from common.machine.locks import locked
 
 CACHE_VARIABLE = "SONY_PAPERS_CACHE"
 BLOCK = 1 << 18    # bytes that travel at once
 TIMEOUT = 30    # seconds without a byte
 
 
-def cache_dir():
+def cache_dir() -> Path:
     """Return the folder of downloaded files: `$SONY_PAPERS_CACHE`, otherwise `~/.cache/sony-papers`; it may not exist.
 
-    Returns
-    -------
-    pathlib.Path
+    Raises
+    ------
+    UserError
+        The variable is not set, and the user has no home folder.
     """
-    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sony-papers").expanduser()
+    try:
+        return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sony-papers").expanduser()
+    except RuntimeError as error:
+        raise UserError(f"there is no home folder to keep downloads in; set {CACHE_VARIABLE} to a writable folder"
+                        ) from error
 
 
-def fetch(url, size, digest, folder=None):
+def fetch(url: str, size: int, digest: str | None, folder: str | Path | None = None) -> Path:
     """Return the local copy of the file at `url`, downloading it first where there is none.
 
     A download that stops leaves `<name>.part`, and the next call goes on from there. Several processes may ask for one
@@ -42,13 +44,13 @@ def fetch(url, size, digest, folder=None):
 
     Parameters
     ----------
-    url : str
+    url
         Its last path component names the local file.
-    size : int
+    size
         Bytes.
-    digest : str or None
+    digest
         'sha256:<hex>' or 'md5:<hex>' of the whole file; None if it is not known (`fetch_first_seen`).
-    folder : path, optional
+    folder
         Where the file lies or will lie; `cache_dir()` if not given.
 
     Returns
@@ -64,7 +66,7 @@ def fetch(url, size, digest, folder=None):
     target = _target(url, folder)
     if not target.exists():
         _make_cache_folder(target.parent)
-        with _locked(target):
+        with locked(target.with_name(f".{target.name}.lock")):    # ranks ask for it all at once
             if not target.exists():
                 _download(url, size, digest, target)
                 return target
@@ -73,7 +75,7 @@ def fetch(url, size, digest, folder=None):
     return target
 
 
-def fetch_first_seen(url, folder=None):
+def fetch_first_seen(url: str, folder: str | Path | None = None) -> Path:
     """Fetch a file of which neither size nor digest was published: the first download settles both.
 
     Its digest is recorded in `<name>.sha256` beside it, and holds from then on.
@@ -104,13 +106,12 @@ def _announced_size(url, target):
                         "by hand") from error
 
 
-def fetch_members(url, name, members, limit):
+def fetch_members(url: str, name: str, members: Sequence[str], limit: int) -> Path:
     """Fetch a ZIP archive as `fetch_first_seen` does, and unpack files of it into a folder of the cache.
 
     Parameters
     ----------
-    url : str
-    name : str
+    name
         The folder in the cache.
     members, limit
         As `names` and `limit` of `read_zip`.
@@ -127,96 +128,18 @@ def fetch_members(url, name, members, limit):
     """
     folder = cache_dir() / name
     if not all((folder / member).is_file() for member in members):
-        contents = read_zip(fetch_first_seen(url), members, limit)
-        make_folder(folder)
-        for member, content in contents.items():
-            with replacing(folder / member) as temporary:
-                temporary.write_bytes(content)
+        _unpack(read_zip(fetch_first_seen(url), members, limit), folder)
     return folder
 
 
-def read_zip(archive, names, limit):
-    """Read the wanted files of a ZIP archive into memory, in whichever folder of it they lie.
-
-    Parameters
-    ----------
-    archive : path
-    names : iterable of str
-        Wanted members, by file name without folder; the first of that name is taken.
-    limit : int
-        Bytes that one of them may have.
-
-    Returns
-    -------
-    dict of str to bytes
-
-    Raises
-    ------
-    UserError
-        No intact ZIP archive, or a wanted member is missing, encrypted or larger than `limit`.
-    """
-    found = {}
-    try:
-        with zipfile.ZipFile(archive) as members:
-            for info in members.infolist():
-                name = PurePosixPath(info.filename).name
-                if name in names and name not in found:
-                    if info.file_size > limit:
-                        raise UserError(f"{archive}: member {info.filename!r} has {info.file_size} bytes, more than "
-                                        f"{limit}, refused")
-                    found[name] = members.read(info)
-    # A RuntimeError says that the archive is encrypted.
-    except (zipfile.BadZipFile, OSError, EOFError, zlib.error, lzma.LZMAError, RuntimeError) as error:
-        raise UserError(f"{archive}: truncated or no ZIP archive ({error}); fetch it again") from error
-    _check_complete(archive, names, found)
-    return found
-
-
-def read_members(archive, names, limit):
-    """Read the wanted files of a tar archive into memory.
-
-    Parameters
-    ----------
-    archive : path
-        Plain, or compressed by gzip, bzip2 or xz.
-    names : iterable of str
-        Wanted members, as relative paths with '/'. Others are passed over and nothing is written anywhere.
-    limit : int
-        Bytes that one of them may have.
-
-    Returns
-    -------
-    dict of str to bytes
-
-    Raises
-    ------
-    UserError
-        No intact tar archive; a wanted member is missing, no regular file (a link, a device) or larger than `limit`;
-        a member before the last wanted one has an absolute path or '..' in it.
-    """
-    wanted, found = set(names), {}
-    try:
-        with tarfile.open(archive) as tar:
-            while wanted - set(found) and (member := tar.next()) is not None:
-                name = _member_name(archive, member)
-                if name in wanted:
-                    found[name] = _content(archive, tar, member, limit)
-    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        reason = str(error).partition("\n")[0].rstrip(":")
-        raise UserError(f"{archive}: truncated or no tar archive ({reason}); fetch it again") from error
-    _check_complete(archive, wanted, found)
-    return found
-
-
-def _check_complete(archive, names, found):
-    if missing := sorted(set(names) - set(found)):
-        raise UserError(f"{archive}: no '{missing[0]}' in this archive ({len(missing)} of {len(names)} files missing)")
-
-
-def extract(archive, names, folder, limit):
+def extract(archive: str | Path, names: Sequence[str], folder: str | Path, limit: int) -> None:
     """Write the wanted files of a tar archive below `folder`, each whole or not at all; see `read_members`."""
-    for name, content in read_members(archive, names, limit).items():
-        path = Path(folder) / name
+    _unpack(read_members(archive, names, limit), Path(folder))
+
+
+def _unpack(contents, folder):
+    for name, content in contents.items():
+        path = folder / name
         _make_cache_folder(path.parent)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
@@ -230,14 +153,6 @@ def _make_cache_folder(folder):
         accessible = False
     if not accessible:
         raise UserError(f"{folder}: downloads cannot be stored here; set {CACHE_VARIABLE} to a writable folder")
-
-
-@contextlib.contextmanager
-def _locked(target):
-    """Let one process at a time download `target`: the ranks of a distributed run ask for it all at once."""
-    with target.with_name(f".{target.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _download(url, size, digest, target):
@@ -304,21 +219,3 @@ def _reason(error):
         return f"HTTP {error.code} {error.reason}"
     cause = error.reason if isinstance(error, urllib.error.URLError) else error
     return getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-
-
-def _member_name(archive, member):
-    name = PurePosixPath(member.name)    # './folder/file' becomes 'folder/file'
-    if name.is_absolute() or ".." in name.parts:
-        raise UserError(f"{archive}: member {member.name!r} points outside the archive, refused")
-    return str(name)
-
-
-def _content(archive, tar, member, limit):
-    if not member.isreg():
-        raise UserError(f"{archive}: member {member.name!r} is no regular file, refused")
-    if member.size > limit:
-        raise UserError(f"{archive}: member {member.name!r} has {member.size} bytes, more than {limit}, refused")
-    content = tar.extractfile(member).read()
-    if len(content) != member.size:
-        raise tarfile.ReadError(f"unexpected end in {member.name}")
-    return content

@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 from common.machine.distributed import launched_rank
 from common.machine.errors import UserError
@@ -39,7 +40,7 @@ def replacing(path):
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:    # Windows syncs only what is open for writing
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
@@ -47,6 +48,23 @@ def replacing(path):
         raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def reserve(file: BinaryIO, size: int) -> None:
+    """Make a new file `size` bytes long, zeros, and have the disk set them aside.
+
+    Raises
+    ------
+    OSError
+        There is no room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    block = bytes(min(size, 1 << 20))
+    for start in range(0, size, len(block) or 1):
+        file.write(block[:size - start])
+    file.flush()
 
 
 def remove_leftovers(path):
@@ -76,7 +94,7 @@ def link(path, target):
 def write_text(path, text):
     """Replace the file `path` by `text`."""
     with replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path, value):
@@ -86,7 +104,7 @@ def write_json(path, value):
 
 def write_csv(path, header, rows):
     """Replace the file `path` by comma-separated `rows` under a `header`."""
-    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

@@ -1,12 +1,12 @@
 """What out-of-core training needs of the device: how much memory it has, and nnabla's classes of arrays."""
 import importlib
-import os
 import re
 
 import nnabla as nn
 
 from common.machine.context import on_gpu
 from common.machine.errors import UsageError
+from common.machine.memory import machine_memory
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -14,12 +14,11 @@ MARGIN = 0.1    # of the free memory, which the allocator, fragments and buffers
 _AMOUNT = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 
 
-def device_memory():
+def device_memory() -> tuple[int, int]:
     """Free and total memory in bytes of the GPU that computes, or of this machine where none does."""
     if on_gpu():
         return tuple(_cuda().get_device_memory_size())
-    page = os.sysconf("SC_PAGE_SIZE")
-    return page * os.sysconf("SC_AVPHYS_PAGES"), page * os.sysconf("SC_PHYS_PAGES")
+    return machine_memory()
 
 
 def parse_bytes(value, what="budget"):

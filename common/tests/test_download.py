@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+from common.downloads import archives
 from common.downloads import fetch as download
 from common.machine.errors import UserError
 
@@ -277,7 +278,7 @@ def test_a_link_before_a_file_leads_nowhere(tmp_path):
 def test_a_missing_member_is_named(tmp_path):
     archive = make_tar(tmp_path / "a.tar.gz", member("set/one", b"1"))
     with pytest.raises(UserError, match=r"no 'set/two' in this archive \(1 of 2 files missing\)"):
-        download.read_members(archive, ["set/one", "set/two"], limit=10)
+        archives.read_members(archive, ["set/one", "set/two"], limit=10)
 
 
 def test_a_damaged_archive_is_one_line(tmp_path):
@@ -285,7 +286,7 @@ def test_a_damaged_archive_is_one_line(tmp_path):
     for damaged in (b"", b"no archive", content[:-40], content[:80], content[:100] + b"\xff" * 20 + content[120:]):
         (tmp_path / "a.tar.gz").write_bytes(damaged)
         with pytest.raises(UserError, match="a.tar.gz: ") as caught:
-            download.read_members(tmp_path / "a.tar.gz", ["set/one"], limit=1 << 20)
+            archives.read_members(tmp_path / "a.tar.gz", ["set/one"], limit=1 << 20)
         assert "\n" not in str(caught.value)
 
 
@@ -304,15 +305,15 @@ def make_zip(path, compression=zipfile.ZIP_DEFLATED, **members):
 @each_compression
 def test_wanted_files_of_a_zip_archive_are_found_in_any_folder(tmp_path, compression):
     archive = make_zip(tmp_path / "a.zip", compression, one=b"1", a__b__two=b"22", other__one=b"no", three=b"no")
-    assert download.read_zip(archive, ["two", "one"], limit=2) == {"one": b"1", "two": b"22"}
+    assert archives.read_zip(archive, ["two", "one"], limit=2) == {"one": b"1", "two": b"22"}
     assert files(tmp_path) == ["a.zip"]
 
 
 def test_a_large_file_in_a_zip_archive_is_refused_unless_nobody_wants_it(tmp_path):
     archive = make_zip(tmp_path / "a.zip", one=b"1", a__two=b"2" * 1000)
-    assert download.read_zip(archive, ["one"], limit=999) == {"one": b"1"}
+    assert archives.read_zip(archive, ["one"], limit=999) == {"one": b"1"}
     with pytest.raises(UserError, match="a.zip: member 'a/two' has 1000 bytes, more than 999, refused"):
-        download.read_zip(archive, ["one", "two"], limit=999)
+        archives.read_zip(archive, ["one", "two"], limit=999)
 
 
 def test_a_file_that_is_larger_than_the_zip_archive_says_is_refused(tmp_path):
@@ -321,13 +322,13 @@ def test_a_file_that_is_larger_than_the_zip_archive_says_is_refused(tmp_path):
     assert content.count((1000).to_bytes(4, "little")) == 2    # before the file, and in the list at the end
     archive.write_bytes(content.replace((1000).to_bytes(4, "little"), (10).to_bytes(4, "little")))
     with pytest.raises(UserError, match="a.zip: truncated or no ZIP archive"):
-        download.read_zip(archive, ["one"], limit=10)
+        archives.read_zip(archive, ["one"], limit=10)
 
 
 def test_a_file_missing_in_a_zip_archive_is_named(tmp_path):
     archive = make_zip(tmp_path / "a.zip", one=b"1", two__x=b"2")
     with pytest.raises(UserError, match=r"a.zip: no 'three' in this archive \(2 of 3 files missing\)"):
-        download.read_zip(archive, ["one", "two", "three"], limit=10)
+        archives.read_zip(archive, ["one", "two", "three"], limit=10)
 
 
 def test_a_damaged_or_encrypted_zip_archive_is_one_line(tmp_path):
@@ -339,7 +340,7 @@ def test_a_damaged_or_encrypted_zip_archive_is_one_line(tmp_path):
     for damaged in (b"", b"no archive", content[:-40], content[:100], encrypted):
         archive.write_bytes(damaged)
         with pytest.raises(UserError, match="a.zip: truncated or no ZIP archive") as caught:
-            download.read_zip(archive, ["one"], limit=1 << 20)
+            archives.read_zip(archive, ["one"], limit=1 << 20)
         assert "\n" not in str(caught.value)
 
 
@@ -349,4 +350,4 @@ def test_a_zip_archive_damaged_within_a_file_is_one_line(tmp_path, compression):
     content = archive.read_bytes()
     archive.write_bytes(bytes(byte ^ (255 * (60 <= at < 69)) for at, byte in enumerate(content)))
     with pytest.raises(UserError, match="a.zip: truncated or no ZIP archive"):
-        download.read_zip(archive, ["one"], limit=1 << 20)
+        archives.read_zip(archive, ["one"], limit=1 << 20)

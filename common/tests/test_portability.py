@@ -1,0 +1,102 @@
+"""What other systems than Linux lack: nothing fails at import, and something else is done instead."""
+import os
+import subprocess
+import sys
+import tempfile
+import types
+
+import pytest
+
+from common.downloads.fetch import CACHE_VARIABLE, cache_dir
+from common.machine import memory
+from common.machine.errors import UserError
+from common.machine.files import reserve
+from common.machine.locks import locked
+
+# Packages of others are imported first: they know their systems themselves.
+IMPORT_ALL = """
+import importlib, pkgutil, sys, os, signal, time
+import av, cv2, h5py, matplotlib.figure, multiprocessing.pool, nnabla.solvers, numba, onnx, onnxruntime, PIL.Image
+import nnabla.experimental.parametric_function_class, nnabla.utils.nnp_graph, scipy.fft, scipy.signal, sklearn.datasets
+import soundfile, subprocess, tempfile, tqdm
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for owner, names in ((os, "sched_getaffinity sched_setaffinity posix_fallocate sysconf getuid geteuid fork"),
+                     (signal, "SIGKILL SIGHUP SIGUSR1 SIGALRM pthread_sigmask alarm"), (time, "tzset")):
+    for name in names.split():
+        if hasattr(owner, name):
+            delattr(owner, name)
+packages = ["common", "d3net", "data_cleansing", "mixed_precision_dnns", "out_of_core_training", "x_umx"]
+modules = [module.name for package in packages for module in pkgutil.walk_packages(
+    importlib.import_module(package).__path__, package + ".") if not module.name.startswith("common.tests")]
+for module in modules:
+    if not module.endswith("__main__") and module != "common.workbench.testing":
+        importlib.import_module(module)
+print(len(modules))
+"""
+
+
+def test_all_modules_can_be_imported_without_what_linux_alone_has_and_without_a_home():
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], capture_output=True, text=True,
+                          env={**os.environ, "HOME": "/proc/none"})    # nobody can write there
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
+
+
+def test_a_user_without_home_is_told_where_downloads_may_go(monkeypatch):
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+    with pytest.raises(UserError, match=f"no home folder .* set {CACHE_VARIABLE} to"):
+        cache_dir()
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) + 3])
+def test_room_on_the_disk_is_taken_by_zeros_where_it_cannot_be_asked_for(size, monkeypatch):
+    monkeypatch.delattr("os.posix_fallocate")
+    with tempfile.TemporaryFile() as file:
+        reserve(file, size)
+        file.seek(0)
+        assert file.read() == bytes(size)
+
+
+@pytest.mark.parametrize("system, unit", [("darwin", 1), ("linux", 1024)])
+def test_peak_memory_without_proc(system, unit, monkeypatch, tmp_path):
+    peak = memory.peak_megabytes()
+    monkeypatch.setattr("common.machine.memory._STATUS", tmp_path / "status")
+    monkeypatch.setattr("sys.platform", system)
+    fake = types.SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: types.SimpleNamespace(ru_maxrss=3 * 2**20))
+    monkeypatch.setitem(sys.modules, "resource", fake)
+    assert memory.peak_megabytes() == 3 * unit and peak > 10
+
+
+def test_peak_memory_is_not_a_number_where_nothing_tells(monkeypatch, tmp_path):
+    monkeypatch.setattr("common.machine.memory._STATUS", tmp_path / "status")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert memory.peak_megabytes() != memory.peak_megabytes()
+
+
+def test_memory_of_the_machine():
+    free, total = memory.machine_memory()
+    assert 0 < free < total
+
+
+def test_a_system_that_does_not_tell_its_memory_is_one_line(monkeypatch):
+    monkeypatch.delattr("os.sysconf")
+    with pytest.raises(UserError, match="does not tell how much memory"):
+        memory.machine_memory()
+
+
+def test_a_lock_on_windows_is_waited_for_until_it_is_held(tmp_path, monkeypatch):
+    tries = iter([OSError("deadlock avoided"), OSError("deadlock avoided"), None])
+    calls = []
+
+    def locking(handle, mode, num_bytes):
+        calls.append((mode, num_bytes))
+        if error := next(tries):
+            raise error
+
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(LK_LOCK=1, locking=locking))
+    with locked(tmp_path / "lock"):
+        assert calls == [(1, 1)] * 3
