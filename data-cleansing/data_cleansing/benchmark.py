@@ -26,8 +26,8 @@ from common.workbench.benchmarking import add_benchmark_flags, measure_all, medi
 from data_cleansing.data.augmentation import PAD
 from data_cleansing.data.images import Images
 from data_cleansing.influence.gradients import BatchScores
-from data_cleansing.influence.parameters import Layout
 from data_cleansing.model import cifarnet
+from data_cleansing.training.parameters import Layout
 
 SHAPE, CLASSES = (3, 32, 32), 10
 COLOUR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)    # mean and standard deviation

@@ -13,7 +13,7 @@ from common.console import cli
 from common.machine.context import use_context
 from data_cleansing.experiment import add_experiment_flags, load_experiment, run_trials
 from data_cleansing.results import files as results
-from data_cleansing.results import page
+from data_cleansing.results.html_report import write_report
 from data_cleansing.results.run_folder import open_run
 from data_cleansing.trial import Trial
 
@@ -27,7 +27,7 @@ def main(argv=None):
     print(f"{name}: computing on {use_context(args.context, args.device_id)}; {results.SIGN}", flush=True)
     started = time.perf_counter()
     run_trials(cfg, folder, args, Trial.train, Trial.score, Trial.retrain)
-    page.write(folder, cfg)
+    write_report(folder, cfg)
     print(f"done in {time.perf_counter() - started:.0f} s")
 
 

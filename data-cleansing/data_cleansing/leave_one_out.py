@@ -12,12 +12,12 @@ from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
-from data_cleansing import truth
+from data_cleansing.leave_one_out_comparison import IMAGES, compare_with_retraining, format_table
 
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--num-images", type=positive_int, default=truth.IMAGES, metavar="N",
+    parser.add_argument("--num-images", type=positive_int, default=IMAGES, metavar="N",
                         help="images to train with, each left out in turn (default: %(default)s)")
     parser.add_argument("--output", "-o", default="LEAVE_ONE_OUT", metavar="DIR",
                         help="where results go (default: %(default)s)")
@@ -25,12 +25,12 @@ def main(argv=None):
     args = parser.parse_args(argv)
     folder = make_folder(Path(args.output))
     use_context(args.context, args.device_id)
-    comparison = truth.compare(args.num_images)
+    comparison = compare_with_retraining(args.num_images)
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
     save_figure(folder / "leave_one_out.png", comparison.draw())
     print(f"scores of {len(comparison.changes)} digits beside the true change of the validation loss when each is left "
           "out of the last epoch, softmax regression")
-    print(truth.format_table(comparison))
+    print(format_table(comparison))
     print(f"written: {folder}")
 
 

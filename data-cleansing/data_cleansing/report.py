@@ -9,14 +9,14 @@ from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.errors import UsageError
 from data_cleansing.experiment import add_published_flags, scored
-from data_cleansing.results import page
+from data_cleansing.results.html_report import SHOWN, write_report
 from data_cleansing.results.run_folder import read_config
 
 
 def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of cleanse.py, or of train.py after score.py")
-    parser.add_argument("--num-images", type=positive_int, default=page.SHOWN, metavar="N",
+    parser.add_argument("--num-images", type=positive_int, default=SHOWN, metavar="N",
                         help="worst and best images of each method to show (default: %(default)s)")
     cli.add_context_flags(parser)
     add_published_flags(parser, "device_id")
@@ -26,7 +26,7 @@ def main(argv=None):
     for seed in cfg.seeds:
         if cfg.methods[0] not in scored(args.run, seed):
             raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
-    page.write(args.run, cfg, args.num_images)
+    write_report(args.run, cfg, args.num_images)
 
 
 if __name__ == "__main__":

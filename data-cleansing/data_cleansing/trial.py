@@ -15,13 +15,14 @@ from common.runs.checkpoint import save_parameters
 from data_cleansing.config import AUTO
 from data_cleansing.data.sets import load_data
 from data_cleansing.influence import influence_scores
-from data_cleansing.influence.parameters import ParameterCache
+from data_cleansing.influence.snapshot import fingerprint
 from data_cleansing.results import files as results
 from data_cleansing.results.files import influence_path, score_path
 from data_cleansing.results.run_folder import check_settings
-from data_cleansing.training.descent import Trainer, evaluate, predict, steps_to_store
+from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
-from data_cleansing.training.snapshot import fingerprint
+from data_cleansing.training.trainer import Trainer, evaluate, predict
+from data_cleansing.training.trajectory import steps_to_store
 
 LOG_HEADER = ("epoch", "train_loss", "valid_loss", "valid_accuracy")
 

@@ -20,11 +20,11 @@ from data_cleansing import cleanse, eval, experiment, report, score, train, tria
 from data_cleansing.config import Config
 from data_cleansing.influence import METHODS
 from data_cleansing.influence import scores as influence
-from data_cleansing.influence.parameters import ParameterCache
 from data_cleansing.results import files as results
-from data_cleansing.results import page
-from data_cleansing.training.descent import Trainer
+from data_cleansing.results.html_report import cache_sizes
+from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
+from data_cleansing.training.trainer import Trainer
 
 SHORT = ("--side", "8", "--width", "0.1", "-e", "2", "--batch-size", "8", "-nt", "2", "-r", "0", "2", "5",
          "--methods", "final", "-c", "cpu")
@@ -151,7 +151,7 @@ def test_sizes_of_the_caches(finished):
 
 def test_sizes_of_the_paper():
     record = published_record(50000, epochs=20, batch_size=32, learning_rate=0.05)
-    sizes = {name: (what, size) for name, what, size in page.cache_sizes(307818, record)}
+    sizes = {name: (what, size) for name, what, size in cache_sizes(307818, record)}
     assert sizes["ours (final)"] == ("the final ones: 1/1,563 of Hara et al.", 1231272)
     assert sizes["Hara et al."][1] == pytest.approx(1.932e9, rel=0.005)    # it counts the files, with their headers
     assert sizes["all parameters"][1] == pytest.approx(40e9, rel=0.05)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from common.machine.errors import UserError
-from data_cleansing.influence import graph
-from data_cleansing.influence.gradients import BatchScores, DirectionalLoss, Loss, OneByOne, validation_gradient
-from data_cleansing.influence.parameters import Layout
+from data_cleansing.graphs import rewriting
+from data_cleansing.influence.gradients import BatchScores, DirectionalLoss, OneByOne, validation_gradient
 from data_cleansing.model import cifarnet
+from data_cleansing.training.losses import Loss
+from data_cleansing.training.parameters import Layout
 
 SHAPE, CLASSES, MAPS, BATCH = (2, 8, 8), 3, (2, 3, 2), 3
 
@@ -22,7 +23,7 @@ def small_cifarnet(image, train):
 def engine(request, monkeypatch):
     """Both ways to compute: loops on the CPU, and nnabla's functions, which a GPU runs."""
     if request.param == "nnabla":
-        monkeypatch.setattr(graph, "wants_native", lambda: True)
+        monkeypatch.setattr(rewriting, "wants_native", lambda: True)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_hessian_product_agrees_with_float64(batch, normalization, monkeypatch):
     for name, parameter in layout.parameters.items():
         layout.split(expected)[name][...] *= parameter.need_grad
     for native in (False, True):
-        monkeypatch.setattr(graph, "wants_native", lambda native=native: native)
+        monkeypatch.setattr(rewriting, "wants_native", lambda native=native: native)
         layout.assign(flat)
         _, actual = BatchScores(small_cifarnet, SHAPE, normalization, layout).scores_and_product(u, *batch)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
@@ -222,7 +223,7 @@ def test_images_that_a_network_mixes_are_scored_one_by_one(batch):
 @pytest.mark.parametrize("network, samplewise", [(small_cifarnet, True), (residual, False), (normalized_features, True),
                                                  (frozen, True), (mixing, False)])
 def test_what_is_known_to_treat_images_alone(network, samplewise):
-    assert graph.is_samplewise(network, nn.Variable((BATCH, *SHAPE))) == samplewise
+    assert rewriting.is_samplewise(network, nn.Variable((BATCH, *SHAPE))) == samplewise
 
 
 def test_a_function_without_second_derivative_is_named(batch):

@@ -9,10 +9,11 @@ from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
 from data_cleansing.influence import METHODS, influence_scores, resolve
 from data_cleansing.influence.gradients import BatchScores, validation_gradient
-from data_cleansing.influence.parameters import ParameterCache
 from data_cleansing.model import cifarnet
-from data_cleansing.training.descent import Trainer, predict, steps_to_store
+from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
+from data_cleansing.training.trainer import Trainer, predict
+from data_cleansing.training.trajectory import steps_to_store
 
 
 def small_cifarnet(image, train):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from common.machine.errors import UsageError, UserError
-from data_cleansing.training.record import Record, permutation, published_record, split
+from data_cleansing.data.splits import permutation, split
+from data_cleansing.training.record import TrainingRecord, published_record
 
 CASES = json.loads((Path(__file__).parent / "data" / "indices.json").read_text())
 
@@ -47,7 +48,7 @@ def test_the_global_random_state_is_left_alone():
 def test_a_record_survives_its_file(tmp_path):
     record = published_record(7, 2, 3, 0.1, split_seed=1)
     record.save(tmp_path / "record.npz")
-    loaded = Record.load(tmp_path / "record.npz")
+    loaded = TrainingRecord.load(tmp_path / "record.npz")
     for name in ("num_images", "rows", "seeds", "bounds", "epochs", "learning_rates"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(record, name))
 
@@ -55,15 +56,15 @@ def test_a_record_survives_its_file(tmp_path):
 def test_damaged_records_are_told(tmp_path):
     path = tmp_path / "record.npz"
     with pytest.raises(UsageError, match="no such record"):
-        Record.load(path)
+        TrainingRecord.load(path)
     published_record(7, 2, 3, 0.1).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
     with pytest.raises(UserError, match="damaged"):
-        Record.load(path)
+        TrainingRecord.load(path)
     np.savez(path, rows=np.arange(3))
     with pytest.raises(UserError, match="no record"):
-        Record.load(path)
+        TrainingRecord.load(path)
 
 
 @pytest.mark.parametrize("valid_size", [0, 5, 6])

@@ -11,12 +11,14 @@ from scipy.stats import spearmanr
 
 from common.runs.checkpoint import parameter_shapes
 from data_cleansing.data.images import prepare
+from data_cleansing.data.splits import permutation
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.gradients import validation_gradient
-from data_cleansing.influence.parameters import ParameterCache
 from data_cleansing.model import cifarnet
-from data_cleansing.training.descent import Trainer, evaluate, retrain, steps_to_store
-from data_cleansing.training.record import permutation, published_record
+from data_cleansing.training.parameters import ParameterCache
+from data_cleansing.training.record import published_record
+from data_cleansing.training.trainer import Trainer, evaluate, retrain
+from data_cleansing.training.trajectory import steps_to_store
 
 DATA = Path(__file__).parent / "data"
 CACHES = {"every_step": "every_step", "final": "final_only"}    # method -> its name in the reference

@@ -8,7 +8,7 @@ from common.machine.errors import UsageError, UserError
 from data_cleansing.config import Config
 from data_cleansing.data.sets import load_data
 from data_cleansing.data.sources import check_splits, load_files, load_named
-from data_cleansing.training.record import split
+from data_cleansing.data.splits import split
 
 
 def write_image(path, value, mode="L", size=(32, 32)):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from common.machine.errors import UsageError, UserError
-from data_cleansing.influence.parameters import Layout, ParameterCache
 from data_cleansing.model import cifarnet
-from data_cleansing.training.descent import Trainer, Trajectory, evaluate, predict, retrain, steps_to_store
+from data_cleansing.training.parameters import Layout, ParameterCache
 from data_cleansing.training.record import published_record
+from data_cleansing.training.trainer import Trainer, evaluate, predict, retrain
+from data_cleansing.training.trajectory import Trajectory, steps_to_store
 
 
 def small_cifarnet(image, train):
@@ -93,7 +94,7 @@ def test_steps_to_store(trainer, keep, every, stored):
 
 @pytest.mark.parametrize("keep, held", [("epochs", 256), ("final", 256), ("final", 2)])
 def test_steps_between_stored_ones_are_computed_to_the_same_bits(trainer, tmp_path, monkeypatch, keep, held):
-    monkeypatch.setattr("data_cleansing.training.descent._HELD", held)
+    monkeypatch.setattr("data_cleansing.training.trajectory._HELD", held)
     start = trainer.layout.values()
     every_step, some = ParameterCache(trainer.layout), ParameterCache(trainer.layout, tmp_path)
     trained(trainer, every_step)
@@ -126,7 +127,7 @@ def test_prediction_does_not_depend_on_batches(random_images, monkeypatch):
     images = random_images(9)
     logits, losses = predict(small_cifarnet, images)
     assert (logits.shape, losses.shape) == ((9, 4), (9,))
-    monkeypatch.setattr("data_cleansing.training.descent.EVALUATION_BATCH", 4)
+    monkeypatch.setattr("data_cleansing.training.trainer.EVALUATION_BATCH", 4)
     np.testing.assert_allclose(predict(small_cifarnet, images)[1], losses, rtol=1e-5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.machine.errors import UsageError
 from data_cleansing.data.sources import check_splits, load_files, load_named
-from data_cleansing.training.record import split
+from data_cleansing.data.splits import split
 
 _TEST_SEED, _FLIP_SEED, _TAKE_SEED = 20210311, 10, 11    # of choices that must not depend on each other
 

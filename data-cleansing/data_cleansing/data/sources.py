@@ -12,7 +12,7 @@ from common.datasets import digits, stl10
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from data_cleansing.data.images import decode, network_side, prepare
-from data_cleansing.training.record import split
+from data_cleansing.data.splits import split
 
 HEADER = ("x:image", "y:label")    # columns of a list file
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")

@@ -3,55 +3,11 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from data_cleansing.influence import graph
+from data_cleansing.graphs import rewriting
+from data_cleansing.training.losses import Loss, Losses, batches_of
 
 NORMALIZATIONS = ("single", "batch", "test")
 VALIDATION_BATCH = 64
-
-
-class Loss:
-    """The summed cross entropy of batches, and its gradient.
-
-    Parameters
-    ----------
-    network : callable
-        `network(image, train)` returns logits.
-    batch_size : int
-    image_shape : (channels, height, width)
-    train : bool
-        Normalize by the statistics of the batch, and let the running ones follow.
-    """
-
-    def __init__(self, network, batch_size, image_shape, train):
-        self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
-        self.logits, _ = graph.build(network, self.image, train)
-        self.losses = F.softmax_cross_entropy(self.logits, self.label)    # (batch, 1)
-        self.total = F.sum(self.losses)
-        for variable in (self.logits, self.losses, self.total):
-            variable.persistent = True
-
-    def forward(self, image, label):
-        """Compute; returns logits (batch, classes) and losses (batch,)."""
-        self.image.d, self.label.d = image, label
-        self.total.forward(clear_no_need_grad=True)
-        return self.logits.d.copy(), self.losses.d.ravel().copy()
-
-    def backward(self, scale=1.0):
-        """Add the gradient of `scale` times the sum of the losses that `forward` computed to that of the parameters."""
-        self.total.backward(scale, clear_buffer=True)
-
-
-class Losses(dict):
-    """`Loss` by size of batch, each built when first asked for."""
-
-    def __init__(self, network, image_shape, train):
-        super().__init__()
-        self._arguments = network, image_shape, train
-
-    def __missing__(self, batch_size):
-        network, image_shape, train = self._arguments
-        self[batch_size] = Loss(network, batch_size, image_shape, train)
-        return self[batch_size]
 
 
 class DirectionalLoss:
@@ -68,7 +24,7 @@ class DirectionalLoss:
     normalization : str
         `single`: each image is a batch of one; `batch`: by the statistics of the batch, which move with the parameters;
         `test`: by the running statistics.
-    layout : data_cleansing.influence.parameters.Layout
+    layout : data_cleansing.training.parameters.Layout
     """
 
     def __init__(self, network, batch_size, image_shape, normalization, layout):
@@ -77,7 +33,8 @@ class DirectionalLoss:
         self.directions = {name: nn.Variable(parameter.shape) for name, parameter in layout.parameters.items()
                            if parameter.need_grad}
         moving = {layout.parameters[name]: direction for name, direction in self.directions.items()}
-        logits, tangent = graph.build(network, self.image, normalization != "test", moving, normalization == "single")
+        logits, tangent = rewriting.build(network, self.image, normalization != "test", moving,
+                                          per_image=normalization == "single")
         target = F.one_hot(self.label, (logits.shape[1],))
         # The gradient of the cross entropy of an image for its logits, times how these move.
         self.scores = F.sum((F.softmax(logits) - target) * tangent, axis=1)    # (batch,)
@@ -148,7 +105,7 @@ class BatchScores:
     normalization : str
         Of the scores, one of `NORMALIZATIONS`. The Hessian is that of the network in test mode for `test`, otherwise
         that of the mean loss of the whole batch as in training.
-    layout : data_cleansing.influence.parameters.Layout
+    layout : data_cleansing.training.parameters.Layout
     """
 
     def __init__(self, network, image_shape, normalization, layout):
@@ -173,7 +130,7 @@ class BatchScores:
         return self._graphs[batch_size, mode]
 
     def _build(self, batch_size, mode):
-        if mode == "single" and not graph.is_samplewise(self.network, nn.Variable((batch_size, *self.image_shape))):
+        if mode == "single" and not rewriting.is_samplewise(self.network, nn.Variable((batch_size, *self.image_shape))):
             return OneByOne(self.network, self.image_shape, True, self.layout)
         return DirectionalLoss(self.network, batch_size, self.image_shape, mode, self.layout)
 
@@ -185,7 +142,7 @@ def validation_gradient(network, images, layout, group=None):
     ----------
     network : callable
     images : data_cleansing.data.images.Images
-    layout : data_cleansing.influence.parameters.Layout
+    layout : data_cleansing.training.parameters.Layout
     group : int, optional
         Take means over groups of so many images, and divide their sum by the number of all images: a scale that
         the published code has in one place.
@@ -202,8 +159,3 @@ def validation_gradient(network, images, layout, group=None):
             losses[len(rows)].forward(images.inputs(rows), images.targets(rows))
             losses[len(rows)].backward(1 / len(members) if group else 1)
     return layout.gradients() / np.float32(len(images))
-
-
-def batches_of(num, size):
-    """Split the numbers 0..num-1 into consecutive int arrays of `size`, the last one of what is left."""
-    return np.split(np.arange(num), range(size, num, size))

@@ -7,7 +7,7 @@ then changes the validation loss by `<grad l_j, v> / n`.
 import numpy as np
 
 from common.console.progress import progress
-from data_cleansing.influence.gradients import batches_of
+from data_cleansing.training.losses import batches_of
 
 LEARNING_RATE = 0.005
 MOMENTUM = 0.9
@@ -37,10 +37,10 @@ def scores(batch_scores, images, record, u, damping, snapshot, on_step=None):
         In test mode, at the final parameters.
     images : data_cleansing.data.images.Images
         To train on; augmented while v is solved for, with seeds that count from 0 in each epoch, and not afterwards.
-    record : data_cleansing.training.record.Record
+    record : data_cleansing.training.record.TrainingRecord
     u : float32 (size,)
     damping : float
-    snapshot : data_cleansing.training.snapshot.Snapshot
+    snapshot : data_cleansing.influence.snapshot.Snapshot
         Holds what `start` returns.
     on_step : callable, optional
         `on_step(step, v=v, objective=value)` after each step of the solution; the objective is that before it.

@@ -16,12 +16,13 @@ import numpy as np
 
 from common.console.progress import progress
 from common.machine.errors import UsageError
+from data_cleansing.graphs.rewriting import trace
 from data_cleansing.influence import koh_liang
 from data_cleansing.influence.gradients import NORMALIZATIONS, BatchScores, validation_gradient
-from data_cleansing.influence.graph import trace
-from data_cleansing.influence.parameters import Layout
-from data_cleansing.training.descent import Trainer, Trajectory, predict
-from data_cleansing.training.snapshot import Snapshot, fingerprint
+from data_cleansing.influence.snapshot import Snapshot, fingerprint
+from data_cleansing.training.parameters import Layout
+from data_cleansing.training.trainer import Trainer, predict
+from data_cleansing.training.trajectory import Trajectory
 
 HESSIANS = ("exact", "published", "none")
 EPOCHS = ("last", "all")
@@ -58,7 +59,7 @@ def influence_scores(network, train, valid, record, method="final", *, published
         height, width); `train` is False to normalize by running statistics. Its parameters exist in the current scope.
     train, valid : data_cleansing.data.images.Images
         To train on, as in `record`; to measure the loss on (`koh_liang` as published takes groups of 1000 in order).
-    record : data_cleansing.training.record.Record
+    record : data_cleansing.training.record.TrainingRecord
         Of the training.
     method : str
         `final`: the final parameters in all steps; `every_step`: those before each step, from `cache`; `checkpoints`:
@@ -75,7 +76,7 @@ def influence_scores(network, train, valid, record, method="final", *, published
         as in training, by the statistics of its batch; `test`: by the running ones.
     epochs : str, for `final`, `every_step` and `checkpoints`
         `last` or `all`: which ones to walk back through. Default: `all` for `checkpoints`, otherwise `last`.
-    cache : data_cleansing.influence.parameters.ParameterCache
+    cache : data_cleansing.training.parameters.ParameterCache
     damping : float, for `koh_liang`
         10 as published for CIFAR-10; 0.1 was for MNIST and STL-10.
     seed : int, for `random`
@@ -84,7 +85,7 @@ def influence_scores(network, train, valid, record, method="final", *, published
         goes on from there. It stays when all is done.
     on_step : callable, optional
         Called after each step as `on_step(step, u=u)`, for `koh_liang` as `on_step(step, v=v, objective=objective)`,
-        with flat parameters in the order of `data_cleansing.influence.parameters.Layout`.
+        with flat parameters in the order of `data_cleansing.training.parameters.Layout`.
 
     Returns
     -------

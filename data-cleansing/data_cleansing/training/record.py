@@ -6,31 +6,9 @@ import numpy as np
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
+from data_cleansing.data.splits import permutation
 
 NOT_AUGMENTED = -1    # in place of an augmentation seed
-
-
-def permutation(num, seed):
-    """Return the permutation of `num` numbers that `np.random.seed(seed)` and `np.random.permutation` give."""
-    return np.random.RandomState(seed).permutation(num)
-
-
-def split(num, valid_size, seed):
-    """Choose validation images as the published code does.
-
-    Returns
-    -------
-    (train_rows, valid_rows) : int64 (num - valid_size,), ascending, and (valid_size,), in the order they were drawn in
-
-    Raises
-    ------
-    UsageError
-        `valid_size` does not leave at least one image on either side.
-    """
-    if not 0 < valid_size < num:
-        raise UsageError(f"{valid_size} validation images cannot be taken from {num}: choose 1 to {num - 1}")
-    order = permutation(num, seed)
-    return np.sort(order[valid_size:]), order[:valid_size]
 
 
 def _array(dtype):
@@ -38,7 +16,7 @@ def _array(dtype):
 
 
 @attrs.frozen(eq=False)
-class Record:
+class TrainingRecord:
     """Which images each step of a training used, how they were augmented, and its learning rate.
 
     Steps count through all epochs. Step t used the images `rows[bounds[t]:bounds[t + 1]]`.
@@ -137,7 +115,7 @@ def published_record(num_images, epochs, batch_size, learning_rate, split_seed=0
 
     Returns
     -------
-    Record
+    TrainingRecord
     """
     order = permutation(num_images, split_seed)
     rows = np.concatenate([order[permutation(num_images, epoch)] for epoch in range(epochs)])
@@ -145,5 +123,5 @@ def published_record(num_images, epochs, batch_size, learning_rate, split_seed=0
     bounds = np.append((np.arange(epochs)[:, np.newaxis] * num_images + starts).ravel(), epochs * num_images)
     seeds = np.arange(len(rows)) if augment else np.full(len(rows), NOT_AUGMENTED)
     steps = epochs * len(starts)
-    return Record(num_images, rows, seeds, bounds, np.repeat(np.arange(epochs), len(starts)),
+    return TrainingRecord(num_images, rows, seeds, bounds, np.repeat(np.arange(epochs), len(starts)),
                   np.full(steps, learning_rate))

@@ -3,12 +3,11 @@ import nnabla.solvers as S
 import numpy as np
 
 from common.console.progress import progress
-from common.machine.errors import UsageError, UserError
-from data_cleansing.influence.gradients import Losses, batches_of
-from data_cleansing.influence.parameters import Layout
+from common.machine.errors import UserError
+from data_cleansing.training.losses import Losses, batches_of
+from data_cleansing.training.parameters import Layout
 
 EVALUATION_BATCH = 64
-_HELD = 256    # steps in a row whose parameters a trajectory holds; of those before, one in so many
 
 
 class Trainer:
@@ -20,7 +19,7 @@ class Trainer:
         `network(image, train)` returns logits. Its parameters are made in the current scope where they are missing.
     images : data_cleansing.data.images.Images
         To train on.
-    record : data_cleansing.training.record.Record
+    record : data_cleansing.training.record.TrainingRecord
     """
 
     def __init__(self, network, images, record):
@@ -93,81 +92,6 @@ class Trainer:
         if before_step is not None:
             before_step(stop)
         return losses
-
-
-def steps_to_store(record, keep="final", every=1):
-    """Steps before which a training has to store its parameters.
-
-    Parameters
-    ----------
-    record : Record
-    keep : str
-        `final`: the first and the final ones, and those before the last epoch, from which retraining starts; `last`:
-        also before the steps of the last epoch; `all`: before all steps; `epochs`: before and after all epochs.
-    every : int
-        For `last` and `all`: before every so many steps of an epoch; those between are computed again when needed.
-
-    Returns
-    -------
-    set of int
-    """
-    starts = [record.first_step(epoch) for epoch in range(record.num_epochs + 1)]
-    steps = {0, *starts[-2:]}
-    if keep in ("epochs", "all"):
-        steps.update(starts)
-    if keep in ("last", "all"):
-        for start, stop in zip(starts[:-1], starts[1:], strict=True):
-            if keep == "all" or stop == starts[-1]:
-                steps.update(range(start, stop, every))
-    return steps
-
-
-class Trajectory:
-    """The parameters before each step of a training; those that are not stored are computed again from the last stored.
-
-    Meant for walking backwards: the last of the steps between two stored ones are held in memory, and some before them,
-    to start from next.
-
-    Parameters
-    ----------
-    trainer : Trainer
-        Its current parameters are overwritten.
-    cache : data_cleansing.influence.parameters.ParameterCache
-    """
-
-    def __init__(self, trainer, cache):
-        self.trainer, self.cache = trainer, cache
-        self._stored = cache.steps()
-        self._held = {}
-
-    def before(self, step):
-        """Return the parameters before a step, float32 (size,).
-
-        Raises
-        ------
-        UsageError
-            Nothing is stored for that step or before it.
-        """
-        if step in self._stored:
-            return self.cache.load(step)
-        if step not in self._held:
-            self._compute(step)
-        return self._held[step]
-
-    def _compute(self, step):
-        """Take the steps up to `step` from the last known one, and hold what will be asked for next."""
-        layout = self.trainer.layout
-        self._held = {held: flat for held, flat in self._held.items() if held < step}
-        start = max((known for known in (*self._stored, *self._held) if known < step), default=None)
-        if start is None:
-            raise UsageError(f"no parameters are stored for step {step} or before it: train with more of them kept")
-
-        def hold(passed):
-            if passed > step - _HELD or passed % _HELD == 0:
-                self._held[passed] = layout.values()
-
-        layout.assign(self._held[start] if start in self._held else self.cache.load(start))
-        self.trainer.run(start, step, before_step=hold)
 
 
 def retrain(trainer, start, first, without, measured):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
-from data_cleansing import experiment, truth
+from data_cleansing import experiment
+from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import files as results
 from data_cleansing.trial import Trial
 
@@ -26,7 +27,7 @@ figure img { width: 64px; height: 64px; image-rendering: pixelated; display: blo
 .flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
 
 
-def write(folder, cfg, shown=SHOWN):
+def write_report(folder, cfg, shown=SHOWN):
     """Write `report.html`, `summary/`, `fig/`, `cleaned/`, `detection.csv`, `cache.csv` and `leave_one_out.csv`.
 
     Their tables are printed. The parameters of the current scope are replaced.
@@ -55,9 +56,9 @@ def write(folder, cfg, shown=SHOWN):
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
         write_csv(folder / "detection.csv", experiment.DETECTION_HEADER, detection)
-    comparison = truth.compare()
+    comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    text = _page(folder, cfg, found, detection, cache, images + _truth(comparison), removed)
+    text = _page(folder, cfg, found, detection, cache, images + _beside_retraining(comparison), removed)
     write_text(folder / "report.html", text)
     print(results.format_table(found))
     if detection:
@@ -74,7 +75,7 @@ def cache_sizes(num_values, record):
     ----------
     num_values : int
         Of the network, statistics of batch normalization included; 307818 in the paper's for MNIST.
-    record : data_cleansing.training.record.Record
+    record : data_cleansing.training.record.TrainingRecord
 
     Returns
     -------
@@ -140,13 +141,13 @@ def _accuracy(found, cfg):
             f"{_table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
 
 
-def _truth(comparison):
+def _beside_retraining(comparison):
     """Scores beside the change of the loss that they predict, where this can be computed."""
     rows = [(*row[:2], *(f"{value:.3f}" for value in row[2:])) for row in comparison.table()]
     return (f"<h2>Are the scores right?</h2><p>Not of these images: {len(comparison.changes)} digits, softmax "
             "regression. Each is left out of the last epoch, and the true change of the validation loss is set beside "
             "its score. Points on the line are right.</p>"
-            f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{_table(truth.HEADER, rows)}</details>")
+            f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{_table(HEADER, rows)}</details>")
 
 
 def _rankings(folder, trial, shown):

@@ -13,7 +13,7 @@ from nnabla.backward_functions import registry
 from common.cpu import functions as cpu_functions
 from common.machine.context import native_functions, wants_native
 from common.machine.errors import UserError
-from data_cleansing.influence import compiled
+from data_cleansing.graphs import tangent_functions
 
 # Functions of one input whose every output element depends on the input element at its place.
 ELEMENTWISE = ("Abs", "CELU", "Cos", "ELU", "Erf", "Exp", "GELU", "HardSigmoid", "HardTanh", "Identity", "LeakyReLU",
@@ -138,7 +138,7 @@ def _apply(function, values, in_order=False):
     """Apply a function to other inputs, compiled if possible."""
     name, args = function.info.type_name, dict(function.info.args)
     if name == "Convolution" and _is_compiled_convolution(function):
-        return [compiled.Convolution(args["pad"][0], args["stride"][0], in_order)(*values)]
+        return [tangent_functions.Convolution(args["pad"][0], args["stride"][0], in_order)(*values)]
     if name == "ReLU" and not wants_native():
         return [cpu_functions.ReLU()(*values)]
     if name != "Reshape" and "inplace" in args:
@@ -165,7 +165,7 @@ def _tangents(function, values, tangents, outputs):
     if name == "Convolution" and _is_compiled_convolution(function):
         return [_tangent_of_convolution(args, values, tangents)]
     if name == "ReLU" and not wants_native():
-        return [compiled.TangentReLU()(outputs[0], tangents[0])]
+        return [tangent_functions.TangentReLU()(outputs[0], tangents[0])]
     if name == "MaxPooling":
         return [_tangent_of_max_pooling(args, values[0], tangents[0], outputs[0])]
     if name in LINEAR:
@@ -188,7 +188,7 @@ def _tangent_of_convolution(args, values, tangents):
     (x, w, *_), (dx, dw, *db) = values, tangents
     db = db[0] if db and db[0] is not None else F.constant(0, w.shape[:1])
     moving = () if dx is None else (dx,)
-    return compiled.TangentConvolution(args["pad"][0], args["stride"][0])(x, w, _or_zero(dw, w), db, *moving)
+    return tangent_functions.TangentConvolution(args["pad"][0], args["stride"][0])(x, w, _or_zero(dw, w), db, *moving)
 
 
 def _tangent_of_layer(function, values, tangents):
@@ -203,7 +203,7 @@ def _tangent_of_layer(function, values, tangents):
 
 def _tangent_of_max_pooling(args, x, dx, y):
     if not wants_native() and len(args["kernel"]) == 2 and not any(args["pad"]) and not args["channel_last"]:
-        return compiled.TangentMaxPooling(args["kernel"], args["stride"], y.shape)(x, dx)
+        return tangent_functions.TangentMaxPooling(args["kernel"], args["stride"], y.shape)(x, dx)
     take = MaxPoolingBackwardDataGrad(nn.get_current_context(), **args)
     take.yshape = y.shape
     return take(dx, F.unlink(x).apply(need_grad=False))    # its gradient leaves that of x unset
@@ -262,7 +262,7 @@ def _batch_normalization(x, beta, gamma, mean, var, decay_rate, eps, batch_stat)
 
 def _tangent_of_normalization(x, dx, gamma, dgamma, dbeta, mean, var, eps, batch_stat):
     if not wants_native():
-        return compiled.TangentBatchNormalization(eps, batch_stat)(x, dx, gamma, dgamma, dbeta, mean, var)
+        return tangent_functions.TangentBatchNormalization(eps, batch_stat)(x, dx, gamma, dgamma, dbeta, mean, var)
     axes = [axis for axis in range(x.ndim) if axis != 1]
     if batch_stat:
         mean = F.mean(x, axes, keepdims=True)

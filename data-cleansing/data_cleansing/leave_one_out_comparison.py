@@ -1,4 +1,4 @@
-"""The truth that influence scores predict: leave one image out, train again, measure the validation loss.
+"""Influence scores beside what they predict: the validation loss after training again without one image.
 
 Where the loss is smooth, scores must agree with it. Softmax regression on digits is such a case, and takes seconds.
 """
@@ -15,9 +15,10 @@ from common.console.tables import align
 from common.machine.seeding import seed_everything
 from data_cleansing.data.sources import load_named
 from data_cleansing.influence import influence_scores
-from data_cleansing.influence.parameters import ParameterCache
-from data_cleansing.training.descent import Trainer, evaluate, retrain, steps_to_store
+from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
+from data_cleansing.training.trainer import Trainer, evaluate, retrain
+from data_cleansing.training.trajectory import steps_to_store
 
 SIDE, EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 6, 20, 0.1
 IMAGES = 150    # to train with, each left out in turn, and as many to validate
@@ -74,7 +75,7 @@ def softmax_regression(image, train):
 
 
 @functools.cache
-def compare(num_images=IMAGES, seed=0):
+def compare_with_retraining(num_images=IMAGES, seed=0):
     """Compare scores of softmax regression on digits with leaving every image out of the last epoch.
 
     All parameters of the current scope are replaced.

@@ -1,0 +1,27 @@
+"""Which images are for validation."""
+import numpy as np
+
+from common.machine.errors import UsageError
+
+
+def permutation(num, seed):
+    """Return the permutation of `num` numbers that `np.random.seed(seed)` and `np.random.permutation` give."""
+    return np.random.RandomState(seed).permutation(num)
+
+
+def split(num, valid_size, seed):
+    """Choose validation images as the published code does.
+
+    Returns
+    -------
+    (train_rows, valid_rows) : int64 (num - valid_size,), ascending, and (valid_size,), in the order they were drawn in
+
+    Raises
+    ------
+    UsageError
+        `valid_size` does not leave at least one image on either side.
+    """
+    if not 0 < valid_size < num:
+        raise UsageError(f"{valid_size} validation images cannot be taken from {num}: choose 1 to {num - 1}")
+    order = permutation(num, seed)
+    return np.sort(order[valid_size:]), order[:valid_size]

@@ -1,0 +1,1 @@
+"""Graphs of networks made again of faster functions, with the tangents of what they compute."""
