@@ -181,5 +181,5 @@ class Batches:
         part = self.world.rows(self.batch_size, number)
         index, offsets, flips = (array[part] for array in plan)
         pad = 0 if self.augment is None else self.augment.pad
-        image = make_batch(self.dataset.images, index, self.table, offsets, flips, pad)
+        image = make_batch(self.dataset.pixels, index, self.table, offsets, flips, pad)
         return image, self.dataset.labels[index][:, np.newaxis]

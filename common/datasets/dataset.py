@@ -1,14 +1,17 @@
-"""What a data set of labelled images is, and what its sources share."""
+"""What a data set of labelled images is, what is known of one, and what its readers share."""
+from collections.abc import Callable
+from typing import Any
+
 import attrs
 import numpy as np
-import scipy.ndimage
 
+from common.datasets.published import PublishedArchive, PublishedFiles
 from common.machine.errors import UsageError
 
 SPLITS = ("train", "test")
 
 
-def _read_only(dtype):
+def _read_only(dtype: type) -> Callable[[Any], np.ndarray]:
     """Return a converter to a contiguous array of `dtype` that cannot be written to; the caller's own still can."""
     def convert(array):
         view = np.ascontiguousarray(array, dtype=dtype).view()
@@ -17,12 +20,12 @@ def _read_only(dtype):
     return convert
 
 
-def _images(images):
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-        raise ValueError("images must be uint8 (n, channels, height, width), not empty, "
-                         f"got {images.dtype} {images.shape}")
-    return _read_only(np.uint8)(images)
+def _pixels(pixels: Any) -> np.ndarray:
+    pixels = np.asarray(pixels)
+    if pixels.dtype not in (np.uint8, np.float32) or pixels.ndim != 4 or pixels.size == 0:
+        raise ValueError("images must be uint8 or float32 (n, channels, height, width), not empty, "
+                         f"got {pixels.dtype} {pixels.shape}")
+    return _read_only(pixels.dtype.type)(pixels)
 
 
 @attrs.frozen(eq=False)
@@ -31,7 +34,7 @@ class Dataset:
 
     Attributes
     ----------
-    images : uint8 (n, channels, height, width), 0..255
+    pixels : uint8 0..255 or float32 in [0, 1], (n, channels, height, width)
     labels : int32 (n,), 0..len(class_names)-1
     class_names : tuple of str
 
@@ -41,32 +44,73 @@ class Dataset:
         Shapes, types or labels do not fit, or there is no image.
     """
 
-    images = attrs.field(converter=_images, repr=lambda images: f"<uint8 {images.shape}>")
-    labels = attrs.field(converter=_read_only(np.int32), repr=False)
-    class_names = attrs.field(converter=tuple)
+    pixels: np.ndarray = attrs.field(converter=_pixels, repr=lambda pixels: f"<{pixels.dtype} {pixels.shape}>")
+    labels: np.ndarray = attrs.field(converter=_read_only(np.int32), repr=False)
+    class_names: tuple[str, ...] = attrs.field(converter=tuple)
 
-    def __attrs_post_init__(self):
-        if self.labels.shape != (len(self.images),):
-            raise ValueError(f"{len(self.images)} images need as many labels, got shape {self.labels.shape}")
+    def __attrs_post_init__(self) -> None:
+        if self.labels.shape != (len(self.pixels),):
+            raise ValueError(f"{len(self.pixels)} images need as many labels, got shape {self.labels.shape}")
         if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
             raise ValueError(f"labels must be in 0..{len(self.class_names) - 1}, "
                              f"got {self.labels.min()}..{self.labels.max()}")
 
-    def __len__(self):
-        return len(self.images)
+    def __len__(self) -> int:
+        return len(self.pixels)
 
-    def subset(self, index):
-        """Return the `Dataset` of the examples at `index`, int (k,), in that order."""
-        return attrs.evolve(self, images=self.images[index], labels=self.labels[index])
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, channels, height, width = self.pixels.shape
+        return channels, height, width
+
+    def subset(self, index: np.ndarray) -> "Dataset":
+        """Return the examples at `index`, int (k,), in that order."""
+        return attrs.evolve(self, pixels=self.pixels[index], labels=self.labels[index])
 
 
-def hold_out(dataset, num, seed=0):
+@attrs.frozen(kw_only=True)
+class DatasetInfo:
+    """What is known of a data set without reading it.
+
+    Attributes
+    ----------
+    read : callable
+        `read(info, found)` returns images uint8 (n, *shape) and labels int (n,). `found` is what `files.find` returns
+        for a split; without files it is the name of the split.
+    shape : (channels, height, width)
+    class_names : tuple of str
+    files : PublishedArchive or PublishedFiles, optional
+        Where it comes from. Not given: it needs no files.
+    mirrored : bool
+        The mirror image of an example is an example of the same class.
+    grey : bool
+        The channels are equal.
+    num_valid : int, optional
+        Training images that published experiments hold out for validation. Not given: there are no such experiments.
+    """
+
+    read: Callable[..., tuple[np.ndarray, np.ndarray]]
+    shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    files: PublishedArchive | PublishedFiles | None = None
+    mirrored: bool = True
+    grey: bool = False
+    num_valid: int | None = None
+
+
+def hold_out(dataset, num: int, seed: int = 0):
     """Set `num` examples aside, chosen at random without replacement; equal arguments choose equal ones.
+
+    Parameters
+    ----------
+    dataset : Dataset or common.datasets.imagenet.Pictures
+    num, seed : int
 
     Returns
     -------
-    (rest, held_out) : Dataset, Dataset
-        Both in the order of `dataset`.
+    (rest, held_out)
+        Two of the kind of `dataset`, both in its order.
 
     Raises
     ------
@@ -80,13 +124,7 @@ def hold_out(dataset, num, seed=0):
     return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
 
 
-def check_split(split):
-    """Raise UsageError unless `split` is 'train' or 'test'."""
-    if split not in SPLITS:
-        raise UsageError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
-
-
-def enlarge(images, height, width):
+def enlarge(images: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize by cubic splines; the outer edges of the pixels stay in place.
 
     Parameters
@@ -99,7 +137,10 @@ def enlarge(images, height, width):
     float64 (..., height, width)
         Overshoots the range of `images` a little at steep edges.
     """
+    # Takes half a second to import, which only some commands need.
+    from scipy.ndimage import zoom
+
     vertical, horizontal = (
-        scipy.ndimage.zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)    # (new, old)
+        zoom(np.eye(old), (new / old, 1), order=3, mode="nearest", grid_mode=True)    # (new, old)
         for old, new in zip(images.shape[-2:], (height, width), strict=True))
     return vertical @ images @ horizontal.T

@@ -1,46 +1,41 @@
-"""1797 handwritten digits that come with scikit-learn, 8x8 grey, enlarged: real data with no download.
+"""1797 handwritten digits that come with scikit-learn, 8x8 grey, enlarged: real data with no download."""
 
-E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (the test part), 1998.
-"""
 import numpy as np
 
-from common.datasets.dataset import Dataset, check_split, enlarge
+from common.datasets.dataset import DatasetInfo, enlarge
 
-CLASS_NAMES = tuple("0123456789")
 LEVELS = 16    # of the originals, beside 0
 
 
-def load(split, size=32, channels=3):
-    """Load the digits.
+def read(info: DatasetInfo, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Read the digits of a split: of each class every fifth image is for testing, always the same.
 
     Parameters
     ----------
+    info : DatasetInfo
+        Says the size, and how many equal channels.
     split : 'train' or 'test'
-        Of each class every fifth image is for testing, always the same: 1438 and 359.
-    size : int, pixels
-        Height and width.
-    channels : int
-        Equal copies of the grey image.
 
     Returns
     -------
-    Dataset
-        Images (n, channels, size, size), in the original order.
+    images : uint8 (n, *info.shape)
+        In the original order.
+    labels : int (n,)
     """
-    check_split(split)
-    # Takes a second to import: only who uses it pays.
+    # Takes a second to import, which only some commands need.
     from sklearn.datasets import load_digits
 
-    digits = load_digits()
-    chosen = np.flatnonzero(_is_test(digits.target) == (split == "test"))
-    grey = enlarge(digits.images[chosen], size, size) * (255 / LEVELS)    # (n, size, size)
+    channels, height, width = info.shape
+    originals, labels = map(np.asarray, load_digits(return_X_y=True))    # (n, 64), (n,)
+    chosen = np.flatnonzero(_is_test(labels, len(info.class_names)) == (split == "test"))
+    grey = enlarge(originals[chosen].reshape(-1, 8, 8), height, width) * (255 / LEVELS)    # (n, height, width)
     grey = np.clip(np.rint(grey), 0, 255).astype(np.uint8)
-    return Dataset(np.repeat(grey[:, np.newaxis], channels, axis=1), digits.target[chosen], CLASS_NAMES)
+    return np.repeat(grey[:, np.newaxis], channels, axis=1), labels[chosen]
 
 
-def _is_test(labels):
+def _is_test(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Mark every fifth example of each class, bool (n,): the writers come one after the other, so all are in both."""
     test = np.zeros(len(labels), dtype=bool)
-    for label in range(len(CLASS_NAMES)):
+    for label in range(num_classes):
         test[np.flatnonzero(labels == label)[2::5]] = True
     return test

@@ -18,11 +18,11 @@ from PIL import Image
 
 from common.datasets import synthetic
 from common.datasets.batches import PLACEMENT, Batches
+from common.datasets.table import DATASETS, SYNTHETIC
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 
 SPLITS = ("train", "val")
-SYNTHETIC = "synthetic"
 SYNTHETIC_NUM, SYNTHETIC_SIZE = {"train": 160, "val": 80}, 96    # pictures, pixels
 SUFFIXES = (".jpeg", ".jpg", ".png")
 LABEL_FILES = ("val_labels.txt", "val.txt", "LOC_val_solution.csv")    # looked for in ROOT and ROOT/val
@@ -94,9 +94,9 @@ def load(split, root, per_class=None, limit=None, val_labels=None):
 
 
 def _synthetic(split):
-    data = synthetic.load("train" if split == "train" else "test", SYNTHETIC_NUM[split],
-                          (3, SYNTHETIC_SIZE, SYNTHETIC_SIZE))
-    return Pictures(data.images.transpose(0, 2, 3, 1), data.labels, data.class_names)
+    info = attrs.evolve(DATASETS[SYNTHETIC], shape=(3, SYNTHETIC_SIZE, SYNTHETIC_SIZE))
+    pixels, labels = synthetic.read(info, "train" if split == "train" else "test", SYNTHETIC_NUM[split])
+    return Pictures(pixels.transpose(0, 2, 3, 1), labels, info.class_names)
 
 
 def _limited(pictures, per_class, limit):

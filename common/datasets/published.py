@@ -1,4 +1,5 @@
-"""Data sets that are published as one archive of one folder: found wherever a user keeps them, or downloaded."""
+"""Files of data sets as they are published: found wherever a user keeps them, or downloaded."""
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -10,7 +11,7 @@ from common.machine.errors import UsageError, UserError
 
 @attrs.frozen(kw_only=True)
 class PublishedArchive:
-    """Where a data set comes from, and what of it is read.
+    """One archive of one folder, and what of it is read.
 
     Attributes
     ----------
@@ -24,8 +25,8 @@ class PublishedArchive:
         As in `common.downloads.fetch.fetch`.
     folder : str
         Folder in the archive.
-    names : tuple of str
-        All files in the folder that are ever read.
+    names : dict of str to tuple of str
+        Files in the folder that are read, by split.
     limit : int
         Bytes that one of them may have.
     """
@@ -35,21 +36,24 @@ class PublishedArchive:
     size: int
     digest: str
     folder: str
-    names: tuple
+    names: Mapping[str, tuple[str, ...]]
     limit: int
 
     @property
-    def archive(self):
+    def archive(self) -> str:
         """File name of the archive."""
         return self.url.rpartition("/")[2]
 
-    def contents(self, names, data_dir=None):
-        """Yield the content of files.
+    @property
+    def _all_names(self) -> list[str]:
+        return [name for names in self.names.values() for name in names]
+
+    def find(self, split: str, data_dir: str | Path | None = None) -> Iterator[tuple[str, bytes]]:
+        """Yield the content of the files of a split.
 
         Parameters
         ----------
-        names : sequence of str
-            Some of `self.names`.
+        split : str, a key of `self.names`
         data_dir : path, optional
             Holds the files, the folder, or the archive, of which nothing is unpacked. Not given: the cache folder, to
             which the archive is downloaded where files are missing.
@@ -66,36 +70,108 @@ class PublishedArchive:
         UserError
             A file cannot be read or is too large, or the download failed.
         """
-        place = self._cached() if data_dir is None else self._find(Path(data_dir))
+        place = self._cached() if data_dir is None else self._given(Path(data_dir))
         if place.is_dir():
-            for name in names:
+            for name in self.names[split]:
                 yield str(place / name), self._read(place / name)
         else:
-            members = [f"{self.folder}/{name}" for name in names]
+            members = [f"{self.folder}/{name}" for name in self.names[split]]
             contents = read_members(place, members, self.limit)
             for member in members:
                 yield f"{place}, {member}", contents[member]
 
-    def _find(self, data_dir):
+    def _given(self, data_dir: Path) -> Path:
         for folder in (data_dir, data_dir / self.folder):
-            if any((folder / name).is_file() for name in self.names):
+            if any((folder / name).is_file() for name in self._all_names):
                 return folder
         if (data_dir / self.archive).is_file():
             return data_dir / self.archive
         wrong = f"no folder '{self.folder}' and no '{self.archive}' in it" if data_dir.is_dir() else "no such folder"
         raise UsageError(f"--data-dir {data_dir}: {wrong}; it should hold {self.title} ({self.url})")
 
-    def _cached(self):
+    def _cached(self) -> Path:
         folder = cache_dir() / self.folder
-        if not all((folder / name).is_file() for name in self.names):
+        if not all((folder / name).is_file() for name in self._all_names):
             archive = fetch(self.url, self.size, self.digest)
-            extract(archive, [f"{self.folder}/{name}" for name in self.names], cache_dir(), self.limit)
+            extract(archive, [f"{self.folder}/{name}" for name in self._all_names], cache_dir(), self.limit)
         return folder
 
-    def _read(self, path):
+    def _read(self, path: Path) -> bytes:
         try:
             if path.stat().st_size > self.limit:
                 raise UserError(f"{path}: {path.stat().st_size} bytes, more than {self.limit}, refused")
             return path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror}); unpack {self.archive} again") from error
+
+
+@attrs.frozen
+class PublishedFile:
+    """A file without the ending '.gz', and the number of bytes and the digest of the file with it."""
+
+    name: str
+    size: int
+    digest: str
+
+
+@attrs.frozen(kw_only=True)
+class PublishedFiles:
+    """Files that are published one by one, compressed by gzip.
+
+    Attributes
+    ----------
+    title : str
+        What messages call all of them.
+    url : str
+        Of the folder where they are, ending in a slash.
+    folder : str
+        Where they are kept in the cache.
+    files : dict of str to tuple of PublishedFile
+        By split.
+    """
+
+    title: str
+    url: str
+    folder: str
+    files: Mapping[str, tuple[PublishedFile, ...]]
+
+    def find(self, split: str, data_dir: str | Path | None = None) -> list[Path]:
+        """Find the files of a split.
+
+        Parameters
+        ----------
+        split : str, a key of `self.files`
+        data_dir : path, optional
+            Folder of the files, compressed or not, or of a folder `self.folder` with them. Not given: that folder in
+            the cache, to which they are downloaded where they are missing.
+
+        Returns
+        -------
+        list of pathlib.Path
+            In the order of `self.files`; a compressed file ends in '.gz'.
+
+        Raises
+        ------
+        UsageError
+            Nothing of use in `data_dir`.
+        UserError
+            The download failed.
+        """
+        if data_dir is None:
+            return [self._cached(file) for file in self.files[split]]
+        return [self._given(Path(data_dir), file.name) for file in self.files[split]]
+
+    def _given(self, data_dir: Path, name: str) -> Path:
+        path = _existing(data_dir, name) or _existing(data_dir / self.folder, name)
+        if path is None:
+            wrong = f"no '{name}' or '{name}.gz' in it" if data_dir.is_dir() else "no such folder"
+            raise UsageError(f"--data-dir {data_dir}: {wrong}; it should hold {self.title} ({self.url})")
+        return path
+
+    def _cached(self, file: PublishedFile) -> Path:
+        folder = cache_dir() / self.folder
+        return _existing(folder, file.name) or fetch(f"{self.url}{file.name}.gz", file.size, file.digest, folder)
+
+
+def _existing(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)

@@ -33,7 +33,7 @@ def test_augmentation_has_the_bits_of_a_loop_over_images(augment, shape):
     dataset = make_dataset(shape=shape)
     batches = Batches(dataset, 4, seed=3, augment=augment)
     offsets, flips = augment.draw(np.random.default_rng((3, 1, 2)), len(dataset))    # stream 1 of epoch 2
-    expected = [augmented(dataset.images[number], offset, flip, augment.pad) for number, offset, flip
+    expected = [augmented(dataset.pixels[number], offset, flip, augment.pad) for number, offset, flip
                 in zip(sum(numbers(batches.epoch(2)), []), offsets, flips, strict=True)]
     image = np.concatenate([image for image, _ in batches.epoch(2)])
     assert image.dtype == np.float32
@@ -43,14 +43,14 @@ def test_augmentation_has_the_bits_of_a_loop_over_images(augment, shape):
 def test_without_augmentation_images_are_normalized_only():
     dataset = make_dataset()
     image = np.concatenate([image for image, _ in Batches(dataset, 10)])
-    np.testing.assert_array_equal(image, ((dataset.images / 255 - 0.5) * 2).astype(np.float32))
+    np.testing.assert_array_equal(image, ((dataset.pixels / 255 - 0.5) * 2).astype(np.float32))
     assert (CENTERED[0], CENTERED[255]) == (-1, 1)
 
 
 def test_another_normalization_can_be_given():
     dataset = make_dataset()
     image, _ = next(iter(Batches(dataset, 23, normalize=np.arange(256) / 255)))
-    np.testing.assert_array_equal(image, (dataset.images / 255).astype(np.float32))
+    np.testing.assert_array_equal(image, (dataset.pixels / 255).astype(np.float32))
 
 
 def test_offsets_and_flips_take_all_their_values_equally_often():

@@ -1,17 +1,19 @@
 """Data sets: the same arrays from every form of their files, and one line for files that are something else."""
+import ast
 import gzip
 import hashlib
 import io
 import pickle
 import struct
 import tarfile
+from pathlib import Path
 
 import attrs
 import numpy as np
 import pytest
 
 from common import datasets
-from common.datasets import Dataset, cifar10, digits, hold_out, mnist, synthetic
+from common.datasets import DATASETS, Dataset, digits, hold_out, mnist, synthetic
 from common.machine.errors import UsageError, UserError
 
 NAMES = ("one", "two", "three")
@@ -20,9 +22,17 @@ NAMES = ("one", "two", "three")
 @pytest.fixture(autouse=True)
 def cache(cache, monkeypatch):
     """Keep the tests away from the user's cache, and from the network."""
-    monkeypatch.setattr(cifar10, "SOURCE", attrs.evolve(cifar10.SOURCE, url="http://127.0.0.1:1/cifar-10-python.tar.gz"))
-    monkeypatch.setattr(mnist, "URL", "http://127.0.0.1:1/")
+    for name, info in DATASETS.items():
+        if info.files is not None:
+            _, slash, archive = info.files.url.rpartition("/")
+            change_files(monkeypatch, name, url=f"http://127.0.0.1:1{slash}{archive}")
     return cache
+
+
+def change_files(monkeypatch, name, **values):
+    """Change where a data set comes from."""
+    info = DATASETS[name]
+    monkeypatch.setitem(DATASETS, name, attrs.evolve(info, files=attrs.evolve(info.files, **values)))
 
 
 def small_dataset(num=20):
@@ -35,10 +45,10 @@ def small_dataset(num=20):
 
 def test_a_dataset_cannot_be_changed():
     dataset = small_dataset()
-    assert (dataset.images.dtype, dataset.labels.dtype, len(dataset)) == (np.uint8, np.int32, 20)
+    assert (dataset.pixels.dtype, dataset.labels.dtype, len(dataset)) == (np.uint8, np.int32, 20)
     with pytest.raises(AttributeError):
         dataset.labels = None
-    for array in (dataset.images, dataset.labels):
+    for array in (dataset.pixels, dataset.labels):
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 0
 
@@ -63,11 +73,11 @@ def test_arrays_that_do_not_fit_are_refused(images, labels, message):
 def test_held_out_examples_and_the_rest_are_the_whole_in_its_order():
     dataset = small_dataset()
     rest, held = hold_out(dataset, 6, seed=1)
-    first = [part.images[:, 0, 0, 0] for part in (rest, held)]
+    first = [part.pixels[:, 0, 0, 0] for part in (rest, held)]
     assert [len(part) for part in first] == [14, 6]
     assert all((np.diff(part) > 0).all() for part in first)
-    assert sorted(np.concatenate(first)) == sorted(dataset.images[:, 0, 0, 0])
-    np.testing.assert_array_equal(held.images, dataset.images[first[1] // 12])
+    assert sorted(np.concatenate(first)) == sorted(dataset.pixels[:, 0, 0, 0])
+    np.testing.assert_array_equal(held.pixels, dataset.pixels[first[1] // 12])
     np.testing.assert_array_equal(held.labels, first[1] // 12 % 3)
 
 
@@ -89,9 +99,9 @@ def test_both_sides_keep_an_example(num):
 
 
 def test_an_unknown_name_or_split_is_answered_with_the_choices():
-    with pytest.raises(UsageError, match="unknown data set 'cifar': choose from cifar10, mnist, digits, synthetic"):
+    with pytest.raises(UsageError, match=f"unknown data set 'cifar': choose from {', '.join(DATASETS)}"):
         datasets.load("cifar", "train")
-    for name in datasets.DATASETS:
+    for name in DATASETS:
         with pytest.raises(UsageError, match="unknown split 'valid': choose from train, test"):
             datasets.load(name, "valid")
 
@@ -99,6 +109,44 @@ def test_an_unknown_name_or_split_is_answered_with_the_choices():
 def test_a_folder_for_data_that_need_none_is_refused(tmp_path):
     with pytest.raises(UsageError, match="'digits' reads no files"):
         datasets.load("digits", "train", tmp_path)
+
+
+FROM_FILES = [name for name, info in DATASETS.items() if info.files is not None]
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_a_folder_with_nothing_of_use_says_what_was_expected(tmp_path, name, folder):
+    (tmp_path / "empty").mkdir()
+    wrong, title = "no .* in it" if folder == "empty" else "no such folder", DATASETS[name].files.title
+    with pytest.raises(UsageError, match=f"--data-dir .*{folder}: {wrong}; it should hold {title} ") as caught:
+        datasets.load(name, "test", tmp_path / folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", FROM_FILES)
+def test_without_files_or_network_it_says_what_goes_where(name):
+    with pytest.raises(UserError, match="put the file at .*cache/.*gz by hand"):
+        datasets.load(name, "train")
+
+
+@pytest.mark.parametrize("name", [name for name, info in DATASETS.items() if info.files is None])
+def test_the_table_describes_what_needs_no_files(name):
+    info, dataset = DATASETS[name], datasets.load(name, "test")
+    assert (dataset.shape, dataset.class_names) == (info.shape, info.class_names)
+    assert set(dataset.labels.tolist()) == set(range(len(info.class_names)))
+    assert info.grey == all((channel == dataset.pixels[:, 0]).all() for channel in dataset.pixels.swapaxes(0, 1))
+
+
+def test_no_other_module_spells_the_name_of_a_data_set():
+    """Or a new one would have to be added there, too."""
+    top = Path(__file__).parents[2]
+    spelled = [f"{path.relative_to(top)}, line {node.lineno}: {node.value!r}"
+               for path in top.glob("*/**/*.py") if not {"tests", "datasets"} & set(path.parts)
+               and not any(part.startswith(".") for part in path.relative_to(top).parts)
+               for node in ast.walk(ast.parse(path.read_text()))
+               if isinstance(node, ast.Constant) and node.value in DATASETS]
+    assert spelled == []
 
 
 # CIFAR-10
@@ -134,10 +182,10 @@ def test_cifar10_reads_the_batches_in_order(tmp_path, text, protocol):
     content = [{str(key, "ascii") if text is bytes else key: value for key, value in batch.items()}
                for batch in batches.values()]
     train, test = (datasets.load("cifar10", split, tmp_path) for split in ("train", "test"))
-    assert (train.images.shape, test.images.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
-    np.testing.assert_array_equal(train.images.reshape(20, -1), np.concatenate([part["data"] for part in content[:5]]))
+    assert (train.pixels.shape, test.pixels.shape) == ((20, 3, 32, 32), (4, 3, 32, 32))
+    np.testing.assert_array_equal(train.pixels.reshape(20, -1), np.concatenate([part["data"] for part in content[:5]]))
     np.testing.assert_array_equal(train.labels, sum((part["labels"] for part in content[:5]), []))
-    np.testing.assert_array_equal(test.images.reshape(4, -1), content[5]["data"])
+    np.testing.assert_array_equal(test.pixels.reshape(4, -1), content[5]["data"])
     assert train.class_names[3] == "cat"
 
 
@@ -147,9 +195,9 @@ def test_cifar10_is_the_same_from_every_form_of_it(tmp_path, cache):
     write_cifar_archive(tmp_path / "b/cifar-10-python.tar.gz", tmp_path / "a/cifar-10-batches-py")
     write_cifar(cache / "cifar-10-batches-py")
     forms = [tmp_path / "a", tmp_path / "a/cifar-10-batches-py", str(tmp_path / "b"), None]
-    first, *others = [cifar10.load("train", form) for form in forms]
+    first, *others = [datasets.load("cifar10", "train", form) for form in forms]
     for other in others:
-        np.testing.assert_array_equal(first.images, other.images)
+        np.testing.assert_array_equal(first.pixels, other.pixels)
         np.testing.assert_array_equal(first.labels, other.labels)
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["cifar-10-python.tar.gz"]    # as the user left it
 
@@ -160,26 +208,17 @@ def test_cifar10_in_the_cache_is_checked_and_unpacked_once(tmp_path, cache, monk
     archive = cache / "cifar-10-python.tar.gz"
     write_cifar_archive(archive, tmp_path / "a")
     digest = f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}"
-    monkeypatch.setattr(cifar10, "SOURCE", attrs.evolve(cifar10.SOURCE, size=archive.stat().st_size, digest=digest))
+    change_files(monkeypatch, "cifar10", size=archive.stat().st_size, digest=digest)
     for _ in range(2):
-        dataset = cifar10.load("test")
-        np.testing.assert_array_equal(dataset.images.reshape(4, -1), batches["test_batch"][b"data"])
+        dataset = datasets.load("cifar10", "test")
+        np.testing.assert_array_equal(dataset.pixels.reshape(4, -1), batches["test_batch"][b"data"])
         archive.unlink(missing_ok=True)
 
 
 def test_cifar10_without_files_or_network_says_what_goes_where(cache):
     with pytest.raises(UserError, match="put the file at .*cache/cifar-10-python.tar.gz by hand") as caught:
-        cifar10.load("train")
+        datasets.load("cifar10", "train")
     assert "170498071 bytes, md5:c58f30108f718f92721af3b95e74349a" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
-@pytest.mark.parametrize("module, expected", [(cifar10, "cifar-10-batches-py|no such"), (mnist, "t10k-images|no such")])
-def test_a_folder_with_nothing_of_use_says_what_was_expected(tmp_path, module, expected, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=f"--data-dir .*{name}: .*({expected}).*; it should hold") as caught:
-        module.load("test", tmp_path / name)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -195,20 +234,20 @@ def test_a_folder_with_nothing_of_use_says_what_was_expected(tmp_path, module, e
 def test_a_cifar10_batch_of_another_kind_is_named(tmp_path, changes, message):
     (tmp_path / "test_batch").write_bytes(pickle.dumps(cifar_batch(0, **changes)))
     with pytest.raises(UserError, match=f"test_batch: .*{message}"):
-        cifar10.load("test", tmp_path)
+        datasets.load("cifar10", "test", tmp_path)
 
 
 def test_damaged_and_missing_cifar10_files_are_named(tmp_path):
     write_cifar(tmp_path / "set")
     (tmp_path / "set/data_batch_2").unlink()
     with pytest.raises(UserError, match="data_batch_2: cannot be read"):
-        cifar10.load("train", tmp_path / "set")
+        datasets.load("cifar10", "train", tmp_path / "set")
     (tmp_path / "set/data_batch_2").write_bytes((tmp_path / "set/data_batch_1").read_bytes()[:-100])
     with pytest.raises(UserError, match="data_batch_2: truncated"):
-        cifar10.load("train", tmp_path / "set")
+        datasets.load("cifar10", "train", tmp_path / "set")
     (tmp_path / "set/data_batch_2").write_bytes(pickle.dumps([1]))
     with pytest.raises(UserError, match="data_batch_2: no CIFAR-10 batch"):
-        cifar10.load("train", tmp_path / "set")
+        datasets.load("cifar10", "train", tmp_path / "set")
 
 
 def test_a_cifar10_archive_that_holds_something_else_is_named(tmp_path):
@@ -217,9 +256,9 @@ def test_a_cifar10_archive_that_holds_something_else_is_named(tmp_path):
         info.size = 3
         tar.addfile(info, io.BytesIO(b"xyz"))
     with pytest.raises(UserError, match="tar.gz, cifar-10-batches-py/test_batch: truncated, damaged"):
-        cifar10.load("test", tmp_path)
+        datasets.load("cifar10", "test", tmp_path)
     with pytest.raises(UserError, match="no 'cifar-10-batches-py/data_batch_1' in this archive"):
-        cifar10.load("train", tmp_path)
+        datasets.load("cifar10", "train", tmp_path)
 
 
 # MNIST
@@ -234,8 +273,8 @@ def write_mnist(folder, num=5, suffix=""):
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(num)
     images, labels = rng.integers(256, size=(num, 28, 28), dtype=np.uint8), rng.integers(10, size=num, dtype=np.uint8)
-    for name, array in zip(mnist.FILES["test"], (images, labels), strict=True):
-        (folder / f"{name}{suffix}").write_bytes(gzip.compress(idx(array)) if suffix else idx(array))
+    for file, array in zip(DATASETS["mnist"].files.files["test"], (images, labels), strict=True):
+        (folder / f"{file.name}{suffix}").write_bytes(gzip.compress(idx(array)) if suffix else idx(array))
     return images, labels
 
 
@@ -244,18 +283,18 @@ def write_mnist(folder, num=5, suffix=""):
 def test_mnist_is_the_same_from_every_form_of_it(tmp_path, place, suffix):
     images, labels = write_mnist(tmp_path / place, suffix=suffix)
     dataset = datasets.load("mnist", "test", tmp_path)
-    np.testing.assert_array_equal(dataset.images, images[:, np.newaxis])
+    np.testing.assert_array_equal(dataset.pixels, images[:, np.newaxis])
     np.testing.assert_array_equal(dataset.labels, labels)
 
 
 def test_mnist_is_found_in_the_cache(cache):
     images, _ = write_mnist(cache / "mnist")
-    np.testing.assert_array_equal(mnist.load("test").images[:, 0], images)
+    np.testing.assert_array_equal(datasets.load("mnist", "test").pixels[:, 0], images)
 
 
 def test_mnist_without_files_or_network_says_what_goes_where():
     with pytest.raises(UserError, match="put the file at .*cache/mnist/train-images-idx3-ubyte.gz by hand"):
-        mnist.load("train")
+        datasets.load("mnist", "train")
 
 
 IMAGES = np.zeros((5, 28, 28), np.uint8)
@@ -275,7 +314,7 @@ def test_an_idx_file_of_another_kind_is_one_line(tmp_path, content, message, suf
     path = tmp_path / f"t10k-images-idx3-ubyte{suffix}"
     path.write_bytes(gzip.compress(content) if suffix else content)
     with pytest.raises(UserError, match=f"{path.name}: .*{message}") as caught:
-        mnist.load("test", tmp_path)
+        datasets.load("mnist", "test", tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -286,7 +325,7 @@ def test_a_damaged_gzip_file_is_one_line(tmp_path):
     for damaged in (whole[:-10], whole[:5], whole[:50] + b"\xff" * 9 + whole[59:], b"no gzip", whole + b"no gzip"):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="t10k-images-idx3-ubyte.gz: ") as caught:
-            mnist.load("test", tmp_path)
+            datasets.load("mnist", "test", tmp_path)
         assert "\n" not in str(caught.value)
 
 
@@ -305,7 +344,7 @@ def test_a_label_that_is_no_digit_is_refused(tmp_path):
     write_mnist(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.array([0, 1, 2, 3, 10], np.uint8)))
     with pytest.raises(UserError, match="t10k-labels-idx1-ubyte: label 10"):
-        mnist.load("test", tmp_path)
+        datasets.load("mnist", "test", tmp_path)
 
 
 # digits, synthetic
@@ -313,49 +352,55 @@ def test_a_label_that_is_no_digit_is_refused(tmp_path):
 
 def test_digits_are_all_there_once_and_in_proportion():
     train, test = (datasets.load("digits", split) for split in ("train", "test"))
-    assert (train.images.shape, test.images.shape) == ((1438, 3, 32, 32), (359, 3, 32, 32))
-    assert (train.images.min(), train.images.max()) == (0, 255)
+    assert (train.pixels.shape, test.pixels.shape) == ((1438, 3, 32, 32), (359, 3, 32, 32))
+    assert (train.pixels.min(), train.pixels.max()) == (0, 255)
     np.testing.assert_allclose(np.bincount(test.labels) / np.bincount(train.labels), 0.25, atol=0.01)
-    pictures = np.concatenate([train.images, test.images]).reshape(1797, -1)
+    pictures = np.concatenate([train.pixels, test.pixels]).reshape(1797, -1)
     assert len(np.unique(pictures, axis=0)) == 1797    # none of the originals occurs twice
+
+
+def digits_of_size(side):
+    """Return the digits to test with, uint8 (n, side, side)."""
+    return digits.read(attrs.evolve(DATASETS["digits"], shape=(1, side, side)), "test")[0][:, 0]
 
 
 def test_digits_of_the_original_size_are_the_original_pixels():
     from sklearn.datasets import load_digits
 
-    images = digits.load("test", size=8, channels=1).images[:, 0]
+    images = digits_of_size(8)
     originals = {image.tobytes() for image in np.rint(load_digits().images * 255 / 16).astype(np.uint8)}
     assert {image.tobytes() for image in images} <= originals
 
 
 def test_enlarged_digits_look_like_the_originals():
-    small, large = (digits.load("test", size, channels=1).images.astype(float) for size in (8, 32))
-    blocks = large.reshape(-1, 1, 8, 4, 8, 4).mean(axis=(3, 5))    # the pixels that a small one became
+    small, large = (digits_of_size(size).astype(float) for size in (8, 32))
+    blocks = large.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))    # the pixels that a small one became
     assert np.corrcoef(blocks.ravel(), small.ravel())[0, 1] > 0.97
 
 
 def test_digits_can_be_told_apart_by_a_nearest_neighbour():
-    train, test = (digits.load(split) for split in ("train", "test"))
-    a, b = (dataset.images[:, 0].reshape(len(dataset), -1).astype(np.float32) for dataset in (train, test))
+    train, test = (datasets.load("digits", split) for split in ("train", "test"))
+    a, b = (dataset.pixels[:, 0].reshape(len(dataset), -1).astype(np.float32) for dataset in (train, test))
     nearest = ((a ** 2).sum(axis=1) - 2 * b @ a.T).argmin(axis=1)
     assert (train.labels[nearest] == test.labels).mean() > 0.97
 
 
 def test_synthetic_splits_share_the_patterns_of_their_classes():
-    train, test = (synthetic.load(split, num=400, shape=(2, 12, 16), num_classes=5) for split in ("train", "test"))
-    means = np.stack([train.images[train.labels == label].mean(axis=0) for label in range(5)])
-    distance = ((test.images[:, np.newaxis].astype(float) - means) ** 2).sum(axis=(2, 3, 4))
+    info = attrs.evolve(DATASETS["synthetic"], shape=(2, 12, 16), class_names=tuple("abcde"))
+    train, test = (Dataset(*synthetic.read(info, split, num=400), info.class_names) for split in ("train", "test"))
+    means = np.stack([train.pixels[train.labels == label].mean(axis=0) for label in range(5)])
+    distance = ((test.pixels[:, np.newaxis].astype(float) - means) ** 2).sum(axis=(2, 3, 4))
     assert (distance.argmin(axis=1) == test.labels).mean() > 0.95
-    assert not np.array_equal(train.images, test.images)
+    assert not np.array_equal(train.pixels, test.pixels)
     assert np.bincount(train.labels).tolist() == [80] * 5
 
 
 def test_synthetic_data_depend_on_the_arguments_alone():
-    first, second, other = (synthetic.load("train", num=8, seed=seed).images for seed in (0, 0, 1))
+    first, second, other = (synthetic.read(DATASETS["synthetic"], "train", 8, seed)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
 
 
 def test_defaults_of_the_synthetic_set():
     for split, num in synthetic.NUM.items():
-        assert datasets.load("synthetic", split).images.shape == (num, 3, 32, 32)
+        assert datasets.load("synthetic", split).pixels.shape == (num, 3, 32, 32)

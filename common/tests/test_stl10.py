@@ -6,8 +6,8 @@ import attrs
 import numpy as np
 import pytest
 
-from common.datasets import stl10
-from common.machine.errors import UsageError, UserError
+from common.datasets import DATASETS, load
+from common.machine.errors import UserError
 
 
 @pytest.fixture(autouse=True)
@@ -17,16 +17,20 @@ def cache(cache, monkeypatch):
     return cache
 
 
+def files():
+    return DATASETS["stl10"].files
+
+
 def change(monkeypatch, **values):
-    monkeypatch.setattr(stl10, "SOURCE", attrs.evolve(stl10.SOURCE, **values))
+    monkeypatch.setitem(DATASETS, "stl10", attrs.evolve(DATASETS["stl10"], files=attrs.evolve(files(), **values)))
 
 
 def write_stl10(folder, num=3):
     """Write the four files, images column by column; returns the upright images by split."""
     folder.mkdir(parents=True)
     images = {}
-    for seed, (split, (image_name, label_name)) in enumerate(stl10.FILES.items()):
-        images[split] = np.random.default_rng(seed).integers(0, 256, (num, *stl10.SHAPE), dtype=np.uint8)
+    for seed, (split, (image_name, label_name)) in enumerate(files().names.items()):
+        images[split] = np.random.default_rng(seed).integers(0, 256, (num, *DATASETS["stl10"].shape), dtype=np.uint8)
         with (folder / image_name).open("wb") as stream:
             for image in images[split]:
                 for channel in image:
@@ -38,7 +42,7 @@ def write_stl10(folder, num=3):
 def write_archive(path, folder):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w:gz") as tar:
-        for names in stl10.FILES.values():
+        for names in files().names.values():
             for name in names:
                 tar.add(folder / name, f"stl10_binary/{name}")
 
@@ -49,8 +53,8 @@ def test_every_form_gives_the_same_upright_images(tmp_path, cache, split):
     write_archive(tmp_path / "b" / "stl10_binary.tar.gz", tmp_path / "a" / "stl10_binary")
     write_stl10(cache / "stl10_binary")
     for form in (tmp_path / "a", tmp_path / "a" / "stl10_binary", str(tmp_path / "b"), None):
-        dataset = stl10.load(split, form)
-        np.testing.assert_array_equal(dataset.images, images)
+        dataset = load("stl10", split, form)
+        np.testing.assert_array_equal(dataset.pixels, images)
         np.testing.assert_array_equal(dataset.labels, [9, 0, 1])
     assert dataset.class_names[0] == "airplane" and len(dataset.class_names) == 10
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["stl10_binary.tar.gz"]    # as the user left it
@@ -62,21 +66,14 @@ def test_an_archive_in_the_cache_is_checked_and_unpacked_once(tmp_path, cache, m
     write_archive(archive, tmp_path / "a")
     change(monkeypatch, size=archive.stat().st_size, digest=f"md5:{hashlib.md5(archive.read_bytes()).hexdigest()}")
     for _ in range(2):
-        np.testing.assert_array_equal(stl10.load("test").images, images["test"])
+        np.testing.assert_array_equal(load("stl10", "test").pixels, images["test"])
         archive.unlink(missing_ok=True)
 
 
 def test_without_files_or_network_it_says_what_goes_where():
     with pytest.raises(UserError, match="put the file at .*cache/stl10_binary.tar.gz by hand") as caught:
-        stl10.load("train")
-    assert f"{stl10.SOURCE.size} bytes, {stl10.SOURCE.digest}" in str(caught.value)
-
-
-@pytest.mark.parametrize("name", ["nowhere", "empty"])
-def test_a_folder_with_nothing_of_use_says_what_was_expected(tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=f"--data-dir .*{name}: .*; it should hold the binary files of STL-10"):
-        stl10.load("test", tmp_path / name)
+        load("stl10", "train")
+    assert f"{files().size} bytes, {files().digest}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name, content, message", [
@@ -90,18 +87,18 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
     else:
         (tmp_path / "set" / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}: .*{message}"):
-        stl10.load("train", tmp_path / "set")
+        load("stl10", "train", tmp_path / "set")
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     write_stl10(tmp_path / "set")
     change(monkeypatch, limit=1000)
     with pytest.raises(UserError, match="train_X.bin: 82944 bytes, more than 1000, refused"):
-        stl10.load("train", tmp_path / "set")
+        load("stl10", "train", tmp_path / "set")
 
 
 def test_an_archive_without_the_files_is_named(tmp_path):
     with tarfile.open(tmp_path / "stl10_binary.tar.gz", "w:gz"):
         pass
     with pytest.raises(UserError, match="no 'stl10_binary/test_X.bin' in this archive"):
-        stl10.load("test", tmp_path)
+        load("stl10", "test", tmp_path)

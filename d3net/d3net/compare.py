@@ -20,7 +20,7 @@ from common.console import cli
 from common.console.progress import progress
 from common.console.tables import align
 from common.console.values import positive_int
-from common.datasets.cityscapes import CLASSES, IGNORE, find_pairs, read_pair
+from common.datasets.cityscapes import CLASSES, IGNORE, SYNTHETIC, find_pairs, read_pair
 from common.layers import relu
 from common.machine.context import use_context
 from common.machine.files import make_folder, write_json
@@ -44,7 +44,7 @@ def main(argv=None):
                         help="trainings of each network (default: %(default)s)")
     parser.add_argument("--steps", type=positive_int, default=150, metavar="N",
                         help=f"updates of each, with {BATCH} images (default: %(default)s)")
-    parser.add_argument("--data-dir", default="synthetic", help="scenes, as for train.py (default: %(default)s)")
+    parser.add_argument("--data-dir", default=SYNTHETIC, help="scenes, as for train.py (default: %(default)s)")
     parser.add_argument("--jobs", type=positive_int, default=2, metavar="N",
                         help="trainings at the same time (default: %(default)s)")
     parser.add_argument("--output", "-o", default="compare-d3net", metavar="DIR",

@@ -3,12 +3,13 @@ import functools
 
 import attrs
 
+from common.datasets import CIFAR10, DATASETS
 from common.runs.config import choice, flag, integer, names, number, text
 from data_cleansing.influence import EPOCHS, HESSIANS, METHODS
 from data_cleansing.influence.gradients import NORMALIZATIONS
 from data_cleansing.model import MAPS, cifarnet
 
-DATASETS = ("cifar10", "mnist", "stl10", "digits", "files")
+FILES = "files"    # of the user, in place of a data set with a name
 AUTO = "auto"    # as suits the method
 KEEP = ("final", "last", "all", "epochs")
 REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "10000", "30000")
@@ -18,7 +19,7 @@ REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "
 class Training:
     """What is trained, on which images. The text of each key is its `help`."""
 
-    dataset = choice("cifar10", DATASETS, help="images to clean; files: those of data_dir")
+    dataset = choice(CIFAR10, (*DATASETS, FILES), help="images to clean; files: those of data_dir")
     data_dir = text(None, help="folder of the data set; for files: one with a folder for each class, or a CSV list")
     valid_dir = text(None, help="validation images like data_dir for files; none: a fifth of the others")
     test_dir = text(None, help="test images like data_dir for files; none: a fifth, always the same")
@@ -94,9 +95,9 @@ class Config(Training, Scoring, Retraining):
                 raise ValueError(f"remove_n_list: {number_of_images!r} is not a number of images")
         if not self.methods:
             raise ValueError("methods: at least one is needed")
-        if self.dataset == "files" and self.data_dir is None:
+        if self.dataset == FILES and self.data_dir is None:
             raise ValueError("dataset = files needs data_dir: a folder with a folder for each class, or a CSV list")
-        if self.dataset != "files" and (self.valid_dir or self.test_dir):
+        if self.dataset != FILES and (self.valid_dir or self.test_dir):
             raise ValueError(f"valid_dir and test_dir are for dataset = files, not {self.dataset}")
 
     @property

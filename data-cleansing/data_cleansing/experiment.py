@@ -4,13 +4,14 @@ from functools import partial
 from pathlib import Path
 
 from common.console import cli
+from common.datasets import CIFAR10
 from common.machine.context import use_context
 from common.machine.distributed import launched_size
 from common.machine.errors import UsageError
 from common.machine.files import make_folder, write_csv
 from common.machine.processes import for_each
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
-from data_cleansing.config import Config, Retraining, Scoring
+from data_cleansing.config import FILES, Config, Retraining, Scoring
 from data_cleansing.influence import METHODS
 from data_cleansing.results import files as results
 from data_cleansing.results.detection import precision_at, ranking_area
@@ -60,7 +61,7 @@ def load_experiment(args):
     overrides, path = overrides_of(args, Config), find_cfg(args.cfg, __package__)
     name = args.experiment
     if name is None:
-        named = overrides.get("dataset", "files" if "data_dir" in overrides else "cifar10").upper()
+        named = overrides.get("dataset", FILES if "data_dir" in overrides else CIFAR10).upper()
         name = named if named in section_names(path) else "DEFAULT"
     return name, load_section(Config, path, name, overrides)
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from common.console.tables import align
+from common.datasets import DIGITS
 from common.machine.seeding import seed_everything
 from data_cleansing.data.sources import load_named
 from data_cleansing.influence import influence_scores
@@ -92,7 +93,7 @@ def compare_with_retraining(num_images=IMAGES, seed=0):
     Comparison
     """
     train, valid, _ = (images.subset(np.arange(min(num_images, len(images))))
-                       for images in load_named("digits", seed, side=SIDE))
+                       for images in load_named(DIGITS, seed, side=SIDE))
     record = published_record(len(train), EPOCHS, BATCH_SIZE, LEARNING_RATE, seed, augment=False)
     nn.clear_parameters()
     seed_everything(seed)

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.console import cli
 from common.console.values import positive_int
-from common.datasets import synthetic
+from common.datasets import DATASETS, SYNTHETIC, Dataset, synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.machine.context import native_functions, use_context
 from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
@@ -138,7 +138,8 @@ def process_throughput(batch_size, rounds):
 
 def iterator_throughput(rounds):
     """Images per second of `Batches` with augmentation, and of a loop over images that does the same in numpy."""
-    dataset = synthetic.load("train", num=12800)
+    info = DATASETS[SYNTHETIC]
+    dataset = Dataset(*synthetic.read(info, "train", num=12800), info.class_names)
     batches = Batches(dataset, 128, seed=0, augment=PadCropFlip())
     next(batches.epoch(0))    # compiles
     fast, slow = [], []
@@ -158,7 +159,7 @@ def image_by_image(dataset, batch_size, rng, steps):
     order = rng.permutation(len(dataset))
     for step in range(steps):
         index = order[step * batch_size:(step + 1) * batch_size]
-        yield np.stack([augmented(dataset.images[k], rng) for k in index]), dataset.labels[index, None]
+        yield np.stack([augmented(dataset.pixels[k], rng) for k in index]), dataset.labels[index, None]
 
 
 def augmented(image, rng, pad=4):

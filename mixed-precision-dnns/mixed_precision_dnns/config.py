@@ -4,6 +4,7 @@ from pathlib import Path
 
 import attrs
 
+from common.datasets import CIFAR10, DATASETS
 from common.machine.errors import UsageError, UserError
 from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
 from common.quantizers.layers import Quantization
@@ -91,7 +92,7 @@ class Config(QuantizationConfig):
                                                     "where the number of channels changes, c is one in every block")
     scale_layer = flag(False, help="multiply the output of the network by a learned factor")
 
-    dataset = choice("cifar10", ("cifar10", "digits", "mnist", "synthetic"), help="what to train on")
+    dataset = choice(CIFAR10, tuple(DATASETS), help="what to train on")
     data_dir = text(None, help="folder with the data set; none: found or downloaded")
     published = flag(False, help="behave as the published script: train on all training images, choose the best "
                                  "parameters by the test images (with a budget for weights after every step), derive "

@@ -12,8 +12,6 @@ from mixed_precision_dnns.resnet_cifar import resnet_cifar10
 
 VALIDATION_BATCH = 100
 PHOTOGRAPHS_BATCH = 32    # for validation, too: they take fifty times the memory of small images
-_SHAPES = {"mnist": (1, 28, 28)}    # of images that are not 3 x 32 x 32
-_MIRRORED = ("cifar10", "synthetic")    # a digit's mirror image is no digit
 
 
 def load_data(cfg):
@@ -46,8 +44,9 @@ def _load_small_images(cfg):
     valid_set = test_set
     if not cfg.published:
         train_set, valid_set = _hold_out(train_set, cfg)
-    train = Batches(train_set, cfg.batch_size, seed=cfg.seed, augment=PadCropFlip(flip=cfg.dataset in _MIRRORED),
-                    drop_last=True, steps=cfg.steps_per_epoch or None, world=world())
+    augment = PadCropFlip(flip=datasets.DATASETS[cfg.dataset].mirrored)
+    train = Batches(train_set, cfg.batch_size, seed=cfg.seed, augment=augment, drop_last=True,
+                    steps=cfg.steps_per_epoch or None, world=world())
     return train, Batches(valid_set, VALIDATION_BATCH), Batches(test_set, VALIDATION_BATCH)
 
 
@@ -90,7 +89,7 @@ def shape_of_images(cfg):
     """(channels, height, width) of the images of an experiment."""
     if isinstance(cfg, ImageNetConfig):
         return 3, cfg.image_size, cfg.image_size
-    return _SHAPES.get(cfg.dataset, (3, 32, 32))
+    return datasets.DATASETS[cfg.dataset].shape
 
 
 def model_of(cfg):

@@ -5,9 +5,10 @@
 The same as train_resnet.py and plot.py with the flags that it prints.
 """
 from common.console import cli
+from common.datasets import DIGITS
 from mixed_precision_dnns import plot, train_resnet
 
-EXPERIMENT = ("PARAMETRIC_FP_WQ_DELTA_XMAX", "--dataset", "digits", "--target-weight-kbytes", "90",
+EXPERIMENT = ("PARAMETRIC_FP_WQ_DELTA_XMAX", "--dataset", DIGITS, "--target-weight-kbytes", "90",
               "--epochs", "10", "--steps-per-epoch", "30", "--batch-size", "16", "--w-stepsize", "0.03125",
               "--initial-cost-lambda2", "0.02")
 

@@ -266,14 +266,14 @@ def test_without_an_epoch_within_the_budget_there_are_no_best_parameters(command
 def test_images_that_choose_the_best_parameters_are_held_out(cifar):
     train_data, valid, test = (batches.dataset for batches in load_data(Config(data_dir=str(cifar), batch_size=2)))
     assert (len(train_data), len(valid), len(test)) == (36, 4, TEST)
-    assert len({image.tobytes() for part in (train_data, valid, test) for image in part.images}) == TRAIN + TEST
+    assert len({image.tobytes() for part in (train_data, valid, test) for image in part.pixels}) == TRAIN + TEST
 
 
 def test_published_trains_on_all_images_and_chooses_by_the_test_images(cifar):
     cfg = Config(data_dir=str(cifar), batch_size=2, published=True)
     train_data, valid, test = (batches.dataset for batches in load_data(cfg))
     assert (len(train_data), len(valid), len(test)) == (TRAIN, TEST, TEST)
-    np.testing.assert_array_equal(valid.images, test.images)
+    np.testing.assert_array_equal(valid.pixels, test.pixels)
 
 
 def test_published_reports_the_test_error_and_the_last_step(command, tmp_path, monkeypatch):

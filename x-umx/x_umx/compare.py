@@ -15,7 +15,7 @@ from common.console import cli
 from common.console.tables import align
 from common.console.values import positive_int
 from common.datasets.multitrack import MIXTURE
-from common.datasets.musdb18 import SPLITS, find_tracks
+from common.datasets.musdb18 import SPLITS, SYNTHETIC, find_tracks
 from common.machine.context import use_context
 from common.machine.files import beside_scripts, write_json
 from common.out_of_core import InCore
@@ -39,7 +39,7 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
                         help="what to compare (default: all)")
-    parser.add_argument("--root", default="synthetic", help="songs, as for train.py (default: %(default)s)")
+    parser.add_argument("--root", default=SYNTHETIC, help="songs, as for train.py (default: %(default)s)")
     parser.add_argument("--setup-file", metavar="FILE", help="as for train.py")
     parser.add_argument("--split", choices=SPLITS, default="test", help="whose songs are scored (default: %(default)s)")
     parser.set_defaults(output="compare")

@@ -3,6 +3,7 @@ import attrs
 import numpy as np
 from PIL import Image
 
+from common.datasets import Dataset
 from common.machine.errors import UsageError, UserError
 from data_cleansing.data.augmentation import make_batch
 
@@ -13,28 +14,12 @@ _CENTRED = (0.5, 0.5)
 _UNIT = (np.arange(256) / 255).astype(np.float32)    # byte -> [0, 1]
 
 
-def _read_only(array, dtype):
-    view = np.ascontiguousarray(array, dtype=dtype).view()
-    view.flags.writeable = False
-    return view
-
-
-def _pixels(array):
-    array = np.asarray(array)
-    if array.ndim != 4 or array.size == 0:
-        raise ValueError(f"pixels must be (n, channels, height, width), not empty, got shape {array.shape}")
-    return _read_only(array, np.uint8 if array.dtype == np.uint8 else np.float32)
-
-
 @attrs.frozen(eq=False)
-class Images:
-    """Labelled images at the size of the network, in memory; an image is named by its row.
+class Images(Dataset):
+    """Labelled images at the size of the network; an image is named by its row.
 
     Attributes
     ----------
-    pixels : uint8 0..255 or float32 in [0, 1], (n, channels, height, width)
-    labels : int32 (n,), 0..len(class_names)-1
-    class_names : tuple of str
     paths : tuple of str
         Where each image came from; empty if from no file.
     list_names : tuple of str
@@ -46,27 +31,14 @@ class Images:
         Shapes, labels or paths do not fit.
     """
 
-    pixels = attrs.field(converter=_pixels, repr=lambda pixels: f"<{pixels.dtype} {pixels.shape}>")
-    labels = attrs.field(converter=lambda labels: _read_only(labels, np.int32), repr=False)
-    class_names = attrs.field(converter=tuple)
     paths = attrs.field(default=(), converter=tuple, repr=False)
     list_names = attrs.field(default=attrs.Factory(lambda self: self.class_names, takes_self=True), converter=tuple,
                              repr=False)
 
     def __attrs_post_init__(self):
-        if self.labels.shape != (len(self.pixels),) or len(self.paths) not in (0, len(self.pixels)):
-            raise ValueError(f"{len(self.pixels)} images, but labels of shape {self.labels.shape} and "
-                             f"{len(self.paths)} paths")
-        if self.labels.min() < 0 or self.labels.max() >= len(self.class_names):
-            raise ValueError(f"labels {self.labels.min()}..{self.labels.max()} of {len(self.class_names)} classes")
-
-    def __len__(self):
-        return len(self.pixels)
-
-    @property
-    def shape(self):
-        """(channels, height, width)."""
-        return self.pixels.shape[1:]
+        super().__attrs_post_init__()
+        if len(self.paths) not in (0, len(self)):
+            raise ValueError(f"{len(self)} images, but {len(self.paths)} paths")
 
     def subset(self, rows):
         """Return the `Images` of `rows`, int (k,), in that order."""

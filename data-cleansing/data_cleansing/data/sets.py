@@ -7,6 +7,7 @@ import attrs
 import numpy as np
 
 from common.machine.errors import UsageError
+from data_cleansing.config import FILES
 from data_cleansing.data.sources import check_splits, load_files, load_named
 from data_cleansing.data.splits import split
 
@@ -33,7 +34,7 @@ def load_data(cfg, seed):
         No such data, or of no use.
     """
     side = cfg.side or None
-    if cfg.dataset == "files":
+    if cfg.dataset == FILES:
         train, valid, test = _load_files(cfg, seed, side)
     else:
         train, valid, test = load_named(cfg.dataset, seed, cfg.data_dir, side)

@@ -8,7 +8,6 @@ import attrs
 import numpy as np
 
 from common import datasets
-from common.datasets import digits, stl10
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from data_cleansing.data.images import decode, network_side, prepare
@@ -16,11 +15,10 @@ from data_cleansing.data.splits import split
 
 HEADER = ("x:image", "y:label")    # columns of a list file
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-VALIDATION_SIZES = {"cifar10": 10000, "mnist": 10000, "stl10": 1000}    # as published; elsewhere a fifth
 
 
 def load_named(name, split_seed=0, data_dir=None, side=None):
-    """Load a data set of `common.datasets`, or STL-10, in three parts.
+    """Load a data set of `common.datasets` in three parts.
 
     Parameters
     ----------
@@ -41,22 +39,15 @@ def load_named(name, split_seed=0, data_dir=None, side=None):
     UsageError, UserError
         As `common.datasets.load`.
     """
-    known, test = (_load(name, part, data_dir) for part in ("train", "test"))
-    train_rows, valid_rows = split(len(known), VALIDATION_SIZES.get(name, len(known) // 5), split_seed)
-    side = side or network_side(*known.images.shape[2:])
-    return tuple(attrs.evolve(prepare(part.images[rows], part.labels[rows], part.class_names,
+    known, test = (datasets.load(name, part, data_dir) for part in ("train", "test"))
+    info, side = datasets.DATASETS[name], side or network_side(*known.shape[1:])
+    channels = slice(1) if info.grey else slice(None)
+    train_rows, valid_rows = split(len(known), info.num_valid or len(known) // 5, split_seed)
+    return tuple(attrs.evolve(prepare(part.pixels[rows, channels], part.labels[rows], part.class_names,
                                       [f"{name}/{kind}/{row}" for row in rows], side),
                               list_names=map(str, range(len(part.class_names))))
                  for kind, part, rows in (("train", known, train_rows), ("train", known, valid_rows),
                                           ("test", test, np.arange(len(test)))))
-
-
-def _load(name, part, data_dir):
-    if name == "digits" and data_dir is None:
-        return digits.load(part, channels=1)    # grey, as they were written
-    if name == "stl10":
-        return stl10.load(part, data_dir)
-    return datasets.load(name, part, data_dir)
 
 
 def load_files(source, like=None, side=None, on_damaged=None):

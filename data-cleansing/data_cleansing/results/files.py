@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.console.tables import align
+from common.datasets import MNIST
 from common.machine.errors import UserError
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
@@ -163,7 +164,7 @@ def draw_accuracy(found, dataset, measure="test_accuracy"):
             axes.axhspan(means[0] - deviations[0], means[0] + deviations[0], color="black", alpha=0.1, linewidth=0)
         else:
             axes.errorbar(removals, means, deviations, marker="o", markersize=4, capsize=3, label=method)
-    if dataset == "mnist" and measure == "test_accuracy":
+    if dataset == MNIST and measure == "test_accuracy":
         for method, values in PUBLISHED.items():
             axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=f"{method}, paper")
         axes.axhline(PUBLISHED_NONE, color="grey", linestyle="--", linewidth=1, label=f"{NONE}, paper")
