@@ -103,6 +103,9 @@ def _start(running, name, work, arguments):
 @contextlib.contextmanager
 def _interrupts_blocked():
     """Inside, Ctrl-C waits; a terminal sends it to all processes, but this one ends the others."""
+    if not hasattr(signal, "pthread_sigmask"):    # Windows
+        yield
+        return
     resource_tracker.ensure_running()    # otherwise it is started with the process, and unblocks the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

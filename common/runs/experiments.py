@@ -5,7 +5,7 @@ from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of
 
 
-def add_experiment_flags(parser, cls, cfg, default=None, shown=None):
+def add_experiment_flags(parser, cls, cfg, default=None, shown=None, swaps=True):
     """Add CONFIG, --cfg, and the flags of the context, the run, and every key of a configuration class.
 
     Parameters
@@ -19,13 +19,16 @@ def add_experiment_flags(parser, cls, cfg, default=None, shown=None):
         Experiment that is run if none is named. Without it and `shown`, one has to be named.
     shown : str, optional
         What the help says of the default, where the script chooses it.
+    swaps : bool
+        Whether the script can train out of core.
     """
     shown = shown or default
     parser.add_argument("experiment", metavar="CONFIG", nargs="?" if shown else None, default=default,
                         help="section of the .cfg file" + (f" (default: {shown})" if shown else ""))
     parser.add_argument("--cfg", default=cfg, metavar="FILE",
                         help="file of experiments, looked for here and beside the script (default: %(default)s)")
-    add_out_of_core_flag(parser)
+    if swaps:
+        add_out_of_core_flag(parser)
     cli.add_context_flags(parser)
     cli.add_run_flags(parser)
     add_config_flags(parser, cls)

@@ -8,25 +8,23 @@ CONFIG is a section of the .cfg file. Ends with DIR/report.html and DIR/cleaned/
 training image whether to keep it or to look at it.
 """
 import time
+from collections.abc import Sequence
 
 from common.console import cli
-from common.machine.context import use_context
-from data_cleansing.experiment import add_experiment_flags, load_experiment, run_trials
-from data_cleansing.results import files as results
+from data_cleansing.command_line import read_experiment
 from data_cleansing.results.html_report import write_report
 from data_cleansing.results.run_folder import open_run
-from data_cleansing.trial import Trial
+from data_cleansing.results.score_files import SIGN
+from data_cleansing.trial import Trial, run_trials
 
 
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    add_experiment_flags(parser)
-    args = parser.parse_args(argv)
-    name, cfg = load_experiment(args)
-    folder = open_run(args.output or name, cfg, args.resume, args.overwrite)
-    print(f"{name}: computing on {use_context(args.context, args.device_id)}; {results.SIGN}", flush=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    experiment = read_experiment(__doc__, argv)
+    cfg = experiment.cfg
+    folder = open_run(experiment.output, cfg, experiment.resume, experiment.overwrite)
+    print(f"{experiment.name}: computing on {experiment.choose_context()}; {SIGN}", flush=True)
     started = time.perf_counter()
-    run_trials(cfg, folder, args, Trial.train, Trial.score, Trial.retrain)
+    run_trials(cfg, folder, experiment.choose_context, Trial.train, Trial.score, Trial.retrain)
     write_report(folder, cfg)
     print(f"done in {time.perf_counter() - started:.0f} s")
 

@@ -4,36 +4,38 @@
 
 Writes RUN_DIR/score/METHOD/score_delete_worst_N_seed_SEED.csv, RUN_DIR/summary/summary.csv and RUN_DIR/fig/result.png.
 """
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from common.console import cli
 from common.machine.context import use_context
 from common.machine.errors import UsageError
+from common.runs.config import overrides_of
+from data_cleansing.command_line import stage_parser
 from data_cleansing.config import Retraining
-from data_cleansing.experiment import add_published_flags, add_stage_flags, run_trials, scored, stage_changes
-from data_cleansing.results import files as results
+from data_cleansing.results import accuracy
 from data_cleansing.results.run_folder import read_config, remove
+from data_cleansing.results.score_files import methods_with_scores
+from data_cleansing.trial import run_trials
 
 
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    add_stage_flags(parser, Retraining)
-    add_published_flags(parser, "remove_n_list", "retrain_all", "device_id")
-    parser.add_argument("--overwrite", action="store_true", help="retrain anew what was retrained before")
-    args = parser.parse_args(argv)
-    cfg = read_config(args.run, **stage_changes(args))
+def main(argv: Sequence[str] | None = None) -> None:
+    args = stage_parser(__doc__, Retraining, overwrite="retrain anew what was retrained before").parse_args(argv)
+    cfg = read_config(args.run, **overrides_of(args, Retraining))
+    choose_context = partial(use_context, args.context, args.device_id)
     if args.overwrite:
         remove(args.run, ("score", "summary", "fig"))
-    print(f"{args.run}: computing on {use_context(args.context, args.device_id)}", flush=True)
-    run_trials(cfg, args.run, args, _retrain)
-    found = results.summarize(args.run)
-    results.write_figure(args.run, found, cfg.dataset)
-    print(results.format_table(found))
+    print(f"{args.run}: computing on {choose_context()}", flush=True)
+    run_trials(cfg, args.run, choose_context, _retrain)
+    measures = accuracy.summarize(args.run)
+    accuracy.write_figure(args.run, measures, cfg.dataset)
+    print(accuracy.format_table(measures))
     print(f"evaluated: {Path(args.run) / 'summary' / 'summary.csv'}; next: python data-cleansing/report.py {args.run}")
 
 
 def _retrain(trial):
-    methods = scored(trial.folder, trial.seed)
+    methods = methods_with_scores(trial.folder, trial.seed)
     if not methods:
         raise UsageError(f"{trial.folder}: no scores of seed {trial.seed}; run score.py first")
     trial.retrain(methods)

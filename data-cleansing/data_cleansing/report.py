@@ -4,16 +4,19 @@
 
 Writes RUN_DIR/report.html, which needs no network and no other file, and the lists that it is made of.
 """
+from collections.abc import Sequence
+
 from common.console import cli
 from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.errors import UsageError
-from data_cleansing.experiment import add_published_flags, scored
+from data_cleansing.command_line import add_published_flags
 from data_cleansing.results.html_report import SHOWN, write_report
 from data_cleansing.results.run_folder import read_config
+from data_cleansing.results.score_files import methods_with_scores
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of cleanse.py, or of train.py after score.py")
     parser.add_argument("--num-images", type=positive_int, default=SHOWN, metavar="N",
@@ -24,7 +27,7 @@ def main(argv=None):
     cfg = read_config(args.run)
     use_context(args.context, args.device_id)
     for seed in cfg.seeds:
-        if cfg.methods[0] not in scored(args.run, seed):
+        if cfg.methods[0] not in methods_with_scores(args.run, seed):
             raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
     write_report(args.run, cfg, args.num_images)
 

@@ -5,21 +5,20 @@
 
 CONFIG is a section of the .cfg file. Afterwards: score.py DIR, eval.py DIR, report.py DIR; cleanse.py does all of it.
 """
+from collections.abc import Sequence
+
 from common.console import cli
-from common.machine.context import use_context
-from data_cleansing.experiment import add_experiment_flags, load_experiment, run_trials
+from data_cleansing.command_line import read_experiment
 from data_cleansing.results.run_folder import open_run
-from data_cleansing.trial import Trial
+from data_cleansing.trial import Trial, run_trials
 
 
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    add_experiment_flags(parser)
-    args = parser.parse_args(argv)
-    name, cfg = load_experiment(args)
-    folder = open_run(args.output or name, cfg, args.resume, args.overwrite)
-    print(f"{name}: computing on {use_context(args.context, args.device_id)}", flush=True)
-    run_trials(cfg, folder, args, Trial.train)
+def main(argv: Sequence[str] | None = None) -> None:
+    experiment = read_experiment(__doc__, argv)
+    cfg = experiment.cfg
+    folder = open_run(experiment.output, cfg, experiment.resume, experiment.overwrite)
+    print(f"{experiment.name}: computing on {experiment.choose_context()}", flush=True)
+    run_trials(cfg, folder, experiment.choose_context, Trial.train)
     print(f"trained: {folder}; next: python data-cleansing/score.py {folder}")
 
 

@@ -2,7 +2,8 @@
 import contextlib
 import csv
 import math
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from pathlib import Path
 
 import nnabla as nn
@@ -10,15 +11,22 @@ import numpy as np
 
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing, write_csv
+from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
 from common.runs.checkpoint import save_parameters
-from data_cleansing.config import AUTO
+from data_cleansing.config import AUTO, Config
 from data_cleansing.data.sets import load_data
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.snapshot import fingerprint
-from data_cleansing.results import files as results
-from data_cleansing.results.files import influence_path, score_path
 from data_cleansing.results.run_folder import check_settings
+from data_cleansing.results.score_files import (
+    MEASURES,
+    influence_path,
+    read_influence,
+    read_measures,
+    score_path,
+    write_influence,
+)
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer, evaluate, predict
@@ -39,6 +47,35 @@ def _interrupts_as_such():
         if cause is None:
             raise
         raise KeyboardInterrupt("interrupted; --resume goes on from there") from error
+
+
+def run_trials(cfg: Config, folder: str | Path, choose_context: Callable[[], object],
+               *stages: Callable[["Trial"], object]) -> None:
+    """Run stages of all trials, as many trials at a time as the configuration says.
+
+    Parameters
+    ----------
+    cfg : data_cleansing.config.Config
+    folder : path
+    choose_context : callable
+        `choose_context()` makes nnabla compute where it should; it is called in the process of each trial.
+    stages : callable
+        Of module level; each is called as `stage(trial)`, in this order.
+
+    Raises
+    ------
+    UserError
+        As the stages do.
+    """
+    for_each(partial(_run_trial, cfg, folder, choose_context, stages), {f"seed {seed}": (seed,) for seed in cfg.seeds},
+             cfg.jobs)
+
+
+def _run_trial(cfg, folder, choose_context, stages, seed):
+    choose_context()
+    trial = Trial(cfg, folder, seed)
+    for stage in stages:
+        stage(trial)
 
 
 class Trial:
@@ -82,14 +119,14 @@ class Trial:
         return [self.record.first_step(epoch) for epoch in range(self.record.num_epochs + 1)]
 
     @property
-    def trained(self):
+    def is_trained(self):
         """Whether the training is complete."""
         return (self.training / "final_model.h5").exists()
 
     @_interrupts_as_such()
     def train(self):
         """Train, or go on from the last epoch that was finished."""
-        if self.trained:
+        if self.is_trained:
             return
         self.record.save(self.training / "record.npz")
         log = self.training / "log.csv"
@@ -148,7 +185,7 @@ class Trial:
             path = influence_path(self.folder, method, self.seed)
             check_settings(path.parent, self._score_settings(method), "scored")
             if path.exists():
-                read = results.read_influence(path, len(self.train_images))
+                read = read_influence(path, len(self.train_images))
                 self._say_scores(method, read, "there already")
                 continue
             state = path.with_name(f"state_{self.seed}.npz")
@@ -158,7 +195,7 @@ class Trial:
                 seed=self.seed, state=state, **self._score_settings(method))
             if not np.isfinite(scores).all():
                 raise UserError(f"{method}: scores are not finite; lower the learning rate, or raise damping")
-            results.write_influence(path, scores, self.train_images)
+            write_influence(path, scores, self.train_images)
             state.unlink(missing_ok=True)
             self._say_scores(method, scores, "written")
 
@@ -198,7 +235,7 @@ class Trial:
             for method in methods:
                 path = score_path(self.folder, method, removed, self.seed)
                 if path.exists():
-                    rows = results.read_measures(path)
+                    rows = read_measures(path)
                 elif removed == 0 and unchanged is not None:
                     rows = unchanged    # the same for all methods
                 else:
@@ -206,15 +243,15 @@ class Trial:
                     self._say_measures(method, removed, rows[-1])
                 if not path.exists():
                     make_folder(path.parent)
-                    write_csv(path, results.MEASURES, rows)
+                    write_csv(path, MEASURES, rows)
                 unchanged = rows if removed == 0 else unchanged
 
     def _worst(self, method, removed):
-        scores = results.read_influence(influence_path(self.folder, method, self.seed), len(self.train_images))
+        scores = read_influence(influence_path(self.folder, method, self.seed), len(self.train_images))
         return frozenset(np.argsort(scores, kind="stable")[:removed].tolist())
 
     def _retrain_without(self, without):
-        """Retrain; returns `results.MEASURES` after each epoch."""
+        """Retrain; returns `MEASURES` after each epoch."""
         first = 0 if self.cfg.retrain_all else self.record.num_epochs - 1
         self.layout.assign(self.cache.load(self.boundaries[first]))
         rows = []

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.console import cli
 from common.machine.errors import UsageError
 from common.runs.config import find_cfg, load_section, section_names
 from common.workbench.testing import content, disturbed, rows_of, script_of
-from data_cleansing import cleanse, eval, experiment, report, score, train, trial
+from data_cleansing import cleanse, eval, report, score, train, trial
+from data_cleansing.command_line import read_experiment
 from data_cleansing.config import Config
 from data_cleansing.influence import METHODS
 from data_cleansing.influence import scores as influence
-from data_cleansing.results import files as results
 from data_cleansing.results.html_report import cache_sizes
+from data_cleansing.results.score_files import SIGN, influence_path, read_influence
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer
@@ -134,7 +134,7 @@ def test_the_report_needs_nothing_else(finished):
     parser.handle_starttag = lambda tag, attributes: tags.append(tag)
     parser.feed(page)
     assert tags.count("figure") == 2 * 2 * 24    # worst and best of final and loss
-    assert results.SIGN in page
+    assert SIGN in page
 
 
 def test_the_number_of_images_bounds_the_report(finished, command, tmp_path):
@@ -225,8 +225,8 @@ def test_every_method_runs_in_both_ways(finished, tmp_path, command, method):
     for flag in ("false", "true"):
         status, out, err = command(score, tmp_path / "run", "--methods", method, "--published", flag, "--overwrite")
         assert status == 0, err
-        assert results.SIGN in out
-        scores.append(results.read_influence(results.influence_path(tmp_path / "run", method, 0), 28))
+        assert SIGN in out
+        scores.append(read_influence(influence_path(tmp_path / "run", method, 0), 28))
     same = np.array_equal(*scores)
     assert same == (method in ("loss", "random"))
 
@@ -294,7 +294,7 @@ def test_stages_ask_for_the_one_before(pictures, tmp_path, refused):
 
 def test_damaged_results_are_told(finished, tmp_path, refused):
     shutil.copytree(finished, tmp_path / "run")
-    path = results.influence_path(tmp_path / "run", "final", 0)
+    path = influence_path(tmp_path / "run", "final", 0)
     path.write_text(path.read_text()[:300])
     assert "influence_ours_0.csv: holds no scores of this run" in refused(eval, tmp_path / "run", "-r", "1")[1]
     (tmp_path / "run" / "config.json").write_text("{")
@@ -363,10 +363,8 @@ def test_every_section_is_valid(section):
 
 
 def test_a_data_set_chooses_its_section():
-    parser = cli.parser("")
-    experiment.add_experiment_flags(parser)
     for argv, name in (([], "CIFAR10"), (["-ds", "mnist"], "MNIST"), (["--data-dir", "x"], "FILES"),
                        (["DIGITS"], "DIGITS")):
-        assert experiment.load_experiment(parser.parse_args(argv))[0] == name
-    cfg = experiment.load_experiment(parser.parse_args(["-ra", "-nt", "3", "-e", "4", "-r", "7", "9"]))[1]
+        assert read_experiment("", argv).name == name
+    cfg = read_experiment("", ["-ra", "-nt", "3", "-e", "4", "-r", "7", "9"]).cfg
     assert (cfg.retrain_all, cfg.n_trials, cfg.n_epochs, cfg.removals) == (True, 3, 4, [0, 7, 9])

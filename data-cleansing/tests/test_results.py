@@ -1,20 +1,25 @@
-"""Rankings, labels made wrong, and files of results."""
+"""Rankings, labels made wrong, and files of """
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from common.machine.errors import UserError
 from data_cleansing.data.sets import flip_labels
-from data_cleansing.experiment import number_to_remove
-from data_cleansing.results import files as results
-from data_cleansing.results.detection import precision_at, ranking_area
+from data_cleansing.results.accuracy import NONE
+from data_cleansing.results.cleaned_lists import number_to_remove
+from data_cleansing.results.flipped_labels import precision_at, ranking_area
+from data_cleansing.results.score_files import read_influence, write_influence
 
 
-def test_area_agrees_with_sklearn():
+def test_area_is_the_chance_that_a_wrong_label_has_the_lower_score():
     rng = np.random.default_rng(0)
     scores, wrong = rng.integers(0, 9, 200), rng.random(200) < 0.2    # many ties
-    assert ranking_area(scores, wrong) == pytest.approx(roc_auc_score(wrong, -scores), abs=1e-12)
-    assert np.isnan(ranking_area(scores, np.zeros(200, bool)))
+    differences = scores[wrong] - scores[~wrong][:, np.newaxis]
+    assert ranking_area(scores, wrong) == pytest.approx(np.mean((differences < 0) + (differences == 0) / 2), abs=1e-12)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_without_labels_of_both_kinds_there_is_no_area(wrong):
+    assert np.isnan(ranking_area(np.arange(3), np.full(3, wrong)))
 
 
 def test_precision_counts_the_lowest_scores():
@@ -36,17 +41,17 @@ def test_influence_files_keep_all_bits(random_images, tmp_path):
     images = random_images(20)
     images = type(images)(images.pixels, images.labels, images.class_names, [f"a,\"b\"/{k}" for k in range(20)])
     scores = np.random.default_rng(0).standard_normal(20).round(1)
-    results.write_influence(tmp_path / "i.csv", scores, images)
-    np.testing.assert_array_equal(results.read_influence(tmp_path / "i.csv", 20), scores)
+    write_influence(tmp_path / "i.csv", scores, images)
+    np.testing.assert_array_equal(read_influence(tmp_path / "i.csv", 20), scores)
     with pytest.raises(UserError, match="not those of the 21"):
-        results.read_influence(tmp_path / "i.csv", 21)
+        read_influence(tmp_path / "i.csv", 21)
 
 
 def test_validation_accuracy_chooses_the_number_and_fewer_of_equals():
     def value(valid, test):
         return {0: np.array([0, 0, valid, test])}
-    found = {(results.NONE, 0): value(0.5, 0.9), ("Ours", 5): value(0.7, 0.1), ("Ours", 9): value(0.7, 0.8),
+    found = {(NONE, 0): value(0.5, 0.9), ("Ours", 5): value(0.7, 0.1), ("Ours", 9): value(0.7, 0.8),
              ("Random", 7): value(0.9, 0.9)}
     assert number_to_remove(found, "final") == 5
-    assert number_to_remove({(results.NONE, 0): value(0.5, 0), ("Ours", 5): value(0.5, 1)}, "final") == 0
+    assert number_to_remove({(NONE, 0): value(0.5, 0), ("Ours", 5): value(0.5, 1)}, "final") == 0
     assert number_to_remove({}, "final") == 0

@@ -2,7 +2,6 @@
 import base64
 import html
 import io
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,11 @@ from PIL import Image
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
-from data_cleansing import experiment
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
-from data_cleansing.results import files as results
+from data_cleansing.results import accuracy
+from data_cleansing.results.cleaned_lists import number_to_remove, write_cleaned
+from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
+from data_cleansing.results.score_files import SIGN, influence_path, methods_with_scores, read_influence
 from data_cleansing.trial import Trial
 
 SHOWN = 24    # worst images of each method, and best ones
@@ -41,26 +42,26 @@ def write_report(folder, cfg, shown=SHOWN):
         Images of each kind in the report.
     """
     folder = Path(folder)
-    found = results.summarize(folder)
-    results.write_figure(folder, found, cfg.dataset)
+    measures = accuracy.summarize(folder)
+    accuracy.write_figure(folder, measures, cfg.dataset)
     method = cfg.methods[0]
-    removed = experiment.number_to_remove(found, method)
+    removed = number_to_remove(measures, method)
     detection, images, cache = [], "", None
     for seed in cfg.seeds:
         trial = Trial(cfg, folder, seed)
-        detection += experiment.detection_rows(folder, trial)
-        experiment.write_cleaned(folder, trial, method, removed)
+        detection += detection_rows(folder, trial)
+        write_cleaned(folder, trial, method, removed)
         if cache is None:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
             images = _rankings(folder, trial, shown)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
-        write_csv(folder / "detection.csv", experiment.DETECTION_HEADER, detection)
+        write_csv(folder / "detection.csv", DETECTION_HEADER, detection)
     comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    text = _page(folder, cfg, found, detection, cache, images + _beside_retraining(comparison), removed)
+    text = _page(folder, cfg, measures, detection, cache, images + _beside_retraining(comparison), removed)
     write_text(folder / "report.html", text)
-    print(results.format_table(found))
+    print(accuracy.format_table(measures))
     if detection:
         print(format_detection(detection))
     print(align((f"parameters, {name}:", f"{size:,}", f"bytes, {what}") for name, what, size in cache))
@@ -92,35 +93,19 @@ def _stored(trial):
     return "this run", f"in {len(trial.cache.steps())} files, those for retraining included", size
 
 
-def detection_means(rows):
-    """Return {method: mean of each measure over the trials}."""
-    by_method = defaultdict(list)
-    for row in rows:
-        by_method[row[0]].append(row[3:])
-    return {method: np.mean(values, axis=0) for method, values in by_method.items()}
-
-
-def format_detection(rows):
-    """Return a table of how well the flipped labels were found, means over trials."""
-    header = experiment.DETECTION_HEADER[3:]
-    means = detection_means(rows)
-    return align([["flipped labels found:", *(name.replace("_", " ") for name in header)],
-                  *([method, *(f"{value:.3f}" for value in values)] for method, values in means.items())])
-
-
-def _page(folder, cfg, found, detection, cache, images, removed):
+def _page(folder, cfg, measures, detection, cache, images, removed):
     settings = ", ".join(f"{key} {value}" for key, value in (
         ("data", cfg.data_dir or cfg.dataset), ("epochs", cfg.n_epochs), ("batch", cfg.batch_size), ("lr", cfg.lr),
         ("trials", cfg.n_trials)))
     parts = [f"<h1>Data cleansing of {_text(folder.resolve().name)}</h1><p>{_text(settings)}"
              f"{', scored as published' if cfg.published else ''}. A score predicts how the "
-             f"validation loss changes when an image is left out: {_text(results.SIGN)}.</p>", _accuracy(found, cfg),
+             f"validation loss changes when an image is left out: {_text(SIGN)}.</p>", _accuracy(measures, cfg),
              f"<p>The lists in <code>cleaned/</code> mark {removed} images to look at: the number of worst images of "
              f"'{_text(cfg.methods[0])}' without which the mean validation accuracy was best.</p>"]
     if detection:
         parts.append("<h2>Labels that were flipped</h2><p>Means over trials. AUC: chance that a wrong label ranks "
                      "before a right one. 'loss' ranks by the loss of the image itself, without any influence.</p>"
-                     + _table(("method", *experiment.DETECTION_HEADER[3:]),
+                     + _table(("method", *DETECTION_HEADER[3:]),
                               [(method, *(f"{value:.3f}" for value in values))
                                for method, values in detection_means(detection).items()]))
     parts.append("<h2>Parameters to store</h2>" + _table(CACHE_HEADER, [(*row[:2], f"{row[2]:,}") for row in cache]))
@@ -128,15 +113,15 @@ def _page(folder, cfg, found, detection, cache, images, removed):
             f"</style></head><body>{''.join(parts)}{images}</body></html>\n")
 
 
-def _accuracy(found, cfg):
-    if not found:
+def _accuracy(measures, cfg):
+    if not measures:
         return "<h2>Accuracy</h2><p>Nothing was retrained yet.</p>"
-    lines = results.curves(found)
+    lines = accuracy.curves(measures)
     rows = [(method, removed, f"{mean:.4f}", f"{deviation:.4f}") for method, points in lines.items()
             for removed, mean, deviation in zip(*points, strict=True)]
     kind = "all epochs" if cfg.retrain_all else "the last epoch"
     return (f"<h2>Accuracy without the worst images</h2><p>After training {kind} again. Bars: standard deviation over "
-            f"trials.</p>{_plot(results.draw_accuracy(found, cfg.dataset))}"
+            f"trials.</p>{_plot(accuracy.draw_accuracy(measures, cfg.dataset))}"
             "<details><summary>Numbers</summary>"
             f"{_table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
 
@@ -154,10 +139,10 @@ def _rankings(folder, trial, shown):
     """The worst and the best images of each method but chance, and the histogram of its scores."""
     classes, losses = trial.predictions()
     parts = []
-    for method in experiment.scored(folder, trial.seed):
+    for method in methods_with_scores(folder, trial.seed):
         if method == "random":
             continue
-        scores = results.read_influence(results.influence_path(folder, method, trial.seed), len(classes))
+        scores = read_influence(influence_path(folder, method, trial.seed), len(classes))
         order = np.argsort(scores, kind="stable")
         parts.append(f"<h2>{_text(method)}, seed {trial.seed}</h2>{_plot(_histogram(scores))}")
         parts += [f"<h3>{title}</h3><div class='images'>"

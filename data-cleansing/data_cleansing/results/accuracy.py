@@ -1,5 +1,4 @@
-"""The files of results, named and laid out as the published code does: influence, score, summary, figure."""
-import csv
+"""Accuracy over the number of images removed: the summary of all trials, as a table and as a figure."""
 from collections import defaultdict
 from pathlib import Path
 
@@ -8,16 +7,10 @@ from matplotlib.figure import Figure
 
 from common.console.tables import align
 from common.datasets import MNIST
-from common.machine.errors import UserError
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
-from data_cleansing.data.sets import list_path
+from data_cleansing.results.score_files import FOLDERS, MEASURES, read_measures
 
-SIGN = "a negative influence says that removing the image lowers the validation loss"
-FOLDERS = {"final": "Ours", "every_step": "Hara", "koh_liang": "Influence_functions", "random": "Random",
-           "loss": "Loss", "checkpoints": "Checkpoints"}
-INFLUENCE_HEADER = ("x:image", "y:label", "influence", "datasource_index")
-MEASURES = ("val_loss", "test_loss", "val_accuracy", "test_accuracy")
 SUMMARY_HEADER = ("method", "seed", "n_drops", *MEASURES)
 NONE = "No Removal"
 # Test accuracy after removing so many images of MNIST, read off the figure of arXiv 2103.11807 (+-0.00003).
@@ -30,65 +23,6 @@ PUBLISHED = {
 PUBLISHED_NONE = 0.98966
 
 
-def influence_path(folder, method, seed):
-    """Path of the scores of a trial."""
-    return Path(folder) / "influence" / FOLDERS[method] / f"influence_{FOLDERS[method].lower()}_{seed}.csv"
-
-
-def score_path(folder, method, removed, seed):
-    """Path of the measures after retraining without the `removed` worst images."""
-    return Path(folder) / "score" / FOLDERS[method] / f"score_delete_worst_{removed}_seed_{seed}.csv"
-
-
-def write_influence(path, scores, images):
-    """Write scores, float64 (n,), the images that are best removed first."""
-    make_folder(path.parent)
-    order = np.argsort(scores, kind="stable").tolist()
-    write_csv(path, INFLUENCE_HEADER, [
-        (list_path(images.paths[row], path.parent), images.list_names[images.labels[row]], float(scores[row]), row)
-        for row in order])
-
-
-def read_influence(path, num_images=None):
-    """Read what `write_influence` wrote.
-
-    Returns
-    -------
-    scores : float64 (n,)
-        By row of the training set; a ranking is its stable `argsort`.
-
-    Raises
-    ------
-    UserError
-        The file is damaged, or of other images.
-    """
-    try:
-        table = list(csv.DictReader(path.read_text().splitlines()))
-        rows = np.array([int(line["datasource_index"]) for line in table])
-        values = np.array([float(line["influence"]) for line in table])
-        if sorted(rows.tolist()) != list(range(len(rows))) or num_images not in (None, len(rows)):
-            raise ValueError(f"{len(rows)} rows are not those of the {num_images} training images")
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: holds no scores of this run ({error}); delete it and score again") from error
-    scores = np.empty(len(rows))
-    scores[rows] = values
-    return scores
-
-
-def read_measures(path):
-    """Read a score file: measures after each retrained epoch, a list of float (4,).
-
-    Raises
-    ------
-    UserError
-        The file is damaged.
-    """
-    try:
-        return [[float(line[name]) for name in MEASURES] for line in csv.DictReader(path.read_text().splitlines())]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and retrain") from error
-
-
 def collect(folder):
     """Read the last row of all score files.
 
@@ -98,13 +32,13 @@ def collect(folder):
         (method, removed) -> {seed: float64 (4,), in the order of `MEASURES`}; the method is a folder of `FOLDERS`, or
         `NONE` for nothing removed.
     """
-    found = defaultdict(dict)
+    measures = defaultdict(dict)
     for name in FOLDERS.values():
         for path in sorted((Path(folder) / "score" / name).glob("score_delete_worst_*_seed_*.csv")):
             parts = path.stem.split("_")
             removed, seed = int(parts[3]), int(parts[5])
-            found[(name if removed else NONE), removed][seed] = np.array(read_measures(path)[-1])
-    return dict(found)
+            measures[(name if removed else NONE), removed][seed] = np.array(read_measures(path)[-1])
+    return dict(measures)
 
 
 def summarize(folder):
@@ -112,10 +46,10 @@ def summarize(folder):
 
     Nothing removed is repeated for every number, and a single trial has no deviation.
     """
-    found = collect(folder)
-    removals = sorted({removed for method, removed in found if method != NONE})
-    groups = {key: by_seed for key, by_seed in found.items() if key[0] != NONE}
-    groups.update({(NONE, removed): found[NONE, 0] for removed in removals or [0] if (NONE, 0) in found})
+    measures = collect(folder)
+    removals = sorted({removed for method, removed in measures if method != NONE})
+    groups = {key: by_seed for key, by_seed in measures.items() if key[0] != NONE}
+    groups.update({(NONE, removed): measures[NONE, 0] for removed in removals or [0] if (NONE, 0) in measures})
     rows = [(method, seed, removed, *by_seed[seed]) for (method, removed), by_seed in groups.items()
             for seed in sorted(by_seed)]
     stacks = {key: np.stack(list(by_seed.values())) for key, by_seed in groups.items()}
@@ -124,22 +58,22 @@ def summarize(folder):
              for (method, removed), stack in stacks.items()]
     make_folder(Path(folder) / "summary")
     write_csv(Path(folder) / "summary" / "summary.csv", SUMMARY_HEADER, rows)
-    return found
+    return measures
 
 
-def curves(found, measure="test_accuracy"):
+def curves(measures, measure="test_accuracy"):
     """Return {method: (removals, means, deviations)} of what `collect` found; deviations are 0 for a single trial."""
     column = MEASURES.index(measure)
     by_method = defaultdict(list)
-    for (method, removed), by_seed in sorted(found.items(), key=lambda item: (item[0][0], item[0][1])):
+    for (method, removed), by_seed in sorted(measures.items(), key=lambda item: (item[0][0], item[0][1])):
         values = np.array([values[column] for values in by_seed.values()])
         by_method[method].append((removed, values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0))
     return {method: tuple(zip(*points, strict=True)) for method, points in by_method.items()}
 
 
-def format_table(found):
+def format_table(measures):
     """Return a table of the mean test accuracy, with standard deviations over trials where there are several."""
-    lines = curves(found)
+    lines = curves(measures)
     removals = sorted({removed for method, (numbers, _, _) in lines.items() if method != NONE for removed in numbers})
     num_columns = max(1, len(removals))
     table = [["test accuracy, removed:", *(removals or [""])]]
@@ -153,11 +87,11 @@ def format_table(found):
     return align(table)
 
 
-def draw_accuracy(found, dataset, measure="test_accuracy"):
+def draw_accuracy(measures, dataset, measure="test_accuracy"):
     """Draw accuracy over the number of removed images, with the points of the paper for MNIST; returns the figure."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.add_subplot()
-    lines = curves(found, measure)
+    lines = curves(measures, measure)
     for method, (removals, means, deviations) in lines.items():
         if method == NONE:
             axes.axhline(means[0], color="black", label=NONE)
@@ -179,7 +113,7 @@ def draw_accuracy(found, dataset, measure="test_accuracy"):
     return figure
 
 
-def write_figure(folder, found, dataset):
+def write_figure(folder, measures, dataset):
     """Write `fig/result.png`."""
     make_folder(Path(folder) / "fig")
-    save_figure(Path(folder) / "fig" / "result.png", draw_accuracy(found, dataset))
+    save_figure(Path(folder) / "fig" / "result.png", draw_accuracy(measures, dataset))

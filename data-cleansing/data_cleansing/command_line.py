@@ -1,0 +1,104 @@
+"""The command lines of the stages, with the spellings of the published scripts."""
+import argparse
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import attrs
+
+from common.console import cli
+from common.datasets import CIFAR10
+from common.machine.context import use_context
+from common.machine.distributed import launched_size
+from common.machine.errors import UsageError
+from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
+from common.runs.experiments import add_experiment_flags
+from data_cleansing.config import FILES, Config
+
+CFG = "cleansing.cfg"
+# Flag -> how the published scripts spell it, and what argparse is to know of it.
+PUBLISHED_FLAGS = {
+    "output": (("--output_dir",), {}),
+    "n_epochs": (("-e", "--n_epochs"), {}),
+    "n_trials": (("-nt", "--n_trials"), {}),
+    "remove_n_list": (("-r", "--remove_n_list"), {"nargs": "+"}),
+    "dataset": (("-ds",), {}),
+    "retrain_all": (("-ra", "--retrain_all"), {"action": "store_const", "const": "true"}),
+    "device_id": (("-di", "--device_id"), {}),
+}
+
+
+@attrs.frozen
+class Experiment:
+    """What the command line of train.py and cleanse.py asks for."""
+
+    name: str
+    cfg: Config
+    output: Path
+    resume: bool
+    overwrite: bool
+    choose_context: Callable[[], str]    # makes nnabla compute where the flags say, and returns where that is
+
+
+def add_published_flags(parser: argparse.ArgumentParser, *flags: str) -> None:
+    """Add the spellings of `PUBLISHED_FLAGS` for some flags, each called as its `dest`."""
+    group = parser.add_argument_group("as the published scripts spell them")
+    for flag in flags:
+        spellings, options = PUBLISHED_FLAGS[flag]
+        metavar = {} if "action" in options or "nargs" in options else {"metavar": "X"}
+        group.add_argument(*spellings, dest=flag, default=argparse.SUPPRESS, **options, **metavar,
+                           help=f"the same as --{flag.replace('_', '-')}")
+
+
+def read_experiment(doc: str, argv: Sequence[str] | None = None) -> Experiment:
+    """Read the command line of a script that begins with an experiment.
+
+    Parameters
+    ----------
+    doc : str
+        For --help.
+    argv : sequence of str, optional
+        Not given: the arguments of this process.
+
+    Raises
+    ------
+    UsageError
+        There is no such section, or a value is not allowed; several processes were started by mpirun.
+    """
+    parser = cli.parser(doc)
+    add_experiment_flags(parser, Config, CFG, shown="that of --dataset; FILES with only --data-dir", swaps=False)
+    add_published_flags(parser, *PUBLISHED_FLAGS)
+    args = parser.parse_args(argv)
+    if launched_size() > 1:    # scores follow the steps of one process
+        raise UsageError("trials are trained in one process each; start without mpirun, with --jobs N for N at a time")
+    overrides, path = overrides_of(args, Config), find_cfg(args.cfg, __package__)
+    name = args.experiment or _section_for(overrides, path)
+    return Experiment(name, load_section(Config, path, name, overrides), Path(args.output or name), args.resume,
+                      args.overwrite, partial(use_context, args.context, args.device_id))
+
+
+def _section_for(overrides, path):
+    """The section that is named like the data set on the command line."""
+    name = overrides.get("dataset", FILES if "data_dir" in overrides else CIFAR10).upper()
+    return name if name in section_names(path) else "DEFAULT"
+
+
+def stage_parser(doc: str, cls: type, overwrite: str) -> argparse.ArgumentParser:
+    """Start the parser of a later stage: the folder of a run, and flags that change what its configuration says.
+
+    Parameters
+    ----------
+    doc : str
+        For --help.
+    cls : attrs class
+        The part of `data_cleansing.config.Config` that may change.
+    overwrite : str
+        What --overwrite does.
+    """
+    parser = cli.parser(doc)
+    parser.add_argument("run", metavar="RUN_DIR", help="output folder of train.py or cleanse.py")
+    cli.add_context_flags(parser)
+    add_config_flags(parser, cls)
+    add_published_flags(parser, *(key for key in PUBLISHED_FLAGS if key in attrs.fields_dict(cls)), "device_id")
+    parser.add_argument("--overwrite", action="store_true", help=overwrite)
+    return parser

@@ -1,0 +1,80 @@
+"""The files of scores and of measures after retraining, named and laid out as the published code does."""
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from common.machine.errors import UserError
+from common.machine.files import make_folder, write_csv
+from data_cleansing.data.sets import list_path
+from data_cleansing.influence import METHODS
+
+SIGN = "a negative influence says that removing the image lowers the validation loss"
+FOLDERS = {"final": "Ours", "every_step": "Hara", "koh_liang": "Influence_functions", "random": "Random",
+           "loss": "Loss", "checkpoints": "Checkpoints"}
+INFLUENCE_HEADER = ("x:image", "y:label", "influence", "datasource_index")
+MEASURES = ("val_loss", "test_loss", "val_accuracy", "test_accuracy")
+
+
+def influence_path(folder, method, seed):
+    """Path of the scores of a trial."""
+    return Path(folder) / "influence" / FOLDERS[method] / f"influence_{FOLDERS[method].lower()}_{seed}.csv"
+
+
+def score_path(folder, method, removed, seed):
+    """Path of the measures after retraining without the `removed` worst images."""
+    return Path(folder) / "score" / FOLDERS[method] / f"score_delete_worst_{removed}_seed_{seed}.csv"
+
+
+def write_influence(path, scores, images):
+    """Write scores, float64 (n,), the images that are best removed first."""
+    make_folder(path.parent)
+    order = np.argsort(scores, kind="stable").tolist()
+    write_csv(path, INFLUENCE_HEADER, [
+        (list_path(images.paths[row], path.parent), images.list_names[images.labels[row]], float(scores[row]), row)
+        for row in order])
+
+
+def read_influence(path, num_images=None):
+    """Read what `write_influence` wrote.
+
+    Returns
+    -------
+    scores : float64 (n,)
+        By row of the training set; a ranking is its stable `argsort`.
+
+    Raises
+    ------
+    UserError
+        The file is damaged, or of other images.
+    """
+    try:
+        table = list(csv.DictReader(path.read_text().splitlines()))
+        rows = np.array([int(line["datasource_index"]) for line in table])
+        values = np.array([float(line["influence"]) for line in table])
+        if sorted(rows.tolist()) != list(range(len(rows))) or num_images not in (None, len(rows)):
+            raise ValueError(f"{len(rows)} rows are not those of the {num_images} training images")
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: holds no scores of this run ({error}); delete it and score again") from error
+    scores = np.empty(len(rows))
+    scores[rows] = values
+    return scores
+
+
+def read_measures(path):
+    """Read a score file: measures after each retrained epoch, a list of float (4,).
+
+    Raises
+    ------
+    UserError
+        The file is damaged.
+    """
+    try:
+        return [[float(line[name]) for name in MEASURES] for line in csv.DictReader(path.read_text().splitlines())]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}); delete it and retrain") from error
+
+
+def methods_with_scores(folder, seed):
+    """Methods that a trial has scores of, in the order of `METHODS`."""
+    return tuple(method for method in METHODS if influence_path(folder, method, seed).exists())
