@@ -5,7 +5,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from typing import Any, NoReturn
 
+from common.machine.context import CONTEXTS
 from common.machine.distributed import launched_rank, launched_size
 from common.machine.errors import UsageError, UserError
 
@@ -14,32 +17,29 @@ _TURN = 0.5    # seconds that a rank leaves to each before it to say what they f
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         # One line, as for every other error of the user's making; argparse would print the usage before it.
         raise UsageError(f"{message} (see --help)")
 
 
-def parser(doc, **kwargs):
+def parser(doc: str | None, **kwargs: Any) -> argparse.ArgumentParser:
     """Start an argument parser whose help is the docstring `doc` of the script.
 
-    Returns
-    -------
-    argparse.ArgumentParser
-        Without abbreviations: a misspelt flag must not pass as another one. Raises `UsageError` for a wrong one.
+    It takes no abbreviations: a misspelt flag must not pass as another one. It raises `UsageError` for a wrong one.
     """
     return _Parser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
 
 
-def add_context_flags(arguments):
+def add_context_flags(arguments: argparse.ArgumentParser) -> None:
     """Add `--context/-c` and `--device-id/-d`, to be passed to `common.machine.context.use_context`."""
-    arguments.add_argument("--context", "-c", choices=("auto", "cpu", "cudnn"), default="auto",
+    arguments.add_argument("--context", "-c", choices=CONTEXTS, default="auto",
                            help="where to compute; auto takes the GPU if there is a working one (default: %(default)s)")
     arguments.add_argument("--device-id", "-d", "--gpu", default="0", metavar="N",
                            help="which GPU (default: %(default)s)")
 
 
-def add_run_flags(arguments):
+def add_run_flags(arguments: argparse.ArgumentParser) -> None:
     """Add the flags of a training run: `--output/-o`, `--resume`, `--overwrite`."""
     arguments.add_argument("--output", "-o", metavar="DIR",
                            help="where results go (default: a folder named like the experiment)")
@@ -49,7 +49,7 @@ def add_run_flags(arguments):
     existing.add_argument("--overwrite", action="store_true", help="start anew where a run was before")
 
 
-def run(main):
+def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main()` and leave the process with the status that the conventions ask for.
 
     0 done, 1 failed while working, 2 wrong arguments, 130 interrupted. An error of the user's making is one line on

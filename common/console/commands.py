@@ -4,32 +4,32 @@ import importlib
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from common.console import cli
 from common.console.tables import align
 from common.machine.errors import UsageError
 
 
-def launch(package: str, commands: Sequence[str], command: str | None = None) -> None:
+def launch(package: str, commands: Sequence[str], command: str | None = None) -> NoReturn:
     """Run `main` of a module of a package with the arguments of this process, and leave it as `cli.run` does.
 
     Parameters
     ----------
-    package : str
-    commands : sequence of str
+    commands
         Modules of the package that have a `main`.
-    command : str, optional
+    command
         One of them, if the arguments do not begin with it.
     """
     cli.run(lambda: _main_of(package, commands, command)())
 
 
-def _main_of(package, commands, command):
+def _main_of(package: str, commands: Sequence[str], command: str | None) -> Callable[[], int | None]:
     if command is None:
         name = Path(sys.argv[0]).name
-        name = package if name == "__main__.py" else name
+        name = f"python -m {package}" if name == "__main__.py" else name
         command = sys.argv[1] if len(sys.argv) > 1 else "--help"
         if command in ("--help", "-h"):
             return lambda: print(_overview(name, package, commands))
@@ -47,5 +47,7 @@ def _overview(name, package, commands):
 
 
 def _first_line(module):
-    source = Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, module
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
+    return (docstring or "").partition("\n")[0]

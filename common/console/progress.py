@@ -1,9 +1,11 @@
 """Progress bars."""
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 from tqdm import tqdm
 
 
-def progress(iterable, **kwargs):
+def progress(iterable: Iterable, **kwargs: Any) -> tqdm:
     """Wrap `iterable` in a tqdm bar that vanishes when done; there is none where stdout is not a terminal."""
     return tqdm(iterable, disable=not sys.stdout.isatty(), leave=False, dynamic_ncols=True, **kwargs)

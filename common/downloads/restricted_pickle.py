@@ -9,6 +9,8 @@ import math
 import pickle
 import pickletools
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,14 +23,14 @@ DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, Ind
           OverflowError, MemoryError, RecursionError)
 
 
-def loads(content, name):
+def loads(content: bytes, name: str | Path) -> Any:
     """Read a pickle of containers, numbers, strings, bytes and numpy arrays, of any protocol from 0 to 5.
 
     Parameters
     ----------
-    content : bytes
+    content
         Of a file written by Python 3, or by Python 2, whose strings become bytes.
-    name : path or str
+    name
         The file to complain about.
 
     Returns
@@ -55,7 +57,7 @@ def _first_line(error):
 def _check_memo(content):
     """Refuse a memo index beyond any use: the unpickler would allocate, and fill, all the places below it."""
     for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(content):
+        if opcode.name in ("PUT", "LONG_BINPUT") and argument is not None and argument > len(content):
             raise pickle.UnpicklingError(f"memo index {argument}")
 
 
@@ -96,7 +98,7 @@ class _Dtype:
         _, order, *structure = state[:5]
         if structure != [None] * 3 or _text(order) not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("structured dtype refused")
-        self.dtype = self.dtype.newbyteorder(_text(order))
+        self.dtype = self.dtype.newbyteorder(_text(order))    # pyright: ignore[reportArgumentType] - one of these four
 
 
 class _Array:
@@ -118,7 +120,7 @@ def _array(raw, dtype, shape, order):
         raise pickle.UnpicklingError("array of other than plain data refused")
     if len(raw) != dtype.dtype.itemsize * math.prod(shape) or min(shape, default=0) < 0:
         raise pickle.UnpicklingError("the bytes of an array do not fit its shape")
-    return np.ndarray(shape, dtype.dtype, raw, order=_text(order)).copy(order="K")
+    return np.ndarray(shape, dtype.dtype, raw, order="F" if _text(order) == "F" else "C").copy(order="K")
 
 
 def _new_array(subtype, shape, code):

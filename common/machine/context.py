@@ -8,6 +8,7 @@ import io
 import logging
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nnabla as nn
@@ -35,15 +36,15 @@ LIBRARIES = (
 )
 
 
-def use_context(name="auto", device_id="0"):
+def use_context(name: str = "auto", device_id: str | int = "0") -> str:
     """Make nnabla compute on the CPU or on a GPU from here on.
 
     Parameters
     ----------
-    name : str
+    name
         `cpu`, `cudnn` (a GPU), or `auto`: a GPU if there is a working one, otherwise the CPU. `auto` says so on stderr
         if the extension is installed and does not work.
-    device_id : str or int
+    device_id
         Which GPU, counted from 0.
 
     Returns
@@ -75,18 +76,13 @@ def use_context(name="auto", device_id="0"):
     return f"cudnn, GPU {device_id}"
 
 
-def on_gpu():
-    """Tell whether the current nnabla context computes on a GPU.
-
-    Returns
-    -------
-    bool
-    """
+def on_gpu() -> bool:
+    """Tell whether the current nnabla context computes on a GPU."""
     return any(backend.split(":")[0] in ("cudnn", "cuda") for backend in nn.get_current_context().backend)
 
 
 @contextlib.contextmanager
-def native_functions():
+def native_functions() -> Iterator[None]:
     """Inside, layers are made of nnabla's own functions on a CPU, too: to export a graph, or to compare with them.
 
     It holds for the current thread.
@@ -98,18 +94,15 @@ def native_functions():
         _native.reset(token)
 
 
-def wants_native():
+def wants_native() -> bool:
     """Tell whether layers are to be made of nnabla's own functions: on a GPU, and inside `native_functions`.
 
-    Returns
-    -------
-    bool
-        Otherwise compiled ones (`common.cpu.functions`, `common.cpu.dense`) are faster.
+    Otherwise compiled ones (`common.cpu.functions`, `common.cpu.dense`) are faster.
     """
     return _native.get() or on_gpu()
 
 
-def _checked_device_id(device_id):
+def _checked_device_id(device_id: str | int) -> str:
     text = str(device_id)
     if not (text.isascii() and text.isdigit()):
         raise UsageError(f"--device-id {text!r}: not the number of a GPU (0, 1, ...)")
@@ -121,16 +114,8 @@ def _use_cpu():
     return "cpu"
 
 
-def _gpu_context(device_id):
+def _gpu_context(device_id: str) -> nn.Context:
     """Load the extension and make a context that has been seen to work.
-
-    Parameters
-    ----------
-    device_id : str
-
-    Returns
-    -------
-    nn.Context
 
     Raises
     ------

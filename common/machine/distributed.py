@@ -13,56 +13,56 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import nnabla as nn
 import numpy as np
+from numpy.typing import ArrayLike
 
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError
 
 _PACK = 2 << 20    # gradients that NCCL reduces together, in numbers
+Items = TypeVar("Items", bound=Sequence)
 INSTALL = "run 'pip install -r requirements-distributed.txt', or start without mpirun"
 
 
-def find_mpirun():
+def find_mpirun() -> str | None:
     """Return the path of the `mpirun` of this Python's environment, or else on the PATH; None if there is none."""
     return shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
 
 
-def start_ranks(num, command, *flags):
+def start_ranks(num: int, command: Sequence[str], *flags: str) -> subprocess.CompletedProcess[str]:
     """Run a command of ours on several processes of this machine, and wait for it; root may, too.
 
     Parameters
     ----------
-    num : int
-        1: without mpirun.
-    command : sequence of str
-    flags : str
+    num
+        1: without mpirun. More need one (`find_mpirun`).
+    flags
         For mpirun.
-
-    Returns
-    -------
-    subprocess.CompletedProcess
-        With its output as text.
     """
     if num > 1:
-        command = [find_mpirun(), *flags, "-n", str(num), *command]
+        mpirun = find_mpirun()
+        assert mpirun is not None
+        command = [mpirun, *flags, "-n", str(num), *command]
     as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **as_root})
 
 
-def launched_rank():
+def launched_rank() -> int:
     """Number of this process among those that mpirun started, 0 without it; known without MPI."""
     return _of_launcher("RANK", 0)
 
 
-def launched_size():
+def launched_size() -> int:
     """How many processes mpirun started, 1 without it."""
     return _of_launcher("SIZE", 1)
 
 
-def _of_launcher(name, default):
+def _of_launcher(name: str, default: int) -> int:
     return int(os.environ.get(f"OMPI_COMM_WORLD_{name}", default))
 
 
@@ -77,14 +77,16 @@ class World:
         Where ranks compute on GPUs.
     """
 
-    rank, size, communicator = 0, 1, None
+    rank: int = 0
+    size: int = 1
+    communicator: Any = None
 
-    def sum(self, array):
+    def sum(self, array: ArrayLike) -> np.ndarray:
         """Add up an array over the ranks.
 
         Parameters
         ----------
-        array : array_like
+        array
             Of one shape on all ranks.
 
         Returns
@@ -94,40 +96,25 @@ class World:
         """
         return np.array(array, np.float64)
 
-    def mean(self, array):
+    def mean(self, array: ArrayLike) -> np.ndarray:
         """As `sum`, divided by the number of ranks."""
         return self.sum(array) / self.size
 
-    def any(self, flags):
-        """For each of several conditions, whether it holds on any rank.
-
-        Returns
-        -------
-        list of bool
-        """
+    def any(self, flags: Iterable[object]) -> list[bool]:
+        """For each of several conditions, whether it holds on any rank."""
         return [bool(total) for total in self.sum([bool(flag) for flag in flags])]
 
-    def share(self, items):
-        """Every `size`-th of a sequence, so that each item belongs to one rank.
+    def share(self, items: Items) -> Items:
+        """Every `size`-th of a sequence, so that each item belongs to one rank."""
+        return items[self.rank::self.size]    # pyright: ignore[reportReturnType] - a slice has the type of its sequence
 
-        Returns
-        -------
-        sequence
-        """
-        return items[self.rank::self.size]
-
-    def rows(self, batch_size, number=0):
-        """Where the rows of this rank in batch `number` lie, if a batch has `batch_size` rows for each rank.
-
-        Returns
-        -------
-        slice
-        """
+    def rows(self, batch_size: int, number: int = 0) -> slice:
+        """Where the rows of this rank in batch `number` lie, if a batch has `batch_size` rows for each rank."""
         start = (number * self.size + self.rank) * batch_size
         return slice(start, start + batch_size)
 
     @contextlib.contextmanager
-    def main_first(self):
+    def main_first(self) -> Iterator[None]:
         """Let rank 0 do the block before the others, who find in the cache what it has fetched or computed."""
         if self.rank:
             self.sum(0)
@@ -135,7 +122,7 @@ class World:
         if not self.rank:
             self.sum(0)
 
-    def backward(self, loss, solver):
+    def backward(self, loss: nn.Variable, solver: Any) -> None:
         """Compute the gradients of `solver`'s parameters, averaged over the ranks; all have to call it.
 
         Parameters
@@ -156,12 +143,12 @@ class _CPUWorld(World):
         self._mpi, self._in_place = MPI.COMM_WORLD, MPI.IN_PLACE
         self.rank, self.size = self._mpi.rank, self._mpi.size
 
-    def sum(self, array):
+    def sum(self, array: ArrayLike) -> np.ndarray:
         array = np.array(array, np.float64)
         self._mpi.Allreduce(self._in_place, array)
         return array
 
-    def backward(self, loss, solver):
+    def backward(self, loss: nn.Variable, solver: Any) -> None:
         loss.backward(clear_buffer=True)
         gradients = [parameter.grad for parameter in solver.get_parameters().values()]
         packed = np.concatenate([gradient.data.ravel() for gradient in gradients])
@@ -187,14 +174,14 @@ class _GPUWorld(World):
         self.communicator.init()
         self.rank, self.size = self.communicator.rank, self.communicator.size
 
-    def sum(self, array):
+    def sum(self, array: ArrayLike) -> np.ndarray:
         array = np.array(array, np.float64)
         # NCCL adds what the context computes with, float32.
         on_device = nn.NdArray.from_numpy_array(np.atleast_1d(array).astype(np.float32))
         self.communicator.all_reduce(on_device, division=False, inplace=True)
         return on_device.data.astype(np.float64).reshape(array.shape)
 
-    def backward(self, loss, solver):
+    def backward(self, loss: nn.Variable, solver: Any) -> None:
         gradients = [parameter.grad for parameter in solver.get_parameters().values()]
         averaging = self.communicator.all_reduce_callback(gradients, _PACK, division=True)
         loss.backward(clear_buffer=True, communicator_callbacks=averaging)
@@ -203,17 +190,12 @@ class _GPUWorld(World):
 _joined = World()
 
 
-def world():
-    """Return the processes that train together: this one alone, unless `join_ranks` has found others.
-
-    Returns
-    -------
-    World
-    """
+def world() -> World:
+    """Return the processes that train together: this one alone, unless `join_ranks` has found others."""
     return _joined
 
 
-def join_ranks(context="auto", device_id="0"):
+def join_ranks(context: str = "auto", device_id: str | int = "0") -> str:
     """Choose where to compute, as `common.machine.context.use_context` does, and find the other processes of mpirun.
 
     Each takes the GPU of its number on its machine. What ranks other than 0 print to stdout is dropped.

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,7 +15,7 @@ from common.machine.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path):
+def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it takes the place of `path`, on failure it vanishes.
 
     The bytes are on the disk before the name changes, so a kill or a power cut leaves the old file or the new one.
@@ -67,7 +68,7 @@ def reserve(file: BinaryIO, size: int) -> None:
     file.flush()
 
 
-def remove_leftovers(path):
+def remove_leftovers(path: str | Path) -> None:
     """Remove what a killed process left of writing `path`; nobody else may be writing it."""
     for leftover in Path(path).parent.glob(f".{Path(path).stem}-*{Path(path).suffix}"):
         leftover.unlink(missing_ok=True)
@@ -79,7 +80,7 @@ def _umask():
     return mask
 
 
-def link(path, target):
+def link(path: str | Path, target: str | Path) -> None:
     """Make `target` another name of the file `path`, or a copy where the file system knows no such names."""
     if launched_rank():    # `path` may not be there yet
         return
@@ -91,18 +92,18 @@ def link(path, target):
             shutil.copyfile(path, temporary)
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str) -> None:
     """Replace the file `path` by `text`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: str | Path, value: object) -> None:
     """Replace the file `path` by `value` as indented JSON."""
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def write_csv(path, header, rows):
+def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Replace the file `path` by comma-separated `rows` under a `header`."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
@@ -110,12 +111,8 @@ def write_csv(path, header, rows):
         writer.writerows(rows)
 
 
-def make_folder(path):
-    """Make the folder `path` with its parents and check that files can be made in it.
-
-    Returns
-    -------
-    pathlib.Path
+def make_folder(path: str | Path) -> Path:
+    """Make the folder `path` with its parents, check that files can be made in it, and return it.
 
     Raises
     ------
@@ -138,9 +135,9 @@ def beside_scripts(package: str, name: str) -> Path:
 
     Parameters
     ----------
-    package : str
+    package
         That of the paper, or a module of it.
-    name : str
+    name
         Of a file, or of a folder.
 
     Returns
@@ -148,5 +145,5 @@ def beside_scripts(package: str, name: str) -> Path:
     pathlib.Path
         In the folder around the package in a checkout, in the package itself in a wheel.
     """
-    inside = Path(importlib.import_module(package.partition(".")[0]).__file__).resolve().parent
+    inside = Path(importlib.import_module(package.partition(".")[0]).__path__[0]).resolve()
     return inside / name if (inside / name).exists() else inside.parent / name

@@ -1,4 +1,7 @@
 """Image files: read as they are meant to be seen, and written whole or not at all."""
+from collections.abc import Callable
+from pathlib import Path
+
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
@@ -9,14 +12,10 @@ from common.machine.files import replacing
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")    # looked for in folders
 
 
-def read_image(path):
+def read_image(path: str | Path) -> np.ndarray:
     """Read an image in colour: grey, palette, CMYK and 16-bit ones are converted, transparency is dropped.
 
     The orientation that a camera notes in the file (EXIF) is applied.
-
-    Parameters
-    ----------
-    path : path
 
     Returns
     -------
@@ -33,12 +32,12 @@ def read_image(path):
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
 
-def read_indices(path):
+def read_indices(path: str | Path) -> np.ndarray:
     """Read an image of one byte a pixel, which numbers something, as it stands.
 
     Parameters
     ----------
-    path : path
+    path
         Of a grey image, or one with a palette, which is not looked at.
 
     Returns
@@ -53,7 +52,7 @@ def read_indices(path):
     return _decode(path, lambda image: _indices(path, image))
 
 
-def _decode(path, convert):
+def _decode(path: str | Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     try:
         with Image.open(path) as image:
             return convert(image)
@@ -83,12 +82,11 @@ def _indices(path, image):
     return np.array(image)
 
 
-def write_png(path, pixels):
+def write_png(path: str | Path, pixels: np.ndarray) -> None:
     """Write a PNG file; it appears whole or not at all.
 
     Parameters
     ----------
-    path : path
     pixels : uint8 (height, width), grey, or (height, width, 3), BGR
 
     Raises
@@ -100,7 +98,7 @@ def write_png(path, pixels):
         temporary.write_bytes(encode_png(pixels))
 
 
-def encode_png(pixels):
+def encode_png(pixels: np.ndarray) -> bytes:
     """Return the bytes of a PNG file of what `write_png` takes."""
     done, content = cv2.imencode(".png", pixels)
     assert done, pixels.shape

@@ -1,0 +1,84 @@
+"""The commands of the packages: on the path, by `python -m`, and as scripts."""
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+from common.console.commands import launch
+from common.workbench.testing import assert_one_line, run_python
+
+TOP = Path(__file__).resolve().parents[2]
+PACKAGES = sorted(path.parent for path in TOP.glob("*/*/__main__.py") if (path.parent / "__init__.py").exists())
+COMMANDS = ("eval", "separate", "train")
+
+
+def commands_of(package):
+    return importlib.import_module(f"{package.name}.__main__").COMMANDS
+
+
+def functions_of(path):
+    return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+
+
+def call(monkeypatch, capsys, *argv, command=None):
+    """Exit status, stdout and stderr of `launch` for a process that was started with `argv`."""
+    monkeypatch.setattr("sys.argv", list(argv))
+    with pytest.raises(SystemExit) as caught:
+        launch("x_umx", COMMANDS, command)
+    return caught.value.code or 0, *capsys.readouterr()
+
+
+def test_all_papers_have_commands():
+    assert len(PACKAGES) == 5
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_every_command_is_a_module_with_a_main_and_has_a_script_that_starts_it(package):
+    commands = commands_of(package)
+    assert list(commands) == sorted(set(commands))
+    assert set(commands) == {path.stem for path in package.glob("*.py") if "main" in functions_of(path)}
+    assert set(commands) == {path.stem for path in package.parent.glob("*.py")}
+    for command in commands:
+        script = (package.parent / f"{command}.py").read_text()
+        assert f"from {package.name}.__main__ import launch\n" in script
+        assert script.endswith(f'if __name__ == "__main__":\n    launch("{command}")\n')
+
+
+@pytest.mark.parametrize("argv", [["x-umx"], ["x-umx", "--help"], ["x-umx", "-h"]])
+def test_without_a_command_all_are_listed(argv, monkeypatch, capsys):
+    status, out, err = call(monkeypatch, capsys, "/usr/bin/" + argv[0], *argv[1:])
+    assert status == 0 and not err
+    usage, _, *rows, _, hint = out.splitlines()
+    assert usage == "usage: x-umx COMMAND ..." and hint == "What a command takes: x-umx COMMAND --help"
+    assert [row.split()[0] for row in rows] == list(COMMANDS)
+    assert rows[2].startswith("  train     Train X-UMX")
+
+
+def test_a_command_that_does_not_exist_is_one_line(monkeypatch, capsys):
+    result = call(monkeypatch, capsys, "x-umx", "tain")
+    assert_one_line(result, 2, "x-umx tain: no such command; there are eval, separate, train")
+
+
+@pytest.mark.parametrize("argv, command, usage", [
+    (["/usr/bin/x-umx", "train"], None, "usage: x-umx train "),
+    (["/checkout/x_umx/__main__.py", "train"], None, "usage: python -m x_umx train "),
+    (["x-umx/train.py"], "train", "usage: train.py ")])
+def test_help_names_what_was_typed(argv, command, usage, monkeypatch, capsys):
+    status, out, _ = call(monkeypatch, capsys, *argv, "--help", command=command)
+    assert status == 0 and out.startswith(usage) and "--umx-train" in out
+
+
+def test_python_runs_a_package():
+    status, out, err = run_python("-m", "x_umx", "train", "--help", cwd=TOP / "x-umx")
+    assert status == 0 and not err and out.startswith("usage: python -m x_umx train ")
+
+
+def test_an_installation_knows_all_packages():
+    table = (TOP / "pyproject.toml").read_text().partition("[project.scripts]\n")[2].partition("\n\n")[0]
+    assert set(table.splitlines()) == {
+        f'{package.parent.name} = "{package.name}.__main__:launch"' for package in PACKAGES}
+
+
+def test_an_error_leaves_the_process_with_its_status():
+    assert_one_line(run_python("-m", "d3net", "fly", cwd=TOP / "d3net"), 2, "python -m d3net fly: no such command")
