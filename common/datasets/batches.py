@@ -1,17 +1,20 @@
 """Batches of a data set: shuffled, normalized, augmented, and made ahead in a thread."""
 import collections
+from collections.abc import Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import attrs
 import numpy as np
 
-from common.cpu.compiling import compile_exact
+from common.machine.cores import num_threads
 from common.machine.distributed import World
 from common.machine.errors import UsageError
 
 CENTERED = ((np.arange(256) / 255 - 0.5) * 2).astype(np.float32)    # byte -> [-1, 1]
 AHEAD = 2    # batches that wait for the consumer
 ORDER, PLACEMENT = 0, 1    # streams of random numbers
+LARGEST_SEED = 2 ** 63 - 1    # of an example
 
 
 @attrs.frozen
@@ -26,59 +29,13 @@ class PadCropFlip:
         Then swap left and right with probability 1/2.
     """
 
-    pad = attrs.field(default=4, converter=int, validator=attrs.validators.ge(0))
-    flip = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
+    pad: int = attrs.field(default=4, converter=int, validator=attrs.validators.ge(0))
+    flip: bool = attrs.field(default=True, validator=attrs.validators.instance_of(bool))
 
-    def draw(self, rng, num):
+    def draw(self, rng: np.random.Generator, num: int) -> tuple[np.ndarray, np.ndarray]:
         """Return offsets int64 (num, 2), in y and x, and flips bool (num,)."""
         offsets = rng.integers(0, 2 * self.pad + 1, (num, 2))
         return offsets, (rng.random(num) < 0.5) & self.flip
-
-
-@compile_exact
-def _place(images, index, table, offsets, flips, pad, out):
-    """Write to `out`, float32 (batch, channels, height, width), what `make_batch` returns."""
-    height, width = images.shape[2:]
-    out[:] = 0
-    for example in range(len(index)):
-        source, target = images[index[example]], out[example]    # (channels, height, width)
-        if flips[example]:
-            target = target[:, :, ::-1]
-        down, right = offsets[example, 0] - pad, offsets[example, 1] - pad    # of the crop in the image
-        first = min(max(0, -right), width)    # of the columns of the crop that the image covers
-        last = max(first, min(width, width - right))
-        for channel in range(len(source)):
-            for y in range(max(0, -down), min(height, height - down)):
-                # Slices counted from 0: only then does numba know that no index is negative.
-                pixels = source[channel, y + down, first + right:last + right]
-                values = target[channel, y, first:last]
-                for x in range(len(pixels)):
-                    values[x] = table[pixels[x]]
-
-
-def make_batch(images, index, table, offsets, flips, pad):
-    """Gather, normalize, pad, crop and flip in one pass.
-
-    Parameters
-    ----------
-    images : uint8 (n, channels, height, width), contiguous
-    index : int64 (batch,), 0..n-1
-    table : float32 (256,)
-        Normalized value of each byte.
-    offsets : int64 (batch, 2), 0..2*pad
-        Of the crop in the padded image, in y and x.
-    flips : bool (batch,)
-        Swap left and right of the crop.
-    pad : int
-
-    Returns
-    -------
-    float32 (batch, channels, height, width)
-        The caller's own.
-    """
-    out = np.empty((len(index), *images.shape[1:]), dtype=np.float32)
-    _place(images, index, table, offsets, flips, pad, out)
-    return out
 
 
 class Batches:
@@ -89,7 +46,8 @@ class Batches:
 
     Parameters
     ----------
-    dataset : Dataset
+    dataset : common.datasets.Dataset
+        Subclasses take other examples.
     batch_size : int
         Of a rank.
     seed : int, optional
@@ -103,7 +61,7 @@ class Batches:
     steps : int, optional
         End each epoch after its first so many batches.
     world : common.machine.distributed.World, optional
-        Who shares the batches, which needs `drop_last`. Not given: nobody.
+        The ranks that share the batches, which needs `drop_last`. Not given: this process is alone.
 
     Raises
     ------
@@ -111,8 +69,9 @@ class Batches:
         `batch_size` or `steps` is not positive, or there is no whole batch and `drop_last` is set.
     """
 
-    def __init__(self, dataset, batch_size, seed=None, augment=None, normalize=CENTERED, drop_last=False, steps=None,
-                 world=None):
+    def __init__(self, dataset: Sized, batch_size: int, seed: int | None = None, augment: PadCropFlip | None = None,
+                 normalize: np.ndarray = CENTERED, drop_last: bool = False, steps: int | None = None,
+                 world: World | None = None):
         self.world = world or World()
         largest = len(dataset) // self.world.size if drop_last else np.inf
         if not 1 <= batch_size <= largest:
@@ -124,20 +83,21 @@ class Batches:
             raise UsageError(f"{steps} steps per epoch: choose at least 1")
         if augment is not None and seed is None:
             raise ValueError("augmentation is random and needs a seed")
-        self.dataset, self.batch_size, self.seed, self.augment = dataset, batch_size, seed, augment
+        self.dataset: Any = dataset
+        self.batch_size, self.seed, self.augment = batch_size, seed, augment
         self.table = np.ascontiguousarray(normalize, dtype=np.float32)
         whole, partial = divmod(len(dataset), batch_size * self.world.size)
         self.num_batches = whole + (partial > 0 and not drop_last)
         if steps is not None:
             self.num_batches = min(self.num_batches, steps)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         return self.epoch(0)
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, ...]]:
         """Return an iterator over the batches of an epoch, from batch number `start` (0..len) on.
 
         What it yields depends on the arguments only, not on what was yielded before. The next batches are made in a
@@ -153,18 +113,23 @@ class Batches:
             raise ValueError(f"batch {start} of an epoch of {len(self)}")
         return self._ahead(self._plan(epoch), start)
 
-    def _plan(self, epoch):
+    def _plan(self, epoch: int) -> tuple[np.ndarray, ...]:
         """Draw what is random in an epoch: index int64 (n,), offsets int64 (n, 2), flips bool (n,)."""
         num = len(self.dataset)
-        index = np.arange(num) if self.seed is None else self._rng(ORDER, epoch).permutation(num)
+        index = self._order(epoch)
         if self.augment is None:
             return index, np.zeros((num, 2), dtype=np.int64), np.zeros(num, dtype=bool)
         return index, *self.augment.draw(self._rng(PLACEMENT, epoch), num)
 
-    def _rng(self, stream, epoch):
+    def _order(self, epoch: int) -> np.ndarray:
+        num = len(self.dataset)
+        return np.arange(num) if self.seed is None else self._rng(ORDER, epoch).permutation(num)
+
+    def _rng(self, stream: int, epoch: int) -> np.random.Generator:
+        assert self.seed is not None
         return np.random.default_rng((self.seed, stream, epoch))
 
-    def _ahead(self, plan, start):
+    def _ahead(self, plan: tuple[np.ndarray, ...], start: int) -> Iterator[tuple[np.ndarray, ...]]:
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         try:
             waiting = collections.deque()
@@ -177,9 +142,54 @@ class Batches:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _make(self, plan, number):
+    def _make(self, plan: tuple[np.ndarray, ...], number: int) -> tuple[np.ndarray, ...]:
+        # Brings numba, which takes a second to import and which only a training needs.
+        from common.datasets.placement import make_batch
+
         part = self.world.rows(self.batch_size, number)
         index, offsets, flips = (array[part] for array in plan)
         pad = 0 if self.augment is None else self.augment.pad
         image = make_batch(self.dataset.pixels, index, self.table, offsets, flips, pad)
         return image, self.dataset.labels[index][:, np.newaxis]
+
+
+class ReadBatches(Batches):
+    """Batches of examples that are read when they are needed, several at a time. Subclasses say how.
+
+    Parameters
+    ----------
+    dataset, batch_size, seed, drop_last, steps, world
+        As for `Batches`.
+    workers : int, optional
+        Threads that read; as many as there are cores if not given.
+    """
+
+    def __init__(self, dataset: Sized, batch_size: int, seed: int | None = None, drop_last: bool = False,
+                 steps: int | None = None, world: World | None = None, workers: int | None = None):
+        super().__init__(dataset, batch_size, seed, drop_last=drop_last, steps=steps, world=world)
+        if workers is not None and workers < 1:
+            raise UsageError(f"{workers} workers: choose at least 1")
+        self._readers = ThreadPoolExecutor(workers or num_threads(), thread_name_prefix="reader")
+
+    def read(self, k: int, rng: np.random.Generator | None) -> Any:
+        """Read example `k` of the data set; `rng` is None where nothing is to be random."""
+        raise NotImplementedError
+
+    def _plan(self, epoch: int) -> tuple[np.ndarray, ...]:
+        """Draw what is random in an epoch: index int64 (n,), and a seed for each example, int64 (n,)."""
+        index = self._order(epoch)
+        if self.seed is None:
+            return index, np.zeros_like(index)
+        return index, self._rng(PLACEMENT, epoch).integers(0, LARGEST_SEED, len(index))
+
+    def _make(self, plan: tuple[np.ndarray, ...], number: int) -> tuple[np.ndarray, ...]:
+        part = self.world.rows(self.batch_size, number)
+        index, seeds = (array[part] for array in plan)
+        return self._batch(index, list(self._readers.map(self._read, index, seeds)))
+
+    def _read(self, k: int, seed: int) -> Any:
+        return self.read(k, None if self.seed is None else np.random.default_rng(seed))
+
+    def _batch(self, index: np.ndarray, examples: list) -> tuple[np.ndarray, ...]:
+        """Put together what was read of the examples at `index`, each of which is a sequence of arrays."""
+        return tuple(np.stack(arrays) for arrays in zip(*examples, strict=True))

@@ -9,11 +9,10 @@ from pathlib import Path
 import attrs
 import numpy as np
 
-from common.datasets import synthetic_scenes
+from common.datasets.table import SYNTHETIC
 from common.machine.errors import UsageError, UserError
 from common.pictures import image_files as images
 
-SYNTHETIC = "synthetic"
 SPLITS = ("train", "val")
 IGNORE = 255
 CLASSES = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
@@ -24,27 +23,32 @@ PALETTE = np.array([    # RGB
     (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)], np.uint8)
 
 _IMAGE, _TRAIN_IDS, _IDS = "_leftImg8bit.png", "_gtFine_labelTrainIds.png", "_gtFine_labelIds.png"
-# Of the public table of labels: number in `labelIds` -> class; the other numbers up to 33 are not scored.
-_CLASS_OF_ID = dict(zip((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33),
-                        range(len(CLASSES)), strict=True))
-_TO_TRAIN_ID = np.array([_CLASS_OF_ID.get(number, IGNORE) for number in range(256)], np.uint8)
-_KNOWN_IDS = np.isin(np.arange(256), (*range(34), IGNORE))
-_KNOWN_TRAIN_IDS = np.isin(np.arange(256), (*range(len(CLASSES)), IGNORE))
+# Numbers in `labelIds` that are scored, in the order of `CLASSES`, from the public table of labels; the others are not.
+LARGEST_ID = 33
+_SCORED_IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+_TO_TRAIN_ID = np.full(256, IGNORE, np.uint8)
+_TO_TRAIN_ID[_SCORED_IDS] = np.arange(len(CLASSES))
 
 
 @attrs.frozen
 class SceneFile:
-    """Takes the place of a file: the image or the label of a generated scene."""
+    """The image or the label of a generated scene, in place of a file."""
 
-    split = attrs.field()
-    index = attrs.field()
-    kind = attrs.field()    # 'image' or 'label'
+    split: str
+    index: int
+    kind: str    # 'image' or 'label'
 
-    def read(self):
-        image, label = synthetic_scenes.make_scene(self.split, self.index)
+    def scene(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return image and label, as `common.datasets.synthetic_scenes.make_scene` does."""
+        from common.datasets.synthetic_scenes import make_scene
+
+        return make_scene(self.split, self.index)
+
+    def read(self) -> np.ndarray:
+        image, label = self.scene()
         return image if self.kind == "image" else label
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{SYNTHETIC}/{self.split}/{self.index:04d} ({self.kind})"
 
 
@@ -60,12 +64,12 @@ class Pair:
         For `read_image` and `read_label`.
     """
 
-    name = attrs.field()
-    image = attrs.field()
-    label = attrs.field()
+    name: str
+    image: Path | SceneFile
+    label: Path | SceneFile
 
 
-def find_pairs(root, split):
+def find_pairs(root: str | Path, split: str) -> list[Pair]:
     """List the images of a split, and their labels, in the order of their names or of the list in the root.
 
     Parameters
@@ -86,20 +90,23 @@ def find_pairs(root, split):
     if split not in SPLITS:
         raise UsageError(f"split {split!r}: choose one of {', '.join(SPLITS)}")
     if str(root) == SYNTHETIC:
+        # Brings OpenCV, which flags and configurations do without.
+        from common.datasets.synthetic_scenes import NUM
+
         return [Pair(f"{SYNTHETIC}/{index:04d}", SceneFile(split, index, "image"), SceneFile(split, index, "label"))
-                for index in range(synthetic_scenes.NUM[split])]
+                for index in range(NUM[split])]
     folder, labels = (Path(root) / kind / split for kind in ("leftImg8bit", "gtFine"))
     if not folder.is_dir():
-        what = f"no leftImg8bit/{split} in it" if Path(root).is_dir() else "no such folder"
-        raise UsageError(f"--data-dir {root}: {what}; name the folder of leftImg8bit and gtFine, or 'synthetic'")
+        wrong = f"no leftImg8bit/{split} in it" if Path(root).is_dir() else "no such folder"
+        raise UsageError(f"--data-dir {root}: {wrong}; name the folder of leftImg8bit and gtFine, or 'synthetic'")
     names = _listed(Path(root) / f"{split}.txt", folder) or _present(folder)
     if not names:
         raise UsageError(f"--data-dir {root}: no image <city>/<id>{_IMAGE} in {folder}")
     return [Pair(name, folder / f"{name}{_IMAGE}", _find_label(labels, name)) for name in names]
 
 
-def _listed(path, folder):
-    """Names in a list; none if there is no list."""
+def _listed(path: Path, folder: Path) -> list[str]:
+    """Return the names in a list; none if there is no list."""
     try:
         lines = path.read_text().splitlines()
     except FileNotFoundError:
@@ -115,11 +122,11 @@ def _listed(path, folder):
     return list(names.values())
 
 
-def _present(folder):
+def _present(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix().removesuffix(_IMAGE) for path in folder.glob(f"*/*{_IMAGE}"))
 
 
-def _find_label(folder, name):
+def _find_label(folder: Path, name: str) -> Path:
     candidates = [folder / f"{name}{suffix}" for suffix in (_TRAIN_IDS, _IDS)]
     for path in candidates:
         if path.is_file():
@@ -127,7 +134,7 @@ def _find_label(folder, name):
     raise UsageError(f"{candidates[0]}: no such label, nor one of {_IDS[1:]}; every image needs one")
 
 
-def read_image(path):
+def read_image(path: str | Path | SceneFile) -> np.ndarray:
     """Read the image of a pair, or any other.
 
     Parameters
@@ -146,7 +153,7 @@ def read_image(path):
     return path.read() if isinstance(path, SceneFile) else images.read_image(path)
 
 
-def read_label(path):
+def read_label(path: str | Path | SceneFile) -> np.ndarray:
     """Read a label.
 
     Parameters
@@ -170,14 +177,14 @@ def read_label(path):
         return path.read()
     label = images.read_indices(path)
     converted = Path(path).name.endswith(_IDS)
-    known, meant = (_KNOWN_IDS, "0..33") if converted else (_KNOWN_TRAIN_IDS, f"0..{len(CLASSES) - 1}")
-    strange = np.flatnonzero((np.bincount(label.ravel(), minlength=256) > 0) & ~known)
-    if len(strange):
-        raise UserError(f"{path}: holds the label {strange[0]}; {meant} and {IGNORE} (ignored) are allowed")
+    largest = LARGEST_ID if converted else len(CLASSES) - 1
+    unknown = label[(label > largest) & (label != IGNORE)]
+    if unknown.size:
+        raise UserError(f"{path}: holds the label {unknown.min()}; 0..{largest} and {IGNORE} (ignored) are allowed")
     return _TO_TRAIN_ID[label] if converted else label
 
 
-def read_pair(pair):
+def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
     """Read image and label of a `Pair`.
 
     Returns
@@ -191,7 +198,7 @@ def read_pair(pair):
         As `read_image` and `read_label`; they differ in size.
     """
     if isinstance(pair.image, SceneFile):
-        return synthetic_scenes.make_scene(pair.image.split, pair.image.index)
+        return pair.image.scene()
     image, label = read_image(pair.image), read_label(pair.label)
     if image.shape[:2] != label.shape:
         (height, width), (label_height, label_width) = image.shape[:2], label.shape

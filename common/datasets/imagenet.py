@@ -9,17 +9,15 @@ The classes are the folders of the training images in the order of their names. 
 pictures that are made on the spot.
 """
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
 import numpy as np
-from PIL import Image
 
 from common.datasets import synthetic
-from common.datasets.batches import PLACEMENT, Batches
+from common.datasets.batches import ReadBatches
 from common.datasets.table import DATASETS, SYNTHETIC
-from common.machine.cores import num_threads
+from common.machine.distributed import World
 from common.machine.errors import UsageError, UserError
 
 SPLITS = ("train", "val")
@@ -30,7 +28,6 @@ MEAN = np.array([0.485, 0.456, 0.406], np.float32)    # of red, green and blue i
 STD = np.array([0.229, 0.224, 0.225], np.float32)
 RESIZE_RATIO = 256 / 224    # of the shorter side of a picture to its centre crop
 AREAS, RATIOS, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10    # of random crops: share of the picture, width / height
-_BAD_PICTURE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 @attrs.frozen(eq=False)
@@ -44,19 +41,20 @@ class Pictures:
     class_names : tuple of str
     """
 
-    sources = attrs.field(converter=tuple, repr=lambda sources: f"<{len(sources)} pictures>")
-    labels = attrs.field(converter=lambda labels: np.asarray(labels, np.int32), repr=False)
-    class_names = attrs.field(converter=tuple, repr=False)
+    sources: tuple[Path | np.ndarray, ...] = attrs.field(converter=tuple, repr=lambda found: f"<{len(found)} pictures>")
+    labels: np.ndarray = attrs.field(converter=lambda labels: np.asarray(labels, np.int32), repr=False)
+    class_names: tuple[str, ...] = attrs.field(converter=tuple, repr=False)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.sources)
 
-    def subset(self, index):
+    def subset(self, index: np.ndarray) -> "Pictures":
         """Return the `Pictures` at `index`, int (k,), in that order."""
         return attrs.evolve(self, sources=[self.sources[k] for k in index], labels=self.labels[index])
 
 
-def load(split, root, per_class=None, limit=None, val_labels=None):
+def load(split: str, root: str | Path, per_class: int | None = None, limit: int | None = None,
+         val_labels: str | Path | None = None) -> Pictures:
     """List the pictures of a split.
 
     Parameters
@@ -93,13 +91,13 @@ def load(split, root, per_class=None, limit=None, val_labels=None):
     return _limited(pictures, per_class, limit)
 
 
-def _synthetic(split):
+def _synthetic(split: str) -> Pictures:
     info = attrs.evolve(DATASETS[SYNTHETIC], shape=(3, SYNTHETIC_SIZE, SYNTHETIC_SIZE))
     pixels, labels = synthetic.read(info, "train" if split == "train" else "test", SYNTHETIC_NUM[split])
     return Pictures(pixels.transpose(0, 2, 3, 1), labels, info.class_names)
 
 
-def _limited(pictures, per_class, limit):
+def _limited(pictures: Pictures, per_class: int | None, limit: int | None) -> Pictures:
     """Keep the first of each class."""
     rank = np.empty(len(pictures), np.int64)    # of each picture within its class
     for label in np.unique(pictures.labels):
@@ -111,7 +109,7 @@ def _limited(pictures, per_class, limit):
     return pictures.subset(np.sort(chosen[:limit]))
 
 
-def _from_folder(split, root, val_labels):
+def _from_folder(split: str, root: Path, val_labels: str | Path | None) -> Pictures:
     for folder in (root, root / split):
         if not folder.is_dir():
             raise UsageError(f"--data-dir {root}: no such folder" + (f" as {folder}" if folder != root else "")
@@ -129,19 +127,20 @@ def _from_folder(split, root, val_labels):
         raise UsageError(f"{root / split}: no pictures there; expected <wnid>/*.JPEG")
     if split == "train" and (missing := set(range(len(class_names))) - {label for _, label in found}):
         raise UsageError(f"{reference / class_names[min(missing)]}: no pictures there; remove the folder or fill it")
-    return Pictures(*zip(*found, strict=True), class_names)
+    paths, labels = zip(*found, strict=True)
+    return Pictures(paths, labels, class_names)
 
 
-def _folders(folder):
+def _folders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _files(folder):
+def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir()
                   if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file())
 
 
-def _flat(root, class_names, val_labels):
+def _flat(root: Path, class_names: list[str], val_labels: str | Path | None) -> Pictures:
     """Pictures of a validation folder without folders of classes."""
     files = _files(root / "val")
     if not files:
@@ -167,7 +166,7 @@ def _flat(root, class_names, val_labels):
     return Pictures(files, labels, class_names)
 
 
-def _label_file(root, val_labels):
+def _label_file(root: Path, val_labels: str | Path | None) -> Path:
     candidates = [Path(val_labels)] if val_labels else [folder / name for folder in (root, root / "val")
                                                         for name in LABEL_FILES]
     for path in candidates:
@@ -178,7 +177,7 @@ def _label_file(root, val_labels):
                      f"put one of {', '.join(LABEL_FILES)} into {root}")
 
 
-def _number(path, label, numbers, by_name=False):
+def _number(path: Path, label: str, numbers: dict[str, int], by_name: bool = False) -> int:
     """Number of a class, given as wnid or, unless `by_name`, as a number."""
     if label in numbers:
         return numbers[label]
@@ -193,7 +192,7 @@ def _number(path, label, numbers, by_name=False):
 # From picture to pixels -------------------------------------------------------------------------------------------
 
 
-def random_crop(width, height, rng):
+def random_crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
     """Draw a box of 8 % to 100 % of a picture with sides of 3 : 4 to 4 : 3; the centre if none fits in ten attempts.
 
     Parameters
@@ -216,7 +215,7 @@ def random_crop(width, height, rng):
     return (width - w) // 2, (height - h) // 2, (width - w) // 2 + w, (height - h) // 2 + h
 
 
-def centre_crop(width, height):
+def centre_crop(width: int, height: int) -> tuple[float, float, float, float]:
     """Return the box that is left in the middle of a picture resized to 256 pixels and cropped to 224.
 
     Returns
@@ -227,7 +226,7 @@ def centre_crop(width, height):
     return (width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2
 
 
-def decode(source, size, rng=None):
+def decode(source: Path | np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """Decode, crop and resize a picture; grey, CMYK and transparent ones become RGB.
 
     Parameters
@@ -246,21 +245,26 @@ def decode(source, size, rng=None):
     UserError
         The file is damaged or no picture.
     """
+    # Only what opens pictures needs Pillow; flags and configurations do without.
+    from PIL import Image
+
     try:
         with Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source) as picture:
             width, height = picture.size
             box = centre_crop(width, height) if rng is None else random_crop(width, height, rng)
             # The decoder of JPEG can leave out detail that resizing would average away, several times faster.
             picture.draft(None, (int(width * size / (box[2] - box[0])) + 1, int(height * size / (box[3] - box[1])) + 1))
-            scale = picture.size[0] / width, picture.size[1] / height
-            box = tuple(min(edge * scale[k % 2], picture.size[k % 2]) for k, edge in enumerate(box))
-            pixels = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box))
-    except _BAD_PICTURE as error:
+            across, down = picture.size[0] / width, picture.size[1] / height    # less than 1 after such a draft
+            left, right = (min(x * across, picture.size[0]) for x in box[::2])
+            top, bottom = (min(y * down, picture.size[1]) for y in box[1::2])
+            pixels = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR,
+                                                              (left, top, right, bottom)))
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{source}: damaged, or not a picture ({error}); replace or remove it") from error
     return pixels[:, ::-1] if rng is not None and rng.random() < 0.5 else pixels
 
 
-class ImageBatches(Batches):
+class ImageBatches(ReadBatches):
     """Batches of `Pictures` of one size, with mean 0 and deviation 1 per colour over ImageNet, epoch by epoch.
 
     Parameters
@@ -271,10 +275,8 @@ class ImageBatches(Batches):
         Height and width, pixels.
     seed : int, optional
         Shuffle, crop at random and mirror, anew each epoch. Not given: the order of `pictures`, and the centre.
-    drop_last, steps, world
-        As for `Batches`.
-    workers : int, optional
-        Threads that decode; as many as there are cores if not given.
+    drop_last, steps, world, workers
+        As for `ReadBatches`.
     skip_damaged : bool
         Leave out pictures that cannot be decoded, and note them in `skipped`, instead of stopping with a UserError.
         With a seed, others of the batch take their places, so that it keeps its size.
@@ -285,43 +287,31 @@ class ImageBatches(Batches):
         Sources of the pictures that have been left out so far.
     """
 
-    def __init__(self, pictures, batch_size, size=224, seed=None, drop_last=False, steps=None, world=None,
-                 workers=None, skip_damaged=False):
-        super().__init__(pictures, batch_size, seed, drop_last=drop_last, steps=steps, world=world)
-        if workers is not None and workers < 1:
-            raise UsageError(f"{workers} workers: choose at least 1")
+    def __init__(self, pictures: Pictures, batch_size: int, size: int = 224, seed: int | None = None,
+                 drop_last: bool = False, steps: int | None = None, world: World | None = None,
+                 workers: int | None = None, skip_damaged: bool = False):
+        super().__init__(pictures, batch_size, seed, drop_last, steps, world, workers)
         self.size, self.skip_damaged, self.skipped = size, skip_damaged, set()
-        self._workers = ThreadPoolExecutor(workers or num_threads(), thread_name_prefix="decoder")
 
-    def _plan(self, epoch):
-        """Draw what is random in an epoch: index int64 (n,), and a seed for each picture, int64 (n,)."""
-        num = len(self.dataset)
-        if self.seed is None:
-            return np.arange(num), np.zeros(num, np.int64)
-        return super()._plan(epoch)[0], self._rng(PLACEMENT, epoch).integers(0, 2 ** 63 - 1, num)
-
-    def _make(self, plan, number):
-        part = self.world.rows(self.batch_size, number)
-        index, seeds = (array[part] for array in plan)
-        decoded = list(self._workers.map(self._decode, index, seeds))
-        good = [k for k, pixels in enumerate(decoded) if pixels is not None]
-        if not good:
-            raise UserError(f"{self.dataset.sources[index[0]]}: damaged, and so are all {len(index)} pictures of a "
-                            "batch; check the files")
-        if self.seed is not None:
-            good = np.resize(good, len(index))
-        image = np.stack([decoded[k] for k in good])    # (batch, size, size, 3)
-        # One product and one sum: value = (byte / 255 - mean) / std.
-        normalized = image.transpose(0, 3, 1, 2) * (1 / (255 * STD))[:, None, None] - (MEAN / STD)[:, None, None]
-        return np.ascontiguousarray(normalized, np.float32), self.dataset.labels[index[good]][:, np.newaxis]
-
-    def _decode(self, k, seed):
-        """Pixels of picture `k`, None if it is to be skipped."""
+    def read(self, k: int, rng: np.random.Generator | None) -> np.ndarray | None:
+        """Return the pixels of picture `k`, uint8 (size, size, 3); None if it is to be skipped."""
         source = self.dataset.sources[k]
         try:
-            return decode(source, self.size, None if self.seed is None else np.random.default_rng(seed))
+            return decode(source, self.size, rng)
         except UserError:
             if not self.skip_damaged:
                 raise
             self.skipped.add(source)
             return None
+
+    def _batch(self, index: np.ndarray, examples: list[np.ndarray | None]) -> tuple[np.ndarray, np.ndarray]:
+        good = [k for k, pixels in enumerate(examples) if pixels is not None]
+        if not good:
+            raise UserError(f"{self.dataset.sources[index[0]]}: damaged, and so are all {len(index)} pictures of a "
+                            "batch; check the files")
+        if self.seed is not None:
+            good = np.resize(good, len(index))
+        image = np.array([examples[k] for k in good])    # (batch, size, size, 3)
+        # One product and one sum: value = (byte / 255 - mean) / std.
+        normalized = image.transpose(0, 3, 1, 2) * (1 / (255 * STD))[:, None, None] - (MEAN / STD)[:, None, None]
+        return np.ascontiguousarray(normalized, np.float32), self.dataset.labels[index[good]][:, np.newaxis]

@@ -13,7 +13,7 @@ Others (sky, pole, fence, traffic sign, ...) have a look of their own.
 """
 import numpy as np
 
-from common.datasets.scene_canvas import ASPHALT, BARS, BRICK, CLOUDS, LEAVES, Canvas
+from common.datasets.scene_canvas import ASPHALT, BARS, BRICK, CLOUDS, LEAVES, Canvas, Point
 
 (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, TRAFFIC_LIGHT, TRAFFIC_SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER, CAR,
  TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE) = range(19)
@@ -25,7 +25,8 @@ FAR, NEAR = 0.07, 3.0    # scale of what is painted: 1 at the bottom of the pict
 ROAD_EDGE, PAVED, FRONT = 0.75, 1.15, 1.4    # distance from the middle of the road, in picture heights at scale 1
 
 
-def make_scene(split, index, height=HEIGHT, width=WIDTH, seed=0):
+def make_scene(split: str, index: int, height: int = HEIGHT, width: int = WIDTH, seed: int = 0
+               ) -> tuple[np.ndarray, np.ndarray]:
     """Make a scene; equal arguments make equal ones, and no scene of one split is in another.
 
     The layout does not depend on the size in pixels, only on the aspect ratio.
@@ -58,20 +59,20 @@ def make_scene(split, index, height=HEIGHT, width=WIDTH, seed=0):
 class _View:
     """The perspective: what stands at distance `u` from the middle of the road, at scale `t`, is at (x(u, t), y(t))."""
 
-    def __init__(self, rng, aspect):
+    def __init__(self, rng: np.random.Generator, aspect: float):
         self.vanishing_point, self.horizon = aspect * rng.uniform(0.4, 0.6), rng.uniform(0.38, 0.48)
 
-    def x(self, u, t):
+    def x(self, u: float, t: float) -> float:
         return self.vanishing_point + u * t
 
-    def y(self, t):
+    def y(self, t: float) -> float:
         return self.horizon + (1 - self.horizon) * t
 
-    def strip(self, left, right, near=NEAR, far=0.0):
+    def strip(self, left: float, right: float, near: float = NEAR, far: float = 0.0) -> list[Point]:
         """Corners of a strip of the ground along the road."""
         return [(self.x(u, t), self.y(t)) for u, t in ((left, far), (right, far), (right, near), (left, near))]
 
-    def plane(self, u, near, far, low, high):
+    def plane(self, u: float, near: float, far: float, low: float, high: float) -> list[Point]:
         """Corners of a plane along the road that reaches from `low` to `high` above the ground."""
         return [(self.x(u, t), self.y(t) - t * h) for t, h in ((near, low), (near, high), (far, high), (far, low))]
 

@@ -1,14 +1,12 @@
 """What the networks are trained on: photographs with classes, street scenes, or one random batch over and over."""
 import math
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from common.datasets import cityscapes, imagenet
-from common.datasets.batches import PLACEMENT, Batches
-from common.machine.cores import num_threads
+from common.datasets.batches import ReadBatches
 from common.machine.distributed import world
 from common.machine.errors import UsageError, UserError
 from common.pictures import image_files as images
@@ -46,41 +44,27 @@ class RandomBatches:
             yield self.arrays
 
 
-class SceneBatches(Batches):
+class SceneBatches(ReadBatches):
     """Batches of street scenes, read when they are needed, epoch by epoch.
 
     Parameters
     ----------
     pairs : list of common.datasets.cityscapes.Pair
-    read : callable
-        `read(pair, size, rng)` returns the arrays of one scene; `rng` is None where nothing is to be random.
+    read_scene : callable
+        `read_scene(pair, size, rng)` returns the arrays of one scene; `rng` is None where nothing is to be random.
     batch_size : int
     size : (int, int)
         Height and width, pixels.
     seed, drop_last, steps, world
-        As for `common.datasets.batches.Batches`.
+        As for `common.datasets.batches.ReadBatches`.
     """
 
-    def __init__(self, pairs, read, batch_size, size, seed=None, drop_last=False, steps=None, world=None):
-        super().__init__(pairs, batch_size, seed, drop_last=drop_last, steps=steps, world=world)
-        self.read, self.size = read, size
-        self._workers = ThreadPoolExecutor(num_threads(), thread_name_prefix="scenes")
+    def __init__(self, pairs, read_scene, batch_size, size, seed=None, drop_last=False, steps=None, world=None):
+        super().__init__(pairs, batch_size, seed, drop_last, steps, world)
+        self.read_scene, self.size = read_scene, size
 
-    def _plan(self, epoch):
-        """Draw what is random in an epoch: index int64 (n,), and a seed for each scene, int64 (n,)."""
-        num = len(self.dataset)
-        if self.seed is None:
-            return np.arange(num), [None] * num
-        return super()._plan(epoch)[0], self._rng(PLACEMENT, epoch).integers(0, 2 ** 63 - 1, num)
-
-    def _make(self, plan, number):
-        part = self.world.rows(self.batch_size, number)
-        scenes = self._workers.map(self._read, *(numbers[part] for numbers in plan))
-        return tuple(np.stack(arrays) for arrays in zip(*scenes, strict=True))
-
-    def _read(self, k, seed):
-        rng = None if seed is None else np.random.default_rng(seed)
-        return self.read(self.dataset[k], self.size, rng)
+    def read(self, k, rng):
+        return self.read_scene(self.dataset[k], self.size, rng)
 
 
 def segmentation_scene(pair, size, rng=None):
