@@ -1,7 +1,11 @@
 """The flags of the `separate.py` and of the `eval.py` of every paper, and the checks of their values."""
+import argparse
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+
+import attrs
 
 from common.audio.files import FORMATS, check_format
 from common.console.values import flag_value, positive_int, to_number
@@ -11,15 +15,70 @@ from common.machine.errors import UsageError
 # separate.py ----------------------------------------------------------------------------------------------------------
 
 
-def add_stem_flags(parser, chunk_dur, overlap):
-    """Add the flags that `check_stem_flags` and `separate_files` take; the script should `parse_intermixed_args`.
+@attrs.frozen(kw_only=True)
+class OutputFormat:
+    """How stems are written.
+
+    Attributes
+    ----------
+    ext
+        A key of `common.audio.files.FORMATS`.
+    encoding
+        As of `common.audio.files.AudioWriter`; None: the default of the format.
+    clip_mode
+        Where a stem goes beyond full scale, and samples are integers: "rescale" makes all of it softer, "clamp" limits
+        its samples.
+    """
+
+    ext: str = "wav"
+    encoding: str | None = None
+    clip_mode: str = "rescale"
+
+    @property
+    def clips(self) -> bool:
+        """Whether full scale is a limit."""
+        return self.encoding != "float32"
+
+
+@attrs.frozen(kw_only=True)
+class StemRequest:
+    """What to separate, and what to write.
+
+    Attributes
+    ----------
+    folders
+        For each input, the folder of its stems.
+    out_dir
+        The folder of these folders, which temporary files go to as well.
+    start
+        Where to start in the inputs, in seconds.
+    duration
+        How many seconds to separate; None: to the end.
+    two_stems
+        Write this stem and the rest of the mixture instead of all stems.
+    output
+    resume
+        Skip inputs whose stems are all there.
+    """
+
+    folders: dict[Path, Path]
+    out_dir: str
+    start: float = 0.0
+    duration: float | None = None
+    two_stems: str | None = None
+    output: OutputFormat = OutputFormat()
+    resume: bool = False
+
+
+def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, overlap: float) -> None:
+    """Add the flags of a `StemRequest`, and those of chunks; the script should `parse_intermixed_args`.
 
     Parameters
     ----------
-    parser : argparse.ArgumentParser
-    chunk_dur : float or None
+    parser
+    chunk_dur
         Default length of a chunk in seconds; None: that of the input.
-    overlap : float
+    overlap
         Default overlap of chunks, as a fraction of one.
     """
     parser.add_argument("files", nargs="*", metavar="FILE", help="audio files with a mixture (wav, flac, mp3, m4a)")
@@ -56,13 +115,8 @@ _chunk_dur = flag_value("a number of seconds above 0", to_number, lambda value: 
 _overlap = flag_value("a fraction from 0 to 0.5", to_number, lambda value: 0 <= value <= 0.5)
 
 
-def check_stem_flags(args):
-    """Check what the flags ask for before long work, as far as that needs no separator.
-
-    Returns
-    -------
-    dict of pathlib.Path to pathlib.Path
-        For each input, the folder of its stems.
+def stem_request(args: argparse.Namespace) -> StemRequest:
+    """Return what the flags of `add_stem_flags` ask for, after checks that need no separator.
 
     Raises
     ------
@@ -70,40 +124,46 @@ def check_stem_flags(args):
         No input is given or none exists, two would write to the same folder, a folder cannot be made, or the format
         cannot hold the encoding.
     """
-    inputs = [Path(name) for name in (*args.files, *args.inputs)]
+    output = OutputFormat(ext=args.ext, encoding=args.encoding, clip_mode=args.clip_mode)
+    folders = _stem_folders([Path(name) for name in (*args.files, *args.inputs)], Path(args.out_dir))
+    check_format(output.ext, output.encoding)
+    return StemRequest(folders=folders, out_dir=args.out_dir, start=args.start,
+                       duration=None if args.duration == -1 else args.duration, two_stems=args.two_stems, output=output,
+                       resume=args.resume)
+
+
+def _stem_folders(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
+    """Return the folder of the stems of each input, after checking that all of them can be made."""
     if not inputs:
         raise UsageError("no audio file is given (see --help)")
     if not any(path.exists() for path in inputs):
         raise UsageError(f"{inputs[0]}: no such file" + (", nor any other of the inputs" if len(inputs) > 1 else ""))
-    folders = {path: Path(args.out_dir) / path.stem for path in inputs}
-    folder, count = Counter(Path(args.out_dir) / path.stem for path in inputs).most_common(1)[0]
+    folder, count = Counter(out_dir / path.stem for path in inputs).most_common(1)[0]
     if count > 1:
         raise UsageError(f"{folder}: {count} of the inputs would write their stems there; rename them or separate them "
                          "one by one")
+    folders = {path: out_dir / path.stem for path in inputs}
     for folder in folders.values():
         existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             reason = "not writable" if existing.is_dir() else "not a folder"
             raise UsageError(f"{existing}: {reason}; choose another --out-dir")
-    check_format(args.ext, args.encoding)
     return folders
 
 
 # eval.py --------------------------------------------------------------------------------------------------------------
 
 
-def add_scoring_flags(parser, add_model_flags, chunk_dur, overlap, whole):
-    """Add the flags that `check_scoring_flags` and `common.separation.scoring.score_songs` take.
+def add_scoring_flags(parser: argparse.ArgumentParser, chunk_dur: float, overlap: float, whole_songs: str) -> None:
+    """Add the flags that `check_scoring_flags` and `common.separation.commands.score_songs` take.
 
     Parameters
     ----------
-    parser : argparse.ArgumentParser
-    add_model_flags : callable
-        Adds those of the separator.
-    chunk_dur, overlap : float
+    parser
+    chunk_dur, overlap
         Defaults: length of a chunk in seconds, 0 for whole songs, and its share that the next has, too.
-    whole : str
-        What to say of whole songs.
+    whole_songs
+        What the help says of whole songs.
     """
     parser.add_argument("--root", required=True, metavar="DIR",
                         help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for each song; "
@@ -117,14 +177,14 @@ def add_scoring_flags(parser, add_model_flags, chunk_dur, overlap, whole):
     parser.add_argument("--cores", type=positive_int, default=1, metavar="N",
                         help="songs to score at once; each takes a core and, if of four minutes, some 6 GB (default: "
                              "%(default)s)")
-    add_model_flags(parser)
     parser.add_argument("--chunk-dur", type=float, default=chunk_dur, metavar="SECONDS",
-                        help=f"length of the chunks that are separated one by one; 0: {whole} (default: %(default)s)")
+                        help=f"length of the chunks that are separated one by one; 0: {whole_songs} (default: "
+                             "%(default)s)")
     parser.add_argument("--overlap", type=float, default=overlap, metavar="FRACTION",
                         help="of a chunk that it shares with the next, 0 to 0.5, cross-faded (default: %(default)s)")
 
 
-def check_scoring_flags(args):
+def check_scoring_flags(args: argparse.Namespace) -> None:
     """Raise a UsageError for chunks that cannot be."""
     if not (0 <= args.chunk_dur < float("inf") and 0 <= args.overlap <= 0.5):
         raise UsageError(f"--chunk-dur {args.chunk_dur}, --overlap {args.overlap}: seconds from 0, and a fraction from "

@@ -3,6 +3,9 @@ import abc
 import itertools
 import math
 from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -19,21 +22,21 @@ class StemSeparator(abc.ABC):
 
     Parameters
     ----------
-    targets : sequence of str or None
+    targets
         Names that are to differ.
-    chunk_seconds, overlap : float
+    chunk_seconds, overlap
         Longer signals are cut into chunks that overlap by this share, and are cross-faded. With None for the former
         they are separated in one piece.
-    engine, precision : str
+    engine, precision
         See `common.inference.engines`.
 
     Attributes
     ----------
-    stems : tuple of str
+    stems
         Names of what is returned, in order.
-    sample_rate : int
+    sample_rate
         At which the networks work, in Hz.
-    batch_size : int
+    batch_size
         Chunks that are separated at once.
 
     Raises
@@ -42,14 +45,17 @@ class StemSeparator(abc.ABC):
         A value that is not allowed.
     """
 
-    batch_size = 1
+    stems: tuple[str, ...]
+    sample_rate: int
+    batch_size: int = 1
 
-    def __init__(self, targets, chunk_seconds, overlap, engine, precision):
+    def __init__(self, targets: Sequence[str] | None, chunk_seconds: float | None, overlap: float, engine: str,
+                 precision: str):
         if chunk_seconds is not None and not chunk_seconds > 0 or not 0 <= overlap <= 0.5:
             raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
                              "and the overlap from 0 to 0.5")
         if len(set(targets or ())) < len(targets or ()):
-            raise UsageError(f"--targets {' '.join(targets)}: each may be named once")
+            raise UsageError(f"--targets {' '.join(targets or ())}: each may be named once")
         check_engine(engine, precision)
         self.chunk_seconds, self.overlap = chunk_seconds, overlap
         self.engine, self.precision = engine, precision
@@ -59,14 +65,19 @@ class StemSeparator(abc.ABC):
         """The parameters of this object, apart from all others."""
         return nn.parameter_scope("separator", self._parameters)
 
-    def separate(self, audio, sample_rate):
+    def settings(self) -> dict[str, Any]:
+        """Return what determines the estimates, JSON-able. A subclass adds its weights and options."""
+        return {"stems": list(self.stems), "chunk_dur": self.chunk_seconds or 0.0, "overlap": self.overlap,
+                "precision": self.precision}
+
+    def separate(self, audio: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
         """Split a signal.
 
         Parameters
         ----------
-        audio : array (samples, channels) or (samples,), float
+        audio : float array (samples, channels) or (samples,)
             Mono or stereo.
-        sample_rate : int
+        sample_rate
             In Hz; any.
 
         Returns
@@ -86,15 +97,14 @@ class StemSeparator(abc.ABC):
                              "are wanted")
         blocks = (signal[start:start + BLOCK] for start in range(0, len(signal), BLOCK))
         out, done = np.empty((len(self.stems), *signal.shape), np.float32), 0
-        for block in separate_stream(self, blocks, sample_rate, signal.shape[1], range(len(self.stems)),
-                                     self.chunk_seconds, self.overlap, self.batch_size):
+        for block in separate_stream(self, blocks, sample_rate, signal.shape[1], self.stems):
             block = block[:len(signal) - done]    # there are a few frames too many
             out[:, done:done + len(block)] = block.swapaxes(0, 1)
             done += len(block)
         return {name: stem.reshape(audio.shape) for name, stem in zip(self.stems, out, strict=True)}
 
     @abc.abstractmethod
-    def process(self, chunks):
+    def process(self, chunks: np.ndarray) -> np.ndarray:
         """Separate chunks of one length, each by itself.
 
         Parameters
@@ -106,14 +116,14 @@ class StemSeparator(abc.ABC):
         float32 array (batch, stems, samples, 2)
         """
 
-    def separate_whole(self, blocks, folder=None):
+    def separate_whole(self, blocks: Iterable[np.ndarray], folder: str | Path | None = None) -> Iterator[np.ndarray]:
         """Separate a signal in one piece: here all of it is in memory, in a subclass it need not be.
 
         Parameters
         ----------
         blocks : iterable of float32 array (n, 2), at `sample_rate`
-        folder : path or None
-            For what is laid by on disk; see `common.audio.spool`.
+        folder
+            Where temporary files go; see `common.audio.spool`.
 
         Yields
         ------
@@ -125,28 +135,21 @@ class StemSeparator(abc.ABC):
             yield self.process(signal[None])[0].swapaxes(0, 1)
 
 
-def separate_stream(separator, blocks, rate, channels, picked, chunk_seconds, overlap, batch_size=1, folder=None):
+def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate: int, channels: int,
+                    stems: Sequence[str], folder: str | Path | None = None) -> Iterator[np.ndarray]:
     """Separate a signal that comes in blocks, at its own sample rate.
 
     Parameters
     ----------
-    separator : StemSeparator
-        Or an object that has as much of it as is used here: `sample_rate`, and `process` or, where there are no
-        chunks, `separate_whole`.
+    separator
     blocks : iterable of numpy.ndarray (n, channels), float32
-    rate : int
+    rate
         Hz.
-    channels : int
+    channels
         1 or 2; a single one is used for both sides.
-    picked : sequence of int
-        Indices of the stems that are wanted.
-    chunk_seconds : float or None
-        Length of a chunk; None: the signal is separated in one piece.
-    overlap : float
-        The share of a chunk that it has in common with the next.
-    batch_size : int
-        Chunks that are separated at once.
-    folder : path or None
+    stems
+        Names of those that are wanted.
+    folder
         As for `StemSeparator.separate_whole`.
 
     Yields
@@ -156,23 +159,25 @@ def separate_stream(separator, blocks, rate, channels, picked, chunk_seconds, ov
     """
     stereo = (np.broadcast_to(block, (len(block), 2)) for block in blocks)
     mixture = _resampled(stereo, rate, separator.sample_rate, 2)
-    if chunk_seconds is None:
-        stems = separator.separate_whole(mixture, folder)
+    if separator.chunk_seconds is None:
+        estimates = separator.separate_whole(mixture, folder)
     else:
-        length = max(1, round(chunk_seconds * separator.sample_rate))
-        stems = separate_in_chunks(mixture, separator.process, length, round(overlap * length), batch_size)
-    stems = (block[:, picked] for block in stems)
+        length = max(1, round(separator.chunk_seconds * separator.sample_rate))
+        estimates = separate_in_chunks(mixture, separator.process, length, round(separator.overlap * length),
+                                       separator.batch_size)
+    wanted = [separator.stems.index(stem) for stem in stems]
+    estimates = (block[:, wanted] for block in estimates)
     if channels == 1:
-        stems = (block.mean(axis=2, keepdims=True) for block in stems)
+        estimates = (block.mean(axis=2, keepdims=True) for block in estimates)
     # Rounding in both directions may have lost a frame or two at a low rate between.
-    silence = np.zeros((math.ceil(separator.sample_rate / rate) + 1, len(picked), channels), np.float32)
-    width = len(picked) * channels
-    flat = (block.reshape(len(block), width) for block in itertools.chain(stems, [silence]))
+    silence = np.zeros((math.ceil(separator.sample_rate / rate) + 1, len(stems), channels), np.float32)
+    width = len(stems) * channels
+    flat = (block.reshape(len(block), width) for block in itertools.chain(estimates, [silence]))
     for block in _resampled(flat, separator.sample_rate, rate, width):
-        yield block.reshape(len(block), len(picked), channels)
+        yield block.reshape(len(block), len(stems), channels)
 
 
-def _resampled(blocks, from_rate, to_rate, channels):
+def _resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
     resampler = Resampler(from_rate, to_rate, channels)
     for block in blocks:
         yield resampler(block)

@@ -1,21 +1,42 @@
 """Stems brought to a level that their format can hold, and written."""
 import contextlib
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from common.audio.files import AudioWriter
-from common.audio.spool import writing_to
+from common.audio.spool import Spool, writing_to
+from common.separation.flags import OutputFormat
 
 
-def write_stems(targets, stems, mixture, frames, rate, args):
-    """Write the outputs of one file, and return a line on what was done to their level, or None.
+def write_stems(targets: Sequence[Path], stems: Spool, mixture: Spool | None, frames: int, rate: int,
+                output: OutputFormat) -> str | None:
+    """Write the stems of one song.
 
-    `targets` are those of the stems in the spool `stems`, and of what remains of the spool `mixture` if there is one.
+    Parameters
+    ----------
+    targets
+        Files of the stems, and one more for the rest of the mixture if that is given.
+    stems
+        Spool of (stems, channels).
+    mixture
+        Spool of (1, channels), or None.
+    frames
+        How many of their frames to write.
+    rate
+        Hz.
+    output
+
+    Returns
+    -------
+    str or None
+        A line on what was done to their level, if anything was.
     """
-    clamp = args.clip_mode == "clamp" and args.encoding != "float32"
+    clamp = output.clip_mode == "clamp" and output.clips
     gains, note = np.ones((len(targets), 1), np.float32), None
-    if args.encoding != "float32":
+    if output.clips:
         peaks, beyond = _levels(_outputs(stems, mixture, frames, clamp))
         names = [target.stem for target in targets]
         if clamp:
@@ -29,7 +50,7 @@ def write_stems(targets, stems, mixture, frames, rate, args):
         folder.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.ExitStack() as stack:
-            writers = [stack.enter_context(AudioWriter(target, rate, channels, args.ext, args.encoding, frames))
+            writers = [stack.enter_context(AudioWriter(target, rate, channels, output.ext, output.encoding, frames))
                        for target in targets]
             for block in _outputs(stems, mixture, frames, clamp):
                 block = np.clip(block, -1, 1) if clamp else block * gains
@@ -42,19 +63,19 @@ def write_stems(targets, stems, mixture, frames, rate, args):
     return note
 
 
-def _outputs(stems, mixture, frames, clamp):
+def _outputs(stems: Spool, mixture: Spool | None, frames: int, clamp: bool) -> Iterator[np.ndarray]:
     """Yield blocks (n, outputs, channels) of what will be written, before it is scaled or limited."""
-    mixtures = mixture.blocks(frames) if mixture is not None else None
-    for block in stems.blocks(frames):
-        if mixture is not None:    # its rest is all that the stem, as it will be written, leaves of it
-            rest = next(mixtures) - (np.clip(block, -1, 1) if clamp else block)
-            block = np.concatenate([block, rest], axis=1)
-        yield block
+    if mixture is None:
+        yield from stems.blocks(frames)
+        return
+    for block, whole in zip(stems.blocks(frames), mixture.blocks(frames), strict=True):
+        rest = whole - (np.clip(block, -1, 1) if clamp else block)    # all that the stem, as it will be written, leaves
+        yield np.concatenate([block, rest], axis=1)
 
 
-def _levels(blocks):
+def _levels(blocks: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return for each output of `blocks` its peak, and how many samples lie beyond full scale."""
-    peaks, beyond = 0, 0
+    peaks, beyond = np.zeros(1), np.zeros(1, int)
     for block in blocks:
         sizes = [np.abs(output) for output in np.moveaxis(block, 1, 0)]
         peaks = np.maximum(peaks, [size.max() for size in sizes])
@@ -62,13 +83,13 @@ def _levels(blocks):
     return peaks, beyond
 
 
-def _rescale_note(names, gains, tied):
+def _rescale_note(names: Sequence[str], gains: np.ndarray, tied: bool) -> str | None:
     if tied and gains[0] < 1:
         return f"{' and '.join(names)} scaled by {20 * math.log10(gains[0]):.2f} dB, both alike, so as not to clip"
     scaled = [f"{name} by {20 * math.log10(gain):.2f} dB" for name, gain in zip(names, gains, strict=True) if gain < 1]
     return f"scaled so as not to clip: {', '.join(scaled)}" if scaled else None
 
 
-def _clamp_note(names, beyond):
+def _clamp_note(names: Sequence[str], beyond: np.ndarray) -> str | None:
     limited = [f"{count} samples of {name}" for name, count in zip(names, beyond, strict=True) if count]
     return f"limited to full scale: {', '.join(limited)}" if limited else None

@@ -3,6 +3,8 @@ import contextlib
 import itertools
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -10,26 +12,17 @@ from common.audio.files import AudioReader, check_format
 from common.audio.spool import BLOCK, Spool
 from common.console.progress import progress
 from common.machine.errors import UsageError, UserError
-from common.separation.flags import check_stem_flags
-from common.separation.separator import separate_stream
+from common.separation.flags import OutputFormat, StemRequest
+from common.separation.separator import StemSeparator, separate_stream
 from common.separation.stem_files import write_stems
 
 
-def separate_files(separator, args, batch_size=1):
-    """Separate the files that the flags name, at their own sample rate, length and number of channels (at most two).
+def separate_files(separator: StemSeparator, request: StemRequest) -> int:
+    """Separate files at their own sample rate and length, and with their number of channels (at most two).
 
-    Memory does not grow with their length; on the disk of `--out-dir`, space for float32 stems, and for what the
-    separator lays by, is needed beside the files that are written. An input that fails does not keep the others from
+    Memory does not grow with their length. The disk of `request.out_dir` needs space for the files that are written,
+    and for temporary ones: float32 stems, and those of the separator. An input that fails does not keep the others from
     being separated; the errors are printed at the end, a line for each.
-
-    Parameters
-    ----------
-    separator : StemSeparator
-        Or an object that has `stems` (tuple of names) and what `separate_stream` uses.
-    args : argparse.Namespace
-        Of the flags of `add_stem_flags`.
-    batch_size : int
-        Chunks that `process` gets at once.
 
     Returns
     -------
@@ -40,11 +33,11 @@ def separate_files(separator, args, batch_size=1):
     Raises
     ------
     UsageError
-        As `check_stem_flags`; there is no such stem; an input would be overwritten.
+        There is no such stem; an input would be overwritten.
     """
-    folders = check_stem_flags(args)
-    names = _output_names(separator.stems, args.two_stems)
-    targets = {path: [folder / f"{name}.{args.ext}" for name in names] for path, folder in folders.items()}
+    folders = request.folders
+    names = _output_names(separator.stems, request.two_stems)
+    targets = {path: [folder / f"{name}.{request.output.ext}" for name in names] for path, folder in folders.items()}
     written = {target.resolve() for group in targets.values() for target in group}
     for path in folders:
         if path.resolve() in written:
@@ -53,10 +46,10 @@ def separate_files(separator, args, batch_size=1):
     try:
         for path in folders:
             try:
-                if args.resume and all(target.exists() for target in targets[path]):
+                if request.resume and all(target.exists() for target in targets[path]):
                     print(f"{path}: all stems are in {folders[path]} already", flush=True)
                 else:
-                    _separate_file(separator, path, targets[path], args, batch_size)
+                    _separate_file(separator, path, targets[path], request)
                 done += 1
             except UserError as error:
                 errors.append((str(error), error.exit_status))    # without the traceback, which holds arrays
@@ -69,15 +62,15 @@ def separate_files(separator, args, batch_size=1):
     return UserError.exit_status if done else min(status for _, status in errors)
 
 
-def _output_names(stems, two_stems):
+def _output_names(stems: tuple[str, ...], two_stems: str | None) -> tuple[str, ...]:
     if two_stems is None:
-        return tuple(stems)
+        return stems
     if two_stems not in stems:
         raise UsageError(f"--two-stems {two_stems}: no such stem; choose from {', '.join(stems)}")
     return two_stems, f"no_{two_stems}"
 
 
-def _report(errors, done, count):
+def _report(errors: list[tuple[str, int]], done: int, count: int) -> None:
     """Print the errors of single inputs; the last line says what became of the others."""
     rest = ""
     if len(errors) == 1 and done:
@@ -88,31 +81,31 @@ def _report(errors, done, count):
         print(f"error: {message}{rest if index == len(errors) else ''}", file=sys.stderr, flush=True)
 
 
-def _separate_file(separator, path, targets, args, batch_size):
+def _separate_file(separator: StemSeparator, path: Path, targets: list[Path], request: StemRequest) -> None:
     """Separate one file and print what became of it."""
     began = time.perf_counter()
     with AudioReader(path) as reader:
         rate = reader.sample_rate
-        _check_input(reader, args)
-        start = round(args.start * rate)
-        frames = sys.maxsize if args.duration == -1 else max(1, round(args.duration * rate))
+        _check_input(reader, request.output)
+        start = round(request.start * rate)
+        frames = sys.maxsize if request.duration is None else max(1, round(request.duration * rate))
         reader.seek(start)
-        with _laid_by(separator, reader, frames, args, batch_size) as (stems, mixture):
+        with _separated_to_disk(separator, reader, frames, request) as (stems, mixture):
             frames = reader.position - start
-            note = write_stems(targets, stems, mixture, frames, rate, args)
+            note = write_stems(targets, stems, mixture, frames, rate, request.output)
         if reader.truncated:
             print(f"warning: {reader.truncated}", file=sys.stderr, flush=True)
     if note:
         print(f"{path}: {note}", flush=True)
     took = time.perf_counter() - began
-    print(f"{path}: wrote {targets[0].parent}/{{{','.join(target.stem for target in targets)}}}.{args.ext}, "
+    print(f"{path}: wrote {targets[0].parent}/{{{','.join(target.stem for target in targets)}}}.{request.output.ext}, "
           f"{frames / rate:.1f} s of audio in {took:.1f} s (real-time factor {took * rate / frames:.2g})", flush=True)
 
 
-def _check_input(reader, args):
+def _check_input(reader: AudioReader, output: OutputFormat) -> None:
     """Check that stems like the input can be written, and say so if they will have fewer channels."""
     try:
-        check_format(args.ext, args.encoding, reader.sample_rate, min(reader.channels, 2))
+        check_format(output.ext, output.encoding, reader.sample_rate, min(reader.channels, 2))
     except UsageError as error:
         raise UsageError(f"{reader.path}: {error}") from error
     if reader.channels > 2:
@@ -120,7 +113,8 @@ def _check_input(reader, args):
 
 
 @contextlib.contextmanager
-def _laid_by(separator, reader, frames, args, batch_size):
+def _separated_to_disk(separator: StemSeparator, reader: AudioReader, frames: int,
+                       request: StemRequest) -> Iterator[tuple[Spool, Spool | None]]:
     """Separate the next `frames` frames of `reader`.
 
     Yields
@@ -131,26 +125,25 @@ def _laid_by(separator, reader, frames, args, batch_size):
         The mixture, if one stem and the rest of the mixture are asked for.
     """
     channels = min(reader.channels, 2)
-    picked = [separator.stems.index(args.two_stems)] if args.two_stems else list(range(len(separator.stems)))
+    names = (request.two_stems,) if request.two_stems else separator.stems
     guess = reader.estimated_frames and max(0, min(frames, reader.estimated_frames - reader.position))
     blocks = _read(reader, frames, channels)
     blocks = itertools.chain([next(blocks)], blocks)    # if there is nothing to separate, make no folder either
     with contextlib.ExitStack() as stack:
-        stems = stack.enter_context(Spool(args.out_dir, (len(picked), channels)))
-        mixture = stack.enter_context(Spool(args.out_dir, (1, channels))) if args.two_stems else None
+        stems = stack.enter_context(Spool(request.out_dir, (len(names), channels)))
+        mixture = stack.enter_context(Spool(request.out_dir, (1, channels))) if request.two_stems else None
         if mixture is not None:
             blocks = mixture.recording(blocks)
-        blocks = separate_stream(separator, blocks, reader.sample_rate, channels, picked, args.chunk_dur,
-                                 args.overlap, batch_size, args.out_dir)
-        with contextlib.closing(_with_bar(blocks, reader.path.name, reader.sample_rate, guess)) as blocks:
-            for block in blocks:
+        estimates = separate_stream(separator, blocks, reader.sample_rate, channels, names, request.out_dir)
+        with contextlib.closing(_with_bar(estimates, reader.path.name, reader.sample_rate, guess)) as estimates:
+            for block in estimates:
                 if not np.isfinite(block).all():
                     raise UserError(f"{reader.path}: the separation gave NaN or infinite samples; check the weights")
                 stems.append(block)
         yield stems, mixture
 
 
-def _read(reader, frames, channels):
+def _read(reader: AudioReader, frames: int, channels: int) -> Iterator[np.ndarray]:
     """Yield blocks of the next `frames` frames, one at least, without the channels after the first `channels`."""
     begin = reader.position
     while (left := begin + frames - reader.position) > 0 and len(block := reader.read(min(left, BLOCK))):
@@ -159,7 +152,7 @@ def _read(reader, frames, channels):
         raise UserError(f"{reader.path}: ends before --start {begin / reader.sample_rate:g}")
 
 
-def _with_bar(blocks, name, rate, frames):
+def _with_bar(blocks: Iterable[np.ndarray], name: str, rate: int, frames: int | None) -> Iterator[np.ndarray]:
     """Yield `blocks` under a progress bar in seconds; `frames`, how many there are in all, is None or a guess."""
     whole = f"{frames / rate:.0f} s" if frames else "? s"
     with progress(None, total=frames, unit_scale=1 / rate, desc=name,

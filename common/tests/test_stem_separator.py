@@ -59,9 +59,9 @@ def test_stems_have_the_rate_and_the_shape_of_the_audio(shape, rate):
     assert all(stem.shape == shape and stem.dtype == np.float32 and not stem.any() for stem in stems.values())
 
 
-def test_stems_are_picked_by_their_index():
+def test_stems_are_chosen_by_name():
     audio = ramp(1000)
-    blocks = separate_stream(Halves(), [audio[:300], audio[300:]], RATE, 2, [1], None, 0)
+    blocks = separate_stream(Halves(), [audio[:300], audio[300:]], RATE, 2, ["rest"])
     rest = np.concatenate(list(blocks))[:1000]
     np.testing.assert_allclose(rest[:, 0], audio - audio.mean(0), atol=1e-6)
 
@@ -76,7 +76,7 @@ def test_the_folder_reaches_a_separator_of_whole_signals():
                 yield np.stack([block, -block], axis=1)
 
     blocks = [ramp(500), ramp(0), ramp(300)]
-    out = separate_stream(Streaming(), blocks, RATE, 2, [0, 1], None, 0, folder="stems")
+    out = separate_stream(Streaming(), blocks, RATE, 2, Halves.stems, folder="stems")
     np.testing.assert_array_equal(np.concatenate(list(out))[:800, 1], -np.concatenate(blocks))
     assert given == ["stems"]
 

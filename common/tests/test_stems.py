@@ -21,7 +21,7 @@ from common.audio.files import FORMATS, AudioReader
 from common.console import cli
 from common.machine.errors import UsageError
 from common.separation import stems
-from common.separation.flags import add_stem_flags
+from common.separation.flags import add_stem_flags, stem_request
 from common.separation.stems import separate_files
 
 GAINS = {"bass": 0.5, "drums": 0.25, "vocals": 0.25}    # of the stems in the mixture
@@ -29,13 +29,19 @@ GAINS = {"bass": 0.5, "drums": 0.25, "vocals": 0.25}    # of the stems in the mi
 
 def separator(gains=None, sample_rate=44100):
     scale = np.array(gains or list(GAINS.values()), np.float32)[:, None, None]
-    return SimpleNamespace(sample_rate=sample_rate, stems=tuple(GAINS), process=lambda batch: batch[:, None] * scale)
+    return stand_in(lambda batch: batch[:, None] * scale, tuple(GAINS), sample_rate)
+
+
+def stand_in(process, stems=("bass",), sample_rate=44100):
+    return SimpleNamespace(sample_rate=sample_rate, stems=stems, process=process)
 
 
 def separate(*argv, separator=separator(), batch_size=2):    # noqa: B008
     parser = cli.parser("")
     add_stem_flags(parser, chunk_dur=0.1, overlap=0.25)
-    return separate_files(separator, parser.parse_intermixed_args([str(arg) for arg in argv]), batch_size)
+    args = parser.parse_intermixed_args([str(arg) for arg in argv])
+    separator.chunk_seconds, separator.overlap, separator.batch_size = args.chunk_dur, args.overlap, batch_size
+    return separate_files(separator, stem_request(args))
 
 
 def noise(frames, channels=2, level=0.3):
@@ -102,7 +108,7 @@ def test_of_many_channels_two_are_separated(capsys):
 def test_a_mono_stem_is_the_mean_of_both_channels():
     mixture = song("song.wav", channels=1)
     sides = np.array([0.25, 0.75], np.float32)
-    one_sided = SimpleNamespace(sample_rate=44100, stems=("bass",), process=lambda batch: (batch * sides)[:, None])
+    one_sided = stand_in(lambda batch: (batch * sides)[:, None])
     assert separate("song.wav", "--float32", separator=one_sided) == 0
     np.testing.assert_allclose(read("stems/song/bass.wav"), mixture / 2, atol=1e-7)
 
@@ -143,7 +149,7 @@ def test_chunks_are_as_asked_for():
         shapes.append(batch.shape)
         return batch[:, None]
 
-    fake = SimpleNamespace(sample_rate=22050, stems=("all",), process=process)
+    fake = stand_in(process, ("all",), 22050)
     assert separate("song.wav", "--chunk-dur", 0.2, "--overlap", 0.5, separator=fake, batch_size=3) == 0
     assert shapes == [(3, 4410, 2), (3, 4410, 2), (3, 4410, 2)]    # 1 s, a chunk every 0.1 s
 
@@ -157,10 +163,11 @@ def test_without_chunks_all_of_an_input_is_separated_at_once():
         for block in blocks:
             yield np.stack([block / 2, block / 4], axis=1)
 
-    fake = SimpleNamespace(sample_rate=44100, stems=("half", "quarter"), separate_whole=separate_whole)
+    fake = SimpleNamespace(sample_rate=44100, stems=("half", "quarter"), separate_whole=separate_whole,
+                           chunk_seconds=None)
     parser = cli.parser("")
     add_stem_flags(parser, chunk_dur=None, overlap=0.25)
-    assert separate_files(fake, parser.parse_intermixed_args(["song.wav", "--float32"])) == 0
+    assert separate_files(fake, stem_request(parser.parse_intermixed_args(["song.wav", "--float32"]))) == 0
     assert given == ["stems"]
     np.testing.assert_array_equal(read("stems/song/half.wav"), mixture / 2)
     np.testing.assert_array_equal(read("stems/song/quarter.wav"), mixture / 4)
@@ -354,7 +361,7 @@ def test_wrong_usage_is_refused_before_work(argv, error):
         raise AssertionError("work was begun")
 
     with pytest.raises(UsageError, match=error):
-        separate(*argv, separator=SimpleNamespace(sample_rate=44100, stems=("bass",), process=process))
+        separate(*argv, separator=stand_in(process))
     assert files() == before and not Path("stems").exists()
 
 
@@ -367,7 +374,7 @@ def test_wrong_usage_is_refused_before_work(argv, error):
 ])
 def test_a_full_disk_leaves_no_stem(limit, flags, capsys):
     song("song.wav", 50_000)
-    fake = SimpleNamespace(sample_rate=44100, stems=("bass",), process=lambda batch: batch[:, None])
+    fake = stand_in(lambda batch: batch[:, None])
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -395,7 +402,9 @@ def process(batch):
 def main():
     parser = cli.parser("")
     flags.add_stem_flags(parser, chunk_dur=1, overlap=0)
-    return stems.separate_files(SimpleNamespace(sample_rate=8000, stems=("all",), process=process), parser.parse_args())
+    separator = SimpleNamespace(sample_rate=8000, stems=("all",), process=process, chunk_seconds=1, overlap=0,
+                                batch_size=1)
+    return stems.separate_files(separator, flags.stem_request(parser.parse_args()))
 
 cli.run(main)
 """

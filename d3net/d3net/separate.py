@@ -5,22 +5,23 @@
 
 Writes <out-dir>/<name of the song>/{vocals,drums,bass,other}.wav, of the length and sample rate of the song.
 """
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from common.console import cli
-from common.separation.flags import add_stem_flags, check_stem_flags
-from common.separation.stems import separate_files
-from d3net.music.flags import add_model_flags, separator_of
-from d3net.music.separator import OVERLAP, Separator
+from common.machine.lazy_names import lazy_names
+from common.separation import commands
+from d3net.music.network import NETWORK
+
+if TYPE_CHECKING:
+    from d3net.music.separator import Separator
 
 __all__ = ["Separator", "main"]
+__getattr__ = lazy_names({"Separator": "d3net.music.separator"})
 
 
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    add_stem_flags(parser, None, OVERLAP)
-    add_model_flags(parser)
-    args = parser.parse_intermixed_args(argv)
-    check_stem_flags(args)    # before weights are fetched
-    return separate_files(separator_of(args), args)
+def main(argv: Sequence[str] | None = None) -> int:
+    return commands.separate(NETWORK, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,19 @@
 """Find the weights of the networks: published ones by name, files, and folders of training runs."""
-import zipfile
 from pathlib import Path
 
 import attrs
 
-from common.downloads.fetch import fetch_first_seen, fetch_members
+from common.downloads.fetch import fetch_first_seen
 from common.machine.errors import UsageError, UserError
 from common.runs.checkpoint import stored_shapes
 from common.runs.training import BEST
+from common.separation.weights import check_targets, find_model, in_order, refuse_archive
 from d3net.hyperparameters import load_mss, load_segmentation
 from d3net.mss_model import TARGETS
+from d3net.music.network import NETWORK
 
 BASE = "https://nnabla.org/pretrained-models/ai-research-code/d3net"
-PUBLISHED_MSS = {"d3net-mss": f"{BASE}/mss/d3net-mss.zip"}
+PUBLISHED_MSS = {name: model.url for name, model in NETWORK.published.items()}
 PUBLISHED_SEGMENTATION = {name: f"{BASE}/semantic-segmentation/{name}.h5" for name in ("D3Net-L", "D3Net-S")}
 PUBLISHED_BACKBONES = {f"{name}-pretrained-backbone": url.replace(".h5", "-pretrained-backbone.h5")
                        for name, url in PUBLISHED_SEGMENTATION.items()}
@@ -61,21 +62,10 @@ def mss_files(model, targets=None):
     UserError
         A file belongs to another network or cannot be read; no network connection.
     """
-    path = Path(model)
-    if str(model) in PUBLISHED_MSS and not path.exists():
-        name = str(model)
-        path = fetch_members(PUBLISHED_MSS[name], name, [f"{target}.h5" for target in TARGETS], _LARGEST)
-    if not path.exists():
-        raise _no_such_model(model, PUBLISHED_MSS)
+    path = find_model(model, PUBLISHED_MSS, TARGETS, _LARGEST)
     files = _in_folder(path) if path.is_dir() else {_target_of(path): path}
-    for target in targets or ():
-        if target not in files:
-            raise UsageError(f"--targets {target}: {model} separates {', '.join(files)}")
+    check_targets(targets, model, files)
     return {target: _describe(target, files[target]) for target in targets or files}
-
-
-def _no_such_model(model, published):
-    return UsageError(f"--model {model}: no such file or folder; the published models are {', '.join(published)}")
 
 
 def _in_folder(folder):
@@ -84,14 +74,12 @@ def _in_folder(folder):
     files = {name: path for name, path in files.items() if name.removesuffix("_final") not in files.keys() - {name}}
     if not files:
         raise UsageError(f"--model {folder}: no weights here: <target>.h5 is expected, such as {TARGETS[0]}.h5")
-    order = [*(target for target in TARGETS if target in files), *(name for name in files if name not in TARGETS)]
-    return {target: files[target] for target in order}
+    return in_order(files, TARGETS)
 
 
 def _target_of(path):
     """Return the target that a file is for: the scope of all its parameters."""
-    if zipfile.is_zipfile(path):
-        raise UserError(f"{path}: a ZIP archive; unpack it and name the folder")
+    refuse_archive(path)
     shapes = stored_shapes(path)
     scopes = {name.split("/")[0] for name in shapes}
     if len(scopes) != 1 or f"{min(scopes)}/decode_scale" not in shapes:
@@ -139,14 +127,12 @@ def segmentation_file(model, config=None):
     """
     name = str(model).replace("_", "-")
     if name in PUBLISHED_SEGMENTATION and not Path(model).exists():
-        return WeightFile(fetch_first_seen(PUBLISHED_SEGMENTATION[name]), load_segmentation(config or name))
-    path = Path(model)
+        return WeightFile(find_model(name, PUBLISHED_SEGMENTATION), load_segmentation(config or name))
+    path = find_model(model, PUBLISHED_SEGMENTATION)
     if path.is_dir():
         path = path / BEST
         if not path.is_file():
             raise UsageError(f"--model {model}: no {BEST} of a training run in this folder")
-    if not path.exists():
-        raise _no_such_model(model, PUBLISHED_SEGMENTATION)
     shapes = stored_shapes(path)
     if not {"backbone", "decode_head"} <= {key.split("/")[0] for key in shapes}:
         raise UserError(f"{path}: weights of another network: not those of a D3Net for segmentation"

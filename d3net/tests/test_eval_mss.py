@@ -5,10 +5,10 @@ import json
 import pytest
 
 from common.machine.errors import UsageError
-from common.separation.scores import format_table
+from common.separation.score_tables import format_table
 from common.workbench.testing import needs_ffmpeg, run_python, score_twice, script_of, write_songs_to_score
 from d3net import eval
-from d3net.music import evaluation as eval_mss
+from d3net.music.network import NETWORK
 
 SOURCES = ("vocals", "drums")
 
@@ -46,8 +46,7 @@ def parsed(model, *argv):
 
 @functools.cache
 def default_settings(model):
-    args = parsed(model)
-    return json.dumps(eval_mss.settings(eval_mss.make_separator(args), args))
+    return json.dumps(NETWORK.separator_of_flags(parsed(model)).settings())
 
 
 @pytest.mark.parametrize("flags, attribute, value", [
@@ -56,10 +55,9 @@ def default_settings(model):
     (("--patch-overlap", "0"), "patch_overlap", 0.0), (("--no-wiener",), "wiener", False),
     (("--chunk-dur", "10"), "chunk_seconds", 10.0), (("--overlap", "0.25"), "overlap", 0.25)])
 def test_flags_reach_the_separator_and_the_record_of_settings(flags, attribute, value, model):
-    args = parsed(model, *flags)
-    separator = eval_mss.make_separator(args)
+    separator = NETWORK.separator_of_flags(parsed(model, *flags))
     assert getattr(separator, attribute) == value
-    settings = json.dumps(eval_mss.settings(separator, args))
+    settings = json.dumps(separator.settings())
     assert (settings == default_settings(model)) == (flags == ())
 
 
@@ -87,7 +85,7 @@ def test_refuses_flags(argv, says):
 
 def test_published_averages():
     none = {target: dict.fromkeys(("SDR", "SIR", "ISR", "SAR"), 0.0) for target in ("vocals", "drums", "bass", "other")}
-    assert format_table(none, eval_mss.PUBLISHED_SDR).splitlines()[-1].split()[5:] == ["6.01", "6.03"]
+    assert format_table(none, NETWORK.published_sdr("d3net-mss")).splitlines()[-1].split()[5:] == ["6.01", "6.03"]
 
 
 @pytest.mark.parametrize("argv, flags", [((), ("mss", "segmentation")), (("mss",), ("--root", "--is-wav", "--cores"))])

@@ -3,7 +3,7 @@ import pytest
 
 from common.machine.errors import UsageError
 from common.runs.checkpoint import save_parameters
-from common.separation.scores import format_table
+from common.separation.score_tables import format_table, print_medians
 from common.workbench.testing import (
     assert_one_line,
     needs_ffmpeg,
@@ -12,9 +12,9 @@ from common.workbench.testing import (
     script_of,
     write_songs_to_score,
 )
-from x_umx import eval, flags
+from x_umx import eval
 from x_umx.model import CrossNetOpenUnmix, OpenUnmix, Sizes
-from x_umx.separator import CHUNK_SECONDS
+from x_umx.separation import NETWORK
 
 SOURCES = ("drums", "vocals")
 SIZES = Sizes(n_fft=512, hidden_size=8, max_bin=100)
@@ -57,41 +57,42 @@ def parsed(*argv):
     return eval.parse_args(["--root", "somewhere", "-c", "cpu", *map(str, argv)])
 
 
+def separator_of(*argv):
+    return NETWORK.separator_of_flags(parsed(*argv))
+
+
 @pytest.mark.parametrize("flags, attribute, value", [
     ((), "targets", SOURCES), ((), "stems", SOURCES), ((), "niter", 1), ((), "softmask", False), ((), "alpha", 1.0),
-    ((), "chunk_seconds", CHUNK_SECONDS), ((), "overlap", 0.1),
+    ((), "chunk_seconds", NETWORK.chunk_seconds), ((), "overlap", 0.1),
     (("--targets", "vocals", "drums"), "stems", ("vocals", "drums")),
     (("--niter", "0"), "niter", 0), (("--softmask",), "softmask", True), (("--alpha", "2"), "alpha", 2.0),
     (("--residual-model",), "stems", (*SOURCES, "residual")), (("--residual",), "stems", (*SOURCES, "residual")),
     (("--chunk-dur", "10"), "chunk_seconds", 10.0), (("--chunk-dur", "0"), "chunk_seconds", None),
     (("--overlap", "0.25"), "overlap", 0.25)])
 def test_flags_reach_the_separator_and_the_record_of_settings(flags, attribute, value, models):
-    args, default = parsed("--model", models / "xumx.h5", *flags), parsed("--model", models / "xumx.h5")
-    separator = eval.make_separator(args)
+    separator, default = (separator_of("--model", models / "xumx.h5", *more) for more in (flags, ()))
     assert getattr(separator, attribute) == value
-    assert (eval.settings(separator, args) == eval.settings(eval.make_separator(default), default)) == (flags == ())
+    assert (separator.settings() == default.settings()) == (flags == ())
 
 
 def test_settings_tell_weights_apart(models):
-    both, one = (eval.settings(eval.make_separator(args), args) for args in (
-        parsed("--model", models / "umx"), parsed("--model", models / "umx", "--targets", "drums")))
+    both, one = (separator_of("--model", models / "umx", *flags).settings() for flags in ((), ("--targets", "drums")))
     assert len(both["weights"]) == 2
     assert both["weights"][:1] == one["weights"]
     assert both["weights"][0] != both["weights"][1]
 
 
 def test_umx_infer_chooses_umx(models, capsys):
-    assert flags.model_name(parsed()) == "xumx"
-    assert flags.model_name(parsed("--umx-infer")) == "umx"
-    eval.make_separator(parsed("--umx-infer", "--model", models / "umx"))
+    assert NETWORK.options(parsed())["model"] == "xumx"
+    assert NETWORK.options(parsed("--umx-infer"))["model"] == "umx"
+    separator_of("--umx-infer", "--model", models / "umx")
     assert capsys.readouterr().out == f"{models / 'umx'}: computing on cpu\n"
     with pytest.raises(UsageError, match="xumx.h5 is X-UMX"):
-        eval.make_separator(parsed("--umx-infer", "--model", models / "xumx.h5"))
+        separator_of("--umx-infer", "--model", models / "xumx.h5")
 
 
 @pytest.mark.parametrize("flags, says", [
-    (("--chunk-dur", "-1"), "--chunk-dur -1.0"), (("--chunk-dur", "inf"), "--chunk-dur inf"),
-    (("--overlap", "0.6"), "--overlap 0.6"), (("--overlap", "nan"), "--overlap nan"), (("--cores", "0"), "--cores"),
+    (("--cores", "0"), "--cores"),
     (("--subset", "all"), "--subset"), (("--soft",), "--soft")])
 def test_refuses_flags(flags, says):
     with pytest.raises(UsageError, match=says):
@@ -101,7 +102,9 @@ def test_refuses_flags(flags, says):
 @needs_ffmpeg
 @pytest.mark.parametrize("flags, says", [
     (("--root", "nowhere"), "--root nowhere"), (("--model", "nowhere.h5"), "--model nowhere.h5"),
-    (("--targets", "piano"), "--targets piano"), (("--niter", "-1"), "niter -1")])
+    (("--targets", "piano"), "--targets piano"), (("--niter", "-1"), "niter -1"),
+    (("--chunk-dur", "-1"), "--chunk-dur -1.0"), (("--chunk-dur", "inf"), "--chunk-dur inf"),
+    (("--overlap", "0.6"), "--overlap 0.6"), (("--overlap", "nan"), "--overlap nan")])
 def test_refuses_before_work(flags, says, models, songs, tmp_path):
     command = ["--root", str(songs), "--model", str(models / "xumx.h5"), "--out-dir", str(tmp_path / "out"), *flags]
     with pytest.raises(UsageError, match=says):
@@ -112,15 +115,15 @@ def test_refuses_before_work(flags, says, models, songs, tmp_path):
 @pytest.mark.parametrize("name, columns", [("xumx", "X-UMX paper"), ("umx", "UMX paper UMX NNabla"),
                                            ("umxhq", "UMXHQ paper UMXHQ NNabla")])
 def test_a_published_model_is_compared_with_itself(name, columns, capsys):
-    eval.print_scores({"song": {"bass": dict.fromkeys(("SDR", "SIR", "ISR", "SAR"), [1.0])}}, name, "test")
+    scores = {"song": {"bass": dict.fromkeys(("SDR", "SIR", "ISR", "SAR"), [1.0])}}
+    print_medians(scores, "test", NETWORK.published_sdr(name))
     assert capsys.readouterr().out.splitlines()[2].split() == ["dB", "SDR", "SIR", "ISR", "SAR", *columns.split()]
 
 
 def test_published_averages():
     none = {target: dict.fromkeys(("SDR", "SIR", "ISR", "SAR"), 0.0) for target in ("vocals", "drums", "bass", "other")}
-    published = {label: column for columns in eval.PUBLISHED_SDR.values() for label, column in columns.items()}
-    average = format_table(none, published).splitlines()[-1]
-    assert average.split()[5:] == ["5.33", "5.38", "5.41", "5.37", "5.79"]
+    average = format_table(none, NETWORK.published_sdr("my-own.h5")).splitlines()[-1]
+    assert average.split()[5:] == ["5.79", "5.33", "5.38", "5.41", "5.37"]
 
 
 def test_the_command_says_how_it_is_used():

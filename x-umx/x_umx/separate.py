@@ -5,23 +5,23 @@
 
 Writes <out-dir>/<name of the song>/{bass,drums,vocals,other}.wav, of the length and sample rate of the song.
 """
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from common.console import cli
-from common.separation.flags import add_stem_flags, check_stem_flags
-from common.separation.stems import separate_files
-from x_umx.flags import add_model_flags, separator_of
-from x_umx.separator import CHUNK_SECONDS, OVERLAP, Separator
+from common.machine.lazy_names import lazy_names
+from common.separation import commands
+from x_umx.separation import NETWORK
+
+if TYPE_CHECKING:
+    from x_umx.separator import Separator
 
 __all__ = ["Separator", "main"]
+__getattr__ = lazy_names({"Separator": "x_umx.separator"})
 
 
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    add_stem_flags(parser, CHUNK_SECONDS, OVERLAP)
-    add_model_flags(parser)
-    args = parser.parse_intermixed_args(argv)
-    check_stem_flags(args)    # before weights are fetched
-    separator = separator_of(args)
-    return separate_files(separator, args, separator.batch_size)
+def main(argv: Sequence[str] | None = None) -> int:
+    return commands.separate(NETWORK, __doc__, argv)
 
 
 if __name__ == "__main__":

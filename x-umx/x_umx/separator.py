@@ -1,4 +1,6 @@
 """Separation with X-UMX or UMX: spectrogram, masks, Wiener filter, and back."""
+import hashlib
+
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -10,9 +12,9 @@ from common.runs.checkpoint import parameter_shapes
 from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
 from common.separation.wiener import multichannel_wiener, residual_model
+from x_umx.separation import NETWORK
 from x_umx.weights import find_weights
 
-CHUNK_SECONDS, OVERLAP = 16.0, 0.1
 KEPT = 2    # compiled networks, of the usual shape and an odd one; each holds the weights
 RESIDUAL, ACCOMPANIMENT = "residual", "accompaniment"
 
@@ -36,6 +38,8 @@ class Separator(StemSeparator):
         Exponent of the estimates for `softmask`.
     residual : bool
         Model what the sources leave of the mixture as one more, called `residual`.
+    umx_only : bool
+        Refuse weights of X-UMX.
     chunk_seconds, overlap, engine, precision
         See `StemSeparator`. The published code separates songs in one piece.
 
@@ -48,15 +52,18 @@ class Separator(StemSeparator):
     batch_size = 2
 
     def __init__(self, model="xumx", targets=None, *, niter=1, softmask=False, alpha=1.0, residual=False,
-                 chunk_seconds=CHUNK_SECONDS, overlap=OVERLAP, engine="auto", precision="float32"):
+                 umx_only=False, chunk_seconds=NETWORK.chunk_seconds,
+                 overlap=NETWORK.overlap, engine="auto", precision="float32"):
         if niter < 0 or not 0 < alpha < np.inf:
             raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
         super().__init__(targets, chunk_seconds, overlap, engine, precision)
         self.files = find_weights(model, targets)
+        if umx_only and len(self.files[0].sources) > 1:
+            raise UsageError(f"--umx-infer: {model} is X-UMX; leave the flag out, or name weights of UMX")
         self.network, self.sample_rate = self.files[0].network, self.files[0].sample_rate
         self.sources = tuple(source for file in self.files for source in file.sources)
         self.targets = tuple(targets or self.sources)
-        self.niter, self.softmask, self.alpha = niter, softmask, alpha
+        self.niter, self.softmask, self.alpha, self.residual = niter, softmask, alpha, residual
         # UMX estimates only the targets; without a model of the rest the filter would share it out among them.
         lone = len(self.targets) == 1
         self._model_rest = residual or (lone and len(self.sources) == 1)
@@ -67,6 +74,11 @@ class Separator(StemSeparator):
             for file in self.files:
                 with nn.parameter_scope(file.sources[0]):
                     file.load(parameter_shapes(lambda file=file: file.network.masks(self._magnitude(1, 1))))
+
+    def settings(self):
+        weights = [hashlib.sha256(file.path.read_bytes()).hexdigest() for file in self.files]
+        return super().settings() | {"weights": weights, "niter": self.niter, "softmask": self.softmask,
+                                     "alpha": self.alpha, "residual": self.residual}
 
     def _magnitude(self, frames, batch):
         sizes = self.network.sizes

@@ -1,23 +1,17 @@
 """Find the weights of a separation model: published ones by name, a file, or the folder of a training run."""
 import json
 import sys
-import zipfile
-from pathlib import Path
 
 import attrs
 
-from common.downloads.fetch import fetch_first_seen, fetch_members
 from common.machine.errors import UsageError, UserError
 from common.runs.checkpoint import load_parameters, stored_shapes
 from common.runs.training import BEST
+from common.separation.weights import check_targets, find_model, in_order, refuse_archive
 from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix, OpenUnmix, sizes_from_shapes
+from x_umx.separation import NETWORK
 
-BASE = "https://nnabla.org/pretrained-models"
-PUBLISHED = {
-    "xumx": f"{BASE}/ai-research-code/x-umx/x-umx.h5",
-    "umx": f"{BASE}/open-unmix-nnabla/umx.zip",
-    "umxhq": f"{BASE}/open-unmix-nnabla/umxhq.zip",
-}
+PUBLISHED = {name: model.url for name, model in NETWORK.published.items()}
 BEST_XUMX, BEST_UMX = "best_xumx.h5", "best_umx.h5"    # the published names of what a training leaves
 _OBSOLETE = ("conv_r", "conv_i", "conv_cos", "conv_sin")    # of files from before nnabla 1.24: the Fourier transform
 _LARGEST = 1 << 30    # bytes that a weight file may have
@@ -64,8 +58,8 @@ def find_weights(model, targets=None):
     Parameters
     ----------
     model : str or path
-        `xumx`, `umx` or `umxhq` (fetched on the first use); a file; the folder of a training run; or a folder with the
-        files `<target>.h5`, or the training runs `<target>/`, of UMX.
+        `xumx`, `umx` or `umxhq` (fetched on the first use, unless there is such a path); a file; the folder of a
+        training run; or a folder with the files `<target>.h5`, or the training runs `<target>/`, of UMX.
     targets : sequence of str or None
         Which sources are wanted; None: all there are.
 
@@ -81,27 +75,19 @@ def find_weights(model, targets=None):
     UserError
         A file belongs to another network; no network connection.
     """
-    path = _published(str(model)) if str(model) in PUBLISHED else Path(model)
-    if not path.exists():
-        raise UsageError(f"--model {model}: no such file or folder; the published models are {', '.join(PUBLISHED)}")
+    path = find_model(model, PUBLISHED, SOURCES, _LARGEST)
     files = _in_folder(path) if path.is_dir() else {path.stem: path}
     found = [_describe(file, name) for name, file in files.items()]
     if len(found) > 1 and any(len(file.sources) > 1 for file in found):
         raise UsageError(f"--model {model}: X-UMX and other weights in one folder; name the file")
     if len(found[0].sources) > 1:
-        _check_targets(targets, found[0].sources, model)
+        check_targets(targets, model, found[0].sources)
         return found
     by_source = {source: file for file in found for source in file.sources}
-    _check_targets(targets, by_source, model)
+    check_targets(targets, model, by_source)
     chosen = [by_source[source] for source in (targets or by_source)]
     _check_alike(chosen)
     return chosen
-
-
-def _check_targets(targets, available, model):
-    for target in targets or ():
-        if target not in available:
-            raise UsageError(f"--targets {target}: {model} separates {', '.join(available)}")
 
 
 def _check_alike(files):
@@ -111,14 +97,6 @@ def _check_alike(files):
         first = files[0]
         if same != (first.network.sizes.n_fft, first.network.hop_length, first.sample_rate):
             raise UserError(f"{file.path}: another n_fft, hop length or sample rate than {first.path}")
-
-
-def _published(name):
-    """Return the local file or folder of a published model."""
-    url = PUBLISHED[name]
-    if not url.endswith(".zip"):
-        return fetch_first_seen(url)
-    return fetch_members(url, name, [f"{source}.h5" for source in SOURCES], _LARGEST)
 
 
 def _in_folder(folder):
@@ -132,14 +110,12 @@ def _in_folder(folder):
     if not files:
         raise UsageError(f"--model {folder}: no weights here: neither {BEST_XUMX} or {BEST_UMX} of a training, nor "
                          "<target>.h5 of UMX")
-    order = [*(source for source in SOURCES if source in files), *(name for name in files if name not in SOURCES)]
-    return {name: files[name] for name in order}
+    return in_order(files, SOURCES)
 
 
 def _describe(path, name):
     """Read sizes and sources of a weight file; `name` is that of a UMX whose run does not say what it separates."""
-    if zipfile.is_zipfile(path):
-        raise UserError(f"{path}: a ZIP archive; unpack it and name the folder")
+    refuse_archive(path)
     shapes = stored_shapes(path)
     config = _run_config(path)
     bridged = tuple(key.removeprefix("input_mean_") for key in shapes if key.startswith("input_mean_"))

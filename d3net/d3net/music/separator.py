@@ -1,6 +1,8 @@
 """Separation with D3Net: spectrogram, a network for each source on overlapping patches, Wiener filter, and back."""
 import contextlib
+import hashlib
 
+import attrs
 import nnabla as nn
 import numpy as np
 
@@ -13,13 +15,11 @@ from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
 from common.separation.wiener import SourceModel, filter_mixture, mixture_phase
 from d3net.mss_model import TARGETS, D3NetMSS
+from d3net.music.network import DEFAULT, NETWORK, PATCH_OVERLAPS
 from d3net.music.overlap_add import overlap_add, patch_starts
 from d3net.music.spectrogram import Spectrogram
 from d3net.weights import mss_files
 
-DEFAULT_MODEL = "d3net-mss"
-OVERLAP = 0.03
-PATCH_OVERLAPS = (0.0, 0.5, 0.75)
 RESIDUAL = "residual"
 
 
@@ -65,8 +65,8 @@ class Separator(StemSeparator):
     arXiv 2010.01733.
     """
 
-    def __init__(self, model=DEFAULT_MODEL, targets=None, *, flip=True, patch_overlap=None, wiener=True,
-                 chunk_seconds=None, overlap=OVERLAP, engine="auto", precision="float32"):
+    def __init__(self, model=DEFAULT, targets=None, *, flip=True, patch_overlap=None, wiener=True,
+                 chunk_seconds=NETWORK.chunk_seconds, overlap=NETWORK.overlap, engine="auto", precision="float32"):
         if patch_overlap not in (None, *PATCH_OVERLAPS):
             raise UsageError(f"an overlap of patches of {patch_overlap}: it is to be one of "
                              f"{', '.join(map(str, PATCH_OVERLAPS))}")
@@ -82,6 +82,12 @@ class Separator(StemSeparator):
             for target, file in self.files.items():
                 load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self._patches(
                     target, 1))))
+
+    def settings(self):
+        networks = {target: {"sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
+                             "hparams": attrs.asdict(file.hparams)} for target, file in self.files.items()}
+        return super().settings() | {"networks": networks, "flip": self.flip, "patch_overlap": self.patch_overlap,
+                                     "wiener": self.wiener}
 
     def _build(self, target):
         return D3NetMSS(self.files[target].hparams, target)

@@ -18,7 +18,7 @@ from common.datasets.multitrack import MIXTURE
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_text
 from common.machine.processes import in_processes
-from common.separation.scores import MADE_WITH, METRICS, over_frames, read_frames
+from common.separation.score_tables import MADE_WITH, METRICS, over_frames, read_frames
 
 _NOTES = "notes"    # which targets are not scored, beside what museval writes
 

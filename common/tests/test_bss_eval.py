@@ -12,8 +12,8 @@ import pytest
 
 from common.datasets.multitrack import ArrayStem, FileStem, Track
 from common.machine.errors import UsageError, UserError
-from common.separation import evaluation
-from common.separation import scores as tables
+from common.separation import bss_eval
+from common.separation import score_tables as tables
 from common.workbench.testing import needs_ffmpeg
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "evaluation.json").read_text())
@@ -52,7 +52,7 @@ def test_agrees_with_the_reference():
     references = r.randn(3, 24000, 2) * np.array([.5, 1, .3])[:, None, None]
     estimates = .8 * references + .2 * references.sum(0) + .01 * r.randn(3, 24000, 2)
     names = "abc"
-    scores, notes = evaluation.score_track(dict(zip(names, references, strict=True)),
+    scores, notes = bss_eval.score_track(dict(zip(names, references, strict=True)),
                                            dict(zip(names, estimates, strict=True)), case["sample_rate"])
     for metric in tables.METRICS:
         np.testing.assert_allclose([scores[name][metric] for name in names], case[metric], rtol=0, atol=1e-3)
@@ -72,7 +72,7 @@ def signals():
 
 @pytest.fixture(scope="module")
 def full_scores(signals):
-    return evaluation.score_track(*signals, RATE)[0]
+    return bss_eval.score_track(*signals, RATE)[0]
 
 
 def assert_same(scores, expected):
@@ -84,7 +84,7 @@ def assert_same(scores, expected):
 
 @needs_ffmpeg
 def test_agrees_with_museval(signals, full_scores):
-    rows = evaluation.import_museval().evaluate(*(list(audio.values()) for audio in signals), win=RATE, hop=RATE)
+    rows = bss_eval.import_museval().evaluate(*(list(audio.values()) for audio in signals), win=RATE, hop=RATE)
     direct = {name: dict(zip(("SDR", "ISR", "SIR", "SAR"), values, strict=True))
               for name, values in zip("abc", zip(*rows, strict=True), strict=True)}
     assert_same(full_scores, direct)
@@ -94,7 +94,7 @@ def test_agrees_with_museval(signals, full_scores):
 @needs_ffmpeg
 def test_scores_of_a_target_do_not_depend_on_the_other_targets(signals, full_scores):
     references, estimates = signals
-    scores, notes = evaluation.score_track(references, {"b": estimates["b"], "residual": estimates["a"]}, RATE)
+    scores, notes = bss_eval.score_track(references, {"b": estimates["b"], "residual": estimates["a"]}, RATE)
     assert_same(scores, {"b": full_scores["b"]})
     assert notes == []
 
@@ -105,16 +105,16 @@ def test_estimates_are_cut_or_filled_to_the_length_of_the_references(signals):
     samples = len(references["a"])
     filled = {name: np.concatenate([audio[:-999], np.zeros((999, 1))]) for name, audio in estimates.items()}
     other = {"a": filled["a"][:samples - 999], "b": np.concatenate([filled["b"], np.ones((5, 1))]), "c": filled["c"]}
-    assert_same(evaluation.score_track(references, other, RATE)[0],
-                evaluation.score_track(references, filled, RATE)[0])
+    assert_same(bss_eval.score_track(references, other, RATE)[0],
+                bss_eval.score_track(references, filled, RATE)[0])
 
 
 @needs_ffmpeg
 def test_a_source_that_is_silent_throughout_is_left_out(signals):
     references, estimates = signals
-    scores, notes = evaluation.score_track({**references, "b": np.zeros_like(references["b"])}, estimates, RATE)
+    scores, notes = bss_eval.score_track({**references, "b": np.zeros_like(references["b"])}, estimates, RATE)
     two = [{name: audio[name] for name in "ac"} for audio in signals]
-    expected = evaluation.score_track(*two, RATE)[0]
+    expected = bss_eval.score_track(*two, RATE)[0]
     assert np.isnan(list(scores.pop("b").values())).all()
     assert_same(scores, expected)
     assert notes == ["b is not scored: its reference is silent"]
@@ -123,7 +123,7 @@ def test_a_source_that_is_silent_throughout_is_left_out(signals):
 @needs_ffmpeg
 def test_a_silent_estimate_does_not_touch_the_scores_of_others(signals, full_scores):
     references, estimates = signals
-    scores, notes = evaluation.score_track(references, {**estimates, "c": np.zeros((3, 1))}, RATE)
+    scores, notes = bss_eval.score_track(references, {**estimates, "c": np.zeros((3, 1))}, RATE)
     assert np.isnan(list(scores.pop("c").values())).all()
     assert_same(scores, {name: full_scores[name] for name in "ab"})
     assert notes == ["c is not scored: its estimate is silent"]
@@ -132,14 +132,14 @@ def test_a_silent_estimate_does_not_touch_the_scores_of_others(signals, full_sco
 @needs_ffmpeg
 def test_silence_alone_has_no_scores():
     silence = {"a": np.zeros((RATE // 2, 2))}    # less than a frame
-    scores, notes = evaluation.score_track(silence, silence, RATE)
+    scores, notes = bss_eval.score_track(silence, silence, RATE)
     assert np.isnan(scores["a"]["SDR"]).tolist() == [True]
     assert len(notes) == 1
 
 
 def test_without_ffmpeg_one_line_says_what_to_install():
-    command = ("from common.console import cli; from common.separation import evaluation; "
-               "cli.run(evaluation.import_museval)")
+    command = ("from common.console import cli; from common.separation import bss_eval; "
+               "cli.run(bss_eval.import_museval)")
     done = subprocess.run([sys.executable, "-c", command], env={**os.environ, "PATH": ""}, capture_output=True,
                           text=True)
     assert done.returncode == 1
@@ -155,13 +155,13 @@ def scored(tmp_path_factory):
     """A folder with the scores of two songs, and what `evaluate_tracks` returned."""
     folder = tmp_path_factory.mktemp("scores") / "test"
     tracks = [song("one", 1), song("two", 2, vocals=np.zeros((2 * RATE, 2), np.float32))]
-    return folder, tracks, evaluation.evaluate_tracks(tracks, Halver(), folder, {"niter": 1}, cores=2)
+    return folder, tracks, bss_eval.evaluate_tracks(tracks, Halver(), folder, {"niter": 1}, cores=2)
 
 
 @needs_ffmpeg
 def test_writes_what_museval_reads(scored):
     folder, tracks, (scores, failed) = scored
-    store = evaluation.import_museval().EvalStore()
+    store = bss_eval.import_museval().EvalStore()
     store.add_eval_dir(folder.parent)
     theirs, ours = store.agg_frames_tracks_scores(), tables.aggregate(scores)
     assert not failed
@@ -184,7 +184,7 @@ def test_scores_are_those_of_the_estimates(scored):
     _, tracks, (scores, _) = scored
     references = {source: tracks[0].read(source, 0, 2 * RATE) for source in tracks[0].sources}
     estimates = Halver().separate(sum(references.values()), RATE)
-    assert_same(scores["one"], evaluation.score_track(references, estimates, RATE)[0])
+    assert_same(scores["one"], bss_eval.score_track(references, estimates, RATE)[0])
 
 
 @needs_ffmpeg
@@ -192,7 +192,7 @@ def test_what_is_scored_is_not_done_again(scored, capsys):
     folder, tracks, expected = scored
     separator = Halver()
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    again = evaluation.evaluate_tracks(tracks, separator, folder, {"niter": 1})
+    again = bss_eval.evaluate_tracks(tracks, separator, folder, {"niter": 1})
     np.testing.assert_equal(again, expected)    # equal NaN, too
     assert separator.calls == 0
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
@@ -212,7 +212,7 @@ class Refuser(Halver):
 def test_a_separator_that_cannot_work_ends_it_all(tmp_path, monkeypatch):
     monkeypatch.setattr(Refuser, "error", UsageError)
     with pytest.raises(UsageError, match="refused"):
-        evaluation.evaluate_tracks([song("one"), song("two")], Refuser(), tmp_path, {})
+        bss_eval.evaluate_tracks([song("one"), song("two")], Refuser(), tmp_path, {})
 
 
 @needs_ffmpeg
@@ -228,7 +228,7 @@ def test_what_was_made_otherwise_is_done_anew(change, scored, tmp_path, capsys):
         track = song("one", 9)
     (tmp_path / ".one-abc.json").touch()    # of a run that was killed while it wrote
     made_with = {"niter": 2 if change == "settings" else 1}
-    assert evaluation.evaluate_tracks([track], Refuser(), tmp_path, made_with) == ({}, ["one"])
+    assert bss_eval.evaluate_tracks([track], Refuser(), tmp_path, made_with) == ({}, ["one"])
     assert capsys.readouterr().out == (
         "1 of 1 tracks were scored with another model, settings or audio: they are scored anew\n")
     assert list(tmp_path.iterdir()) == [path]
@@ -242,7 +242,7 @@ def test_a_track_that_fails_does_not_keep_the_others(tmp_path, capsys):
               Track("no source", {**song().stems, "piano": gone, "mixture": mixture}),
               Track("other sources", {"piano": mixture}), song("nan", drums=np.full_like(mixture.audio, np.nan)),
               song("good")]
-    scores, failed = evaluation.evaluate_tracks(tracks, Halver(), tmp_path / "scores", {})
+    scores, failed = bss_eval.evaluate_tracks(tracks, Halver(), tmp_path / "scores", {})
     assert list(scores) == ["good"]
     assert sorted(failed) == sorted(track.name for track in tracks[:-1])
     err = capsys.readouterr().err
@@ -257,7 +257,7 @@ import multiprocessing, os, signal, sys, time
 import numpy as np
 from common.console import cli
 from common.datasets.multitrack import ArrayStem, Track
-from common.separation import evaluation
+from common.separation import bss_eval
 
 class Trap(ArrayStem):
     """Springs where the reference is read for scoring."""
@@ -275,7 +275,7 @@ class Separator:
 def main():
     stem = ArrayStem(np.random.default_rng(0).standard_normal((2000, 1)), 1000)
     track = Track("song", {"a": Trap(stem.audio, 1000), "b": stem, "mixture": stem})
-    return len(evaluation.evaluate_tracks([track], Separator(), sys.argv[1] + "/scores", {})[1])
+    return len(bss_eval.evaluate_tracks([track], Separator(), sys.argv[1] + "/scores", {})[1])
 
 if __name__ == "__main__":
     cli.run(main)

@@ -1,0 +1,83 @@
+"""What the commands that separate and score know of a network: a row that each paper writes."""
+import argparse
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+
+from common.inference.flags import Computation, add_computing_flags
+from common.separation.separator import StemSeparator
+
+Scores = Mapping[str, Mapping[str, float]]
+
+
+@attrs.frozen(kw_only=True)
+class PublishedModel:
+    """Weights that are published under a name.
+
+    Attributes
+    ----------
+    url
+        Of a weight file, or of a ZIP archive with a file `<source>.h5` for each source.
+    sdr
+        Whose numbers -> source -> median SDR in dB over frames and the 50 test songs of MUSDB18.
+    """
+
+    url: str
+    sdr: Scores
+
+
+@attrs.frozen(kw_only=True)
+class MusicNetwork:
+    """A network that separates music.
+
+    Attributes
+    ----------
+    published
+        Models by name.
+    separator
+        The module that defines its `Separator`. It is imported when a separator is made, as it is slow to load.
+    chunk_seconds
+        Default length of a chunk; None: songs are separated in one piece.
+    overlap
+        Default share of a chunk that the next one has, too.
+    whole_songs
+        What the help of `eval.py` says of songs that are separated in one piece.
+    add_flags
+        Adds the flags of the network to a parser.
+    options
+        Takes the values of these flags, and returns the arguments of `Separator`, of which `model` is one.
+    """
+
+    published: Mapping[str, PublishedModel]
+    separator: str
+    chunk_seconds: float | None
+    overlap: float
+    whole_songs: str
+    add_flags: Callable[[argparse.ArgumentParser], None]
+    options: Callable[[argparse.Namespace], dict[str, Any]]
+
+    def add_separator_flags(self, parser: argparse.ArgumentParser) -> None:
+        """Add the flags of `separator_of_flags`, but for those of chunks."""
+        self.add_flags(parser)
+        add_computing_flags(parser)
+
+    def separator_of_flags(self, args: argparse.Namespace) -> StemSeparator:
+        """Make the separator that the flags ask for, and print what it computes on.
+
+        Raises
+        ------
+        UsageError, UserError
+            As the `Separator` of the network, and `use_context`.
+        """
+        options = self.options(args)
+        make = functools.partial(importlib.import_module(self.separator).Separator, **options,
+                                 chunk_seconds=args.chunk_dur or None, overlap=args.overlap)
+        return Computation.of_flags(args).start(options["model"], make)
+
+    def published_sdr(self, model: str) -> Scores:
+        """Return the published scores of a model; those of all models if it is one of the user's own."""
+        models = [self.published[model]] if model in self.published else self.published.values()
+        return {label: scores for published in models for label, scores in published.sdr.items()}
