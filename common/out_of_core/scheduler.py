@@ -152,9 +152,9 @@ def add_out_of_core_flag(parser):
                              "swapping; without BUDGET: auto)")
 
 
-def out_of_core(args):
-    """Return the `OutOfCore` or `InCore` that `--out-of-core` asks for; after `use_context`, before the network."""
-    return InCore() if args.out_of_core is None else OutOfCore(args.out_of_core)
+def out_of_core(budget: str | None) -> OutOfCore | InCore:
+    """Return what the value of `--out-of-core` asks for; after `use_context`, before the network."""
+    return InCore() if budget is None else OutOfCore(budget)
 
 
 class _Iteration:

@@ -1,13 +1,15 @@
 """Image files: read as they are meant to be seen, and written whole or not at all."""
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")    # looked for in folders
 
@@ -28,6 +30,9 @@ def read_image(path: str | Path) -> np.ndarray:
     UserError
         It cannot be decoded, or holds floating-point values.
     """
+    import cv2
+    from PIL import ImageOps
+
     rgb = _decode(path, lambda image: np.asarray(_eight_bits(path, ImageOps.exif_transpose(image)).convert("RGB")))
     return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
 
@@ -52,7 +57,9 @@ def read_indices(path: str | Path) -> np.ndarray:
     return _decode(path, lambda image: _indices(path, image))
 
 
-def _decode(path: str | Path, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+def _decode(path: str | Path, convert: Callable[["Image"], np.ndarray]) -> np.ndarray:
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             return convert(image)
@@ -67,6 +74,8 @@ def _decode(path: str | Path, convert: Callable[[Image.Image], np.ndarray]) -> n
 
 def _eight_bits(path, image):
     """Return the image itself, or the high bytes of one of 16 bits."""
+    from PIL import Image
+
     if image.mode == "F":
         raise UserError(f"{path}: holds floating-point values; convert it to 8 or 16 bits")
     if not image.mode.startswith("I"):
@@ -100,6 +109,8 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
 
 def encode_png(pixels: np.ndarray) -> bytes:
     """Return the bytes of a PNG file of what `write_png` takes."""
+    import cv2
+
     done, content = cv2.imencode(".png", pixels)
     assert done, pixels.shape
     return content.tobytes()

@@ -5,7 +5,9 @@ import json
 import math
 import types
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import nnabla as nn
@@ -14,18 +16,19 @@ import numpy as np
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
 
+Parameters = Mapping[str, nn.Variable]
 _NUM_SHOWN = 3    # names that a report lists before it only counts
 
 
-def save_parameters(path, parameters=None):
+def save_parameters(path: str | Path, parameters: Parameters | None = None) -> None:
     """Write parameters to an HDF5 file that `nnabla.load_parameters` reads; the file appears whole or not at all.
 
     A parameter that keeps a static `step_size` (`common.quantizers.layers`) has it as an attribute.
 
     Parameters
     ----------
-    path : str or pathlib.Path
-    parameters : dict of str to nn.Variable
+    path
+    parameters
         Those of the current scope if not given.
     """
     with _writing(path) as file:
@@ -33,7 +36,7 @@ def save_parameters(path, parameters=None):
 
 
 @contextlib.contextmanager
-def _writing(path):
+def _writing(path: str | Path) -> Iterator[h5py.File]:
     """Yield an HDF5 file that takes the place of `path` when it is complete."""
     buffer = io.BytesIO()    # HDF5 itself fails in strange ways where the disk is full
     with h5py.File(buffer, "w") as file:
@@ -42,7 +45,7 @@ def _writing(path):
         temporary.write_bytes(buffer.getbuffer())
 
 
-def _write_parameters(group, parameters):
+def _write_parameters(group: h5py.Group, parameters: Parameters) -> None:
     for index, (name, parameter) in enumerate(parameters.items()):
         dataset = group.create_dataset(name, data=parameter.d)
         dataset.attrs["need_grad"] = parameter.need_grad
@@ -52,7 +55,7 @@ def _write_parameters(group, parameters):
 
 
 @contextlib.contextmanager
-def _open(path):
+def _open(path: str | Path) -> Iterator[Any]:
     """Open an HDF5 file; one that cannot be read is an error of one line."""
     path = Path(path)
     if not path.is_file():
@@ -64,17 +67,13 @@ def _open(path):
         raise UserError(f"{path}: cannot be read, truncated or not HDF5; copy or make it again") from error
 
 
-def parameter_shapes(build):
+def parameter_shapes(build: Callable[[], object]) -> dict[str, tuple[int, ...]]:
     """Find the parameters that `build()` creates, without creating them in the current scope.
 
     Parameters
     ----------
-    build : callable
+    build
         Builds a graph with nnabla's parametric functions.
-
-    Returns
-    -------
-    dict of str to tuple of int
     """
     # Random values drawn here must not shift those of the real network.
     with nn.parameter_scope("scratch", OrderedDict()), _undisturbed_random_state():
@@ -91,7 +90,7 @@ def _undisturbed_random_state():
         nn.random.prng.set_state(state)
 
 
-def stored_shapes(path):
+def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Return {name: shape} of the parameters in a file, or in a checkpoint, in the order in which they were made.
 
     Raises
@@ -109,20 +108,22 @@ def _parameters_in(file):
     return _datasets(file["parameters"] if _is_checkpoint(file) else file)
 
 
-def load_parameters(path, shapes, optional=lambda name: False, reshaped=lambda name: False):
+def load_parameters(path: str | Path, shapes: Mapping[str, tuple[int, ...]],
+                    optional: Callable[[str], bool] = lambda name: False,
+                    reshaped: Callable[[str], bool] = lambda name: False) -> None:
     """Read a parameter file, or a checkpoint, into the current scope, if it fits the network that `shapes` describes.
 
     Parameters that exist get new values, so that graphs built on them see them; others are made.
 
     Parameters
     ----------
-    path : str or pathlib.Path
-    shapes : dict of str to tuple of int
+    path
+    shapes
         From `parameter_shapes`.
-    optional : callable
+    optional
         `optional(name)` is true for parameters that the file may lack, or have beyond the network's: those are
         left out.
-    reshaped : callable
+    reshaped
         `reshaped(name)` is true for parameters that may have another shape in the file, with as many elements in the
         same order.
 
@@ -143,11 +144,11 @@ def load_parameters(path, shapes, optional=lambda name: False, reshaped=lambda n
                 _set_parameter(path, name, datasets[name], shapes[name])
 
 
-def _is_checkpoint(file):
+def _is_checkpoint(file: h5py.File) -> bool:
     return isinstance(file.get("parameters", getlink=True), h5py.HardLink)
 
 
-def _datasets(group):
+def _datasets(group: h5py.Group) -> dict[str, Any]:
     """Data sets of a group by full name, in the order they were saved in; links to other files are not followed."""
     found = {}
 
@@ -159,16 +160,17 @@ def _datasets(group):
     return dict(sorted(found.items(), key=lambda pair: int(pair[1].attrs.get("index", 0))))
 
 
-def check_fit(path, found, expected, optional):
+def check_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]],
+              optional: Callable[[str], bool]) -> None:
     """Raise a UserError that names what does not fit, if the parameters in a file are not those of a network.
 
     Parameters
     ----------
-    path : path
+    path
         Of the file, for the error.
-    found, expected : dict of str to tuple of int
+    found, expected
         Shapes.
-    optional : callable
+    optional
         As for `load_parameters`.
     """
     missing = [name for name in expected if name not in found and not optional(name)]
@@ -193,13 +195,13 @@ def _set_parameter(path, name, dataset, shape):
     _assign(parameter, dataset, value)
 
 
-def _assign(parameter, dataset, value):
+def _assign(parameter: nn.Variable, dataset: Any, value: np.ndarray) -> None:
     parameter.d = value
     if "step_size" in dataset.attrs:
         parameter.info = types.SimpleNamespace(step_size=float(dataset.attrs["step_size"]))
 
 
-def save_checkpoint(path, parameters, solver, state):
+def save_checkpoint(path: str | Path, parameters: Parameters, solver: Any, state: object) -> None:
     """Write all that a run needs to go on: parameters, solver and a JSON-able `state`; whole or not at all."""
     with _writing(path) as file:
         _write_parameters(file.create_group("parameters"), parameters)
@@ -211,7 +213,7 @@ def save_checkpoint(path, parameters, solver, state):
         file.create_dataset("state", data=np.frombuffer(json.dumps(state).encode(), np.uint8))
 
 
-def load_state(path):
+def load_state(path: str | Path) -> Any:
     """Read the `state` of a checkpoint alone.
 
     Raises
@@ -223,7 +225,7 @@ def load_state(path):
         return json.loads(file["state"][()].tobytes())
 
 
-def restore(path, parameters, solver):
+def restore(path: str | Path, parameters: Parameters, solver: Any) -> None:
     """Put the values of a checkpoint into the parameters and the solver of the same network.
 
     Raises
@@ -234,7 +236,7 @@ def restore(path, parameters, solver):
     with _open(path) as file:
         datasets = _datasets(file["parameters"])
         check_fit(path, {name: d.shape for name, d in datasets.items()},
-                   {name: p.shape for name, p in parameters.items()}, optional=lambda name: False)
+                  {name: p.shape for name, p in parameters.items()}, optional=lambda name: False)
         for name, parameter in parameters.items():
             _assign(parameter, datasets[name], datasets[name][()])
         states = solver.get_states()

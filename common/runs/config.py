@@ -4,7 +4,7 @@ A configuration class lists its keys; each knows its default, what it allows and
 
     @attrs.frozen(kw_only=True)
     class Config:
-        epochs = integer(160, at_least=1, help="passes over the training images")
+        epochs: int = integer(160, at_least=1, help="passes over the training images")
 
     add_config_flags(parser, Config)
     cfg = load_section(Config, args.cfg, args.experiment, overrides_of(args, Config))
@@ -14,39 +14,41 @@ says, and the keys beside it win. Conditions that tie several keys together belo
 class, which raises a ValueError with a one-line message.
 """
 import argparse
-import configparser
-import difflib
 import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 
 from common.console.values import to_integer, to_number
 from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
+from common.runs.ini import read_sections, resolve, suggestion
 
-INHERITED = "DEFAULT"
-ALIAS = "like"
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+C = TypeVar("C")    # an attrs class
 
 
 class _NotAllowedError(ValueError):
     """A value that its key does not allow; knows both, for a message that names the place where it was given."""
 
-    def __init__(self, field, value):
+    def __init__(self, field: attrs.Attribute, value: object) -> None:
         self.field, self.value, self.allowed = field, value, field.metadata["allowed"]
         super().__init__(f"{field.name} = {value!r} is not allowed ({self.allowed})")
 
 
-def integer(default, *, at_least=None, at_most=None, help=""):
+def integer(default: int, *, at_least: int | None = None, at_most: int | None = None, help: str = "") -> Any:
     """Make a field for whole numbers.
 
     Parameters
     ----------
-    default : int
-    at_least, at_most : int or None
+    default
+    at_least, at_most
         Limits, themselves allowed.
-    help : str
+    help
         What the key means; `--help` shows it with what is allowed and the default.
 
     Returns
@@ -61,21 +63,18 @@ def integer(default, *, at_least=None, at_most=None, help=""):
     return _field(parse, _range_text("an integer", at_least, None, at_most), default, help, "N")
 
 
-def number(default, *, at_least=None, above=None, at_most=None, help=""):
+def number(default: float, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None,
+           help: str = "") -> Any:
     """Make a field for finite numbers, held as float.
 
     Parameters
     ----------
-    default : float
-    at_least, at_most : float or None
+    default
+    at_least, at_most
         Limits, themselves allowed.
-    above : float or None
+    above
         Lower limit, itself not allowed.
-    help : str
-
-    Returns
-    -------
-    attrs field
+    help
     """
     def parse(value):
         return _within(to_number(value), at_least, above, at_most)
@@ -83,19 +82,16 @@ def number(default, *, at_least=None, above=None, at_most=None, help=""):
     return _field(parse, _range_text("a number", at_least, above, at_most), default, help, "X")
 
 
-def choice(default, options, *, help=""):
+def choice(default: str | int | None, options: Collection[str | int | None], *, help: str = "") -> Any:
     """Make a field for one of a few values.
 
     Parameters
     ----------
-    default : one of `options`
-    options : sequence of str, int or None
+    default
+        One of `options`.
+    options
         None is written as nothing at all or as `none`.
-    help : str
-
-    Returns
-    -------
-    attrs field
+    help
     """
     spelled = {str(option): option for option in options if option is not None}
     if None in options:
@@ -114,19 +110,10 @@ def choice(default, options, *, help=""):
     return _field(parse, "one of " + ", ".join(_shown(option) for option in options), default, help, "NAME")
 
 
-def flag(default, *, help=""):
+def flag(default: bool, *, help: str = "") -> Any:
     """Make a field for yes or no; a file or a flag says true, yes, on, 1 or false, no, off, 0 in any case.
 
     The flag alone means true.
-
-    Parameters
-    ----------
-    default : bool
-    help : str
-
-    Returns
-    -------
-    attrs field
     """
     def parse(value):
         if isinstance(value, bool):
@@ -138,18 +125,14 @@ def flag(default, *, help=""):
     return _field(parse, "true or false", default, help, "BOOL", nargs="?", const="true")
 
 
-def text(default, *, help=""):
+def text(default: str | None, *, help: str = "") -> Any:
     """Make a field for one line of text, such as a path.
 
     Parameters
     ----------
-    default : str or None
+    default
         With None, nothing at all and `none` mean None.
-    help : str
-
-    Returns
-    -------
-    attrs field
+    help
     """
     def parse(value):
         if default is None and (value is None or isinstance(value, str) and value.strip().lower() in ("", "none")):
@@ -162,15 +145,15 @@ def text(default, *, help=""):
     return _field(parse, "one line of text" + (" or none" if default is None else ""), default, help, "TEXT")
 
 
-def names(default, *, options=None, help=""):
+def names(default: Sequence[str], *, options: Collection[str] | None = None, help: str = "") -> Any:
     """Make a field for one or more names, held as a tuple of str.
 
     Parameters
     ----------
-    default : sequence of str
-    options : sequence of str or None
+    default
+    options
         What may be named; with None, anything without blanks and commas. With options, `none` means no name at all.
-    help : str
+    help
 
     Returns
     -------
@@ -192,21 +175,18 @@ def names(default, *, options=None, help=""):
     return _field(parse, allowed, default, help, "NAME", nargs="+")
 
 
-def load_section(cls, path, section, overrides=None):
+def load_section(cls: type[C], path: str | Path, section: str, overrides: Mapping[str, Any] | None = None) -> C:
     """Read an experiment.
 
     Parameters
     ----------
     cls : attrs class
         Its fields, made by the helpers of this module, are the keys that exist.
-    path : path of an INI file
-    section : str
-    overrides : dict or None
+    path
+        Of an INI file.
+    section
+    overrides
         {key: value} from the command line, as `overrides_of` returns it; wins over the file.
-
-    Returns
-    -------
-    cls
 
     Raises
     ------
@@ -214,13 +194,13 @@ def load_section(cls, path, section, overrides=None):
         There is no such file or section, a key is unknown, or a value is not allowed; says where.
     """
     overrides = overrides or {}
-    found = _resolve(_read(path), path, section)
+    found = resolve(read_sections(path), path, section)
     keys = attrs.fields_dict(cls)
     for key, (_, origin) in found.items():
         if key not in keys:
-            raise UsageError(f"{path}, [{origin}]: unknown key {key!r}{_suggestion(key, keys)}")
+            raise UsageError(f"{path}, [{origin}]: unknown key {key!r}{suggestion(key, keys)}")
     try:
-        return cls(**{key: value for key, (value, _) in found.items()} | overrides)
+        return cls(**{**{key: value for key, (value, _) in found.items()}, **overrides})
     except _NotAllowedError as error:
         key = error.field.name
         if key in overrides:
@@ -231,36 +211,27 @@ def load_section(cls, path, section, overrides=None):
         raise UsageError(f"{path}, [{section}]{' with' if given else ''}{given}: {error}") from error
 
 
-def find_cfg(name, package):
+def find_cfg(name: str, package: str) -> Path:
     """Return the path of a .cfg file: relative to the current folder, or else beside the scripts of `package`."""
     beside = beside_scripts(package, name)
     return Path(name) if Path(name).exists() or not beside.exists() else beside
 
 
-def section_names(path):
+def section_names(path: str | Path) -> list[str]:
     """List the experiments of an INI file in their order, `DEFAULT` included where it stands.
-
-    Returns
-    -------
-    list of str
 
     Raises
     ------
     UsageError
         The file cannot be read as an INI file.
     """
-    return list(_read(path))
+    return list(read_sections(path))
 
 
-def add_config_flags(parser, cls):
+def add_config_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """Add a flag for every key of the configuration class `cls`, `--w-bitwidth` for `w_bitwidth`.
 
     A flag that is not given leaves no trace in the parsed arguments.
-
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-    cls : attrs class
     """
     group = parser.add_argument_group("override the section")
     for field in attrs.fields(cls):
@@ -270,35 +241,26 @@ def add_config_flags(parser, cls):
                            help=f"{about} ({allowed}; default: {default})".replace("%", "%%"))
 
 
-def overrides_of(args, cls):
-    """Return {key: str, or list of str} of the flags of `add_config_flags` that were given.
-
-    Parameters
-    ----------
-    args : argparse.Namespace
-    cls : attrs class
-    """
+def overrides_of(args: argparse.Namespace, cls: type) -> dict[str, Any]:
+    """Return {key: str, or list of str} of the flags of `add_config_flags` that were given."""
     return {name: vars(args)[name] for name in attrs.fields_dict(cls) if name in vars(args)}
 
 
-def to_dict(cfg):
+def to_dict(cfg: Any) -> dict[str, Any]:
     """Return the configuration as {key: value} that JSON can hold and `from_dict` reads back."""
     return attrs.asdict(cfg)
 
 
-def from_dict(cls, values, source):
+def from_dict(cls: type[C], values: object, source: str | Path) -> C:
     """Read a configuration back that `to_dict` gave.
 
     Parameters
     ----------
     cls : attrs class
-    values : dict
-    source : str or path
+    values
+        A dict, or else an error.
+    source
         Where the values come from, for the error.
-
-    Returns
-    -------
-    cls
 
     Raises
     ------
@@ -310,7 +272,7 @@ def from_dict(cls, values, source):
     keys = attrs.fields_dict(cls)
     for key in values:
         if key not in keys:
-            raise UserError(f"{source}: unknown key {key!r}{_suggestion(key, keys)}")
+            raise UserError(f"{source}: unknown key {key!r}{suggestion(key, keys)}")
     missing = [key for key in keys if key not in values]
     if missing:
         raise UserError(f"{source}: no {missing[0]!r} in it ({len(missing)} of {len(keys)} keys are missing)")
@@ -320,7 +282,7 @@ def from_dict(cls, values, source):
         raise UserError(f"{source}: {error}") from error
 
 
-def _field(parse, allowed, default, help, metavar, **argument):
+def _field(parse: Callable[[Any], Any], allowed: str, default: Any, help: str, metavar: str, **argument: Any) -> Any:
     """Make an attrs field whose values, the default included, go through `parse`, which raises ValueError.
 
     `argument` is what its flag takes beside, as for argparse.
@@ -368,57 +330,3 @@ def _flag_given(key, value):
     value = " ".join(value) if isinstance(value, list) else value
     plain = re.fullmatch(r"[^\s'\"]+", str(value))
     return f"{_flag_name(key)} {value if plain else repr(value)}"
-
-
-def _suggestion(name, names):
-    """Say in parentheses which of `names` was probably meant, otherwise which there are."""
-    by_lower = {other.lower(): other for other in names}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1)
-    if close:
-        return f" (did you mean {by_lower[close[0]]!r}?)"
-    first = list(names)[:4]
-    more = f" and {len(names) - len(first)} more" if len(names) > len(first) else ""
-    return f" (there are: {', '.join(first)}{more})" if first else ""
-
-
-def _read(path):
-    """Return {section: {key: value}} as they stand in the file, nothing inherited; keys in lower case."""
-    # With no default section of its own, configparser treats [DEFAULT] as any other, and reports it if it comes twice.
-    ini = configparser.RawConfigParser(default_section="", inline_comment_prefixes=("#",))
-    try:
-        ini.read_string(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text file in UTF-8 (byte {error.start})") from error
-    except configparser.DuplicateSectionError as error:
-        raise UsageError(f"{path}, line {error.lineno}: section [{error.section}] for the second time") from error
-    except configparser.DuplicateOptionError as error:
-        where = f"{path}, line {error.lineno}, [{error.section}]"
-        raise UsageError(f"{where}: key {error.option!r} for the second time") from error
-    except configparser.MissingSectionHeaderError as error:
-        raise UsageError(f"{path}, line {error.lineno}: not an INI file: text before the first [section]") from error
-    except configparser.ParsingError as error:
-        raise UsageError(f"{path}, line {error.errors[0][0]}: neither a [section] nor `key = value`") from error
-    return {name: dict(ini.items(name)) for name in ini.sections()}
-
-
-def _resolve(sections, path, section):
-    """Return {key: (value, the section where it stands)}: own keys before those of `like`, those before [DEFAULT]."""
-    if section not in sections:
-        raise UsageError(f"{path}: no section [{section}]{_suggestion(section, sections)}")
-    if ALIAS in sections.get(INHERITED, {}):
-        raise UsageError(f"{path}, [{INHERITED}]: '{ALIAS}' does not belong here: every section inherits [{INHERITED}]")
-    origins = [section]
-    while ALIAS in sections[origins[-1]]:
-        target = sections[origins[-1]][ALIAS]
-        here = f"{path}, [{origins[-1]}]: {ALIAS} = {target!r}"
-        if target not in sections:
-            raise UsageError(f"{here}: no such section{_suggestion(target, sections)}")
-        if target in origins:
-            raise UsageError(f"{here} goes in a circle: {' -> '.join([*origins, target])}")
-        origins.append(target)
-    return {key: (value, origin) for origin in reversed([*origins, INHERITED])
-            for key, value in sections.get(origin, {}).items() if key != ALIAS}

@@ -1,27 +1,29 @@
 """The log of a run as curves, and as the text files of nnabla's monitors."""
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from common.machine.files import write_text
 from common.pictures.figures import save_figure
 
 
-def plot_curves(path, rows, panels, x="epoch"):
+def plot_curves(path: str | Path, rows: Sequence[Mapping[str, float]], panels: Sequence[tuple[str, Sequence[str]]],
+                x: str = "epoch") -> None:
     """Plot columns of a log as curves, one panel below the other.
 
     Parameters
     ----------
-    path : str or pathlib.Path
+    path
         PNG file to write.
-    rows : list of dict
+    rows
         One for each epoch.
-    panels : list of (str, sequence of str)
+    panels
         Label of the vertical axis, and columns to draw; columns that `rows` do not have are left out.
-    x : str
+    x
         Column of the horizontal axis.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     panels = [(label, [c for c in columns if c in rows[0]]) for label, columns in panels]
     panels = [(label, columns) for label, columns in panels if columns]
     figure = Figure(figsize=(7, 2.4 * len(panels)))
@@ -39,15 +41,15 @@ def plot_curves(path, rows, panels, x="epoch"):
     save_figure(path, figure)
 
 
-def write_series(folder, name, values):
+def write_series(folder: str | Path, name: str, values: Sequence[float]) -> None:
     """Write `<name>.series.txt` as nnabla's monitors do: a line with index and value for each epoch.
 
     Parameters
     ----------
-    folder : path
-    name : str
+    folder
+    name
         Blanks become hyphens in the file's name.
-    values : sequence of float
+    values
     """
     lines = (f"{epoch} {value:g}\n" for epoch, value in enumerate(values))
     write_text(Path(folder) / f"{name.replace(' ', '-')}.series.txt", "".join(lines))

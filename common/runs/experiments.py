@@ -1,30 +1,36 @@
 """The command line of a training script: an experiment from a .cfg file, flags that override it, where to compute."""
+import argparse
+from typing import TypeVar
+
 from common.console import cli
 from common.machine.distributed import join_ranks
-from common.out_of_core import add_out_of_core_flag, out_of_core
+from common.out_of_core import InCore, OutOfCore, add_out_of_core_flag, out_of_core
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of
 
+C = TypeVar("C")    # an attrs class
 
-def add_experiment_flags(parser, cls, cfg, default=None, shown=None, swaps=True):
+
+def add_experiment_flags(parser: argparse.ArgumentParser, cls: type, cfg: str, default: str | None = None,
+                         default_text: str | None = None, swaps: bool = True) -> None:
     """Add CONFIG, --cfg, and the flags of the context, the run, and every key of a configuration class.
 
     Parameters
     ----------
-    parser : argparse.ArgumentParser
+    parser
     cls : attrs class
         See `common.runs.config`.
-    cfg : str
+    cfg
         File of experiments that --cfg names by default.
-    default : str, optional
-        Experiment that is run if none is named. Without it and `shown`, one has to be named.
-    shown : str, optional
+    default
+        Experiment that is run if none is named. Without it and `default_text`, one has to be named.
+    default_text
         What the help says of the default, where the script chooses it.
-    swaps : bool
+    swaps
         Whether the script can train out of core.
     """
-    shown = shown or default
-    parser.add_argument("experiment", metavar="CONFIG", nargs="?" if shown else None, default=default,
-                        help="section of the .cfg file" + (f" (default: {shown})" if shown else ""))
+    default_text = default_text or default
+    parser.add_argument("experiment", metavar="CONFIG", nargs="?" if default_text else None, default=default,
+                        help="section of the .cfg file" + (f" (default: {default_text})" if default_text else ""))
     parser.add_argument("--cfg", default=cfg, metavar="FILE",
                         help="file of experiments, looked for here and beside the script (default: %(default)s)")
     if swaps:
@@ -34,30 +40,30 @@ def add_experiment_flags(parser, cls, cfg, default=None, shown=None, swaps=True)
     add_config_flags(parser, cls)
 
 
-def open_experiment(args, cls, package, experiment=None):
+def open_experiment(args: argparse.Namespace, cls: type[C], package: str,
+                    experiment: str | None = None) -> tuple[C, OutOfCore | InCore]:
     """Load the experiment of the command line, choose where to compute, and say so.
 
     Parameters
     ----------
-    args : argparse.Namespace
+    args
         Of the flags of `add_experiment_flags`.
     cls : attrs class
-    package : str
+    package
         That of the script, which the .cfg file lies beside.
-    experiment : str, optional
+    experiment
         The section, if the script chooses it.
 
     Returns
     -------
-    cfg : cls
-    memory : common.out_of_core.OutOfCore or InCore
+    cfg, memory
 
     Raises
     ------
     UsageError
         No such file or section, a value that is not allowed, no such device, a budget that is none.
     """
-    experiment = experiment or args.experiment
-    cfg = load_section(cls, find_cfg(args.cfg, package), experiment, overrides_of(args, cls))
-    print(f"{experiment}: computing on {join_ranks(args.context, args.device_id)}", flush=True)
-    return cfg, out_of_core(args)
+    section: str = experiment or args.experiment
+    cfg = load_section(cls, find_cfg(args.cfg, package), section, overrides_of(args, cls))
+    print(f"{section}: computing on {join_ranks(args.context, args.device_id)}", flush=True)
+    return cfg, out_of_core(args.out_of_core)

@@ -1,23 +1,20 @@
 """Learning rates over epochs, and when to stop."""
 import math
+from collections.abc import Sequence
 
 
-def step_decay(initial, epoch, drops, factor=0.1):
+def step_decay(initial: float, epoch: int, drops: Sequence[int], factor: float = 0.1) -> float:
     """Learning rate that is multiplied by `factor` at each epoch in `drops`.
 
     Parameters
     ----------
-    initial : float
+    initial
         Learning rate of the first epochs.
-    epoch : int
+    epoch
         From 0.
-    drops : sequence of int
+    drops
         First epoch of each lower rate.
-    factor : float
-
-    Returns
-    -------
-    float
+    factor
 
     Examples
     --------
@@ -27,7 +24,8 @@ def step_decay(initial, epoch, drops, factor=0.1):
     return initial * factor ** sum(epoch >= drop for drop in drops)
 
 
-def plateau_decay(initial, values, factor=0.1, patience=10, cooldown=10, min_rate=0.0, eps=1e-8, threshold=1e-4):
+def plateau_decay(initial: float, values: Sequence[float], factor: float = 0.1, patience: int = 10, cooldown: int = 10,
+                  min_rate: float = 0.0, eps: float = 1e-8, threshold: float = 1e-4) -> float:
     """Learning rate that drops when a loss has not improved for a while.
 
     A value is better than the best one if it is lower by `threshold` times that. After more than `patience` worse ones
@@ -35,13 +33,12 @@ def plateau_decay(initial, values, factor=0.1, patience=10, cooldown=10, min_rat
 
     Parameters
     ----------
-    initial : float
-    values : sequence of float
+    initial
+    values
         The loss after each epoch so far; so that nothing else need be kept to resume.
-    factor, patience, cooldown, min_rate : float, int, int, float
-    eps : float
+    factor, patience, cooldown, min_rate, threshold
+    eps
         A rate that would drop by no more than this stays.
-    threshold : float
 
     Returns
     -------
@@ -68,17 +65,13 @@ def plateau_decay(initial, values, factor=0.1, patience=10, cooldown=10, min_rat
     return rate
 
 
-def epochs_without_gain(values):
+def epochs_without_gain(values: Sequence[float]) -> int:
     """Count the epochs since the lowest loss; early stopping compares it with its patience.
 
     Parameters
     ----------
-    values : sequence of float
+    values
         The loss after each epoch so far.
-
-    Returns
-    -------
-    int
 
     Examples
     --------

@@ -5,7 +5,9 @@ import math
 import signal
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -37,11 +39,11 @@ class Run:
 
     Parameters
     ----------
-    folder : str or pathlib.Path
-    config : dict
+    folder
+    config
         JSON-able; written to `config.json`, and compared when the run is resumed, but for the keys in `MAY_DIFFER`.
         What nnabla draws at random in a step (dropout) follows from its `seed`, epoch and step.
-    resume, overwrite : bool
+    resume, overwrite
         What to do where the folder holds a run: go on with it, or start anew.
 
     Raises
@@ -52,7 +54,8 @@ class Run:
         The folder cannot be written to, or its checkpoint cannot be read.
     """
 
-    def __init__(self, folder, config, resume=False, overwrite=False):
+    def __init__(self, folder: str | Path, config: Mapping[str, Any], resume: bool = False,
+                 overwrite: bool = False) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
         self.config = config = json.loads(json.dumps(config))    # as it will be read back
@@ -76,17 +79,17 @@ class Run:
             self.state["sums"] = {name: total * share for name, total in self.state["sums"].items()}
 
     @property
-    def best(self):
+    def best(self) -> float | None:
         """Lowest value that `keep_best` has seen, None before it has."""
         return self.state["best"]
 
     @property
-    def rows(self):
+    def rows(self) -> list[dict[str, Any]]:
         """Rows of the log, a dict for each finished epoch."""
         return self.state["rows"]
 
-    def attach(self, solver):
-        """Take charge of the parameters of the current scope and of their solver; when resuming, set their values.
+    def attach(self, solver: Any) -> None:
+        """Take charge of the parameters of the current scope and of their solver; set their values when resuming.
 
         Only now does a run that is started anew remove what was there before.
         """
@@ -101,11 +104,11 @@ class Run:
         self.state.update(config=self.config, ranks=world().size)
         write_json(self.folder / "config.json", self.config)
 
-    def epochs(self, num):
+    def epochs(self, num: int) -> Iterator[int]:
         """Yield the epochs up to `num` that are not done."""
         yield from range(self.state["epoch"], num)
 
-    def steps(self, batches):
+    def steps(self, batches: Any) -> Iterator[Any]:
         """Yield the batches of the current epoch that are not done, with a progress bar, and save from time to time.
 
         `batches.epoch(epoch, start)` is an iterable of `len(batches) - start` batches. An interrupt waits for the end
@@ -130,7 +133,7 @@ class Run:
                     saved = time.monotonic()
                 bar.set_postfix({name: f"{mean:.4f}" for name, mean in self.means().items()}, refresh=False)
 
-    def record(self, **values):
+    def record(self, **values: float) -> None:
         """Add the values of a step, or their means over all ranks, to the sums of the epoch.
 
         Raises
@@ -145,7 +148,7 @@ class Run:
             self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
         self.state["last"] = values
 
-    def require_finite(self, **values):
+    def require_finite(self, **values: float) -> None:
         """Raise a UserError if one of the values is not finite; what was saved stays as it was."""
         for name, value in values.items():
             if not math.isfinite(value):
@@ -156,28 +159,22 @@ class Run:
         raise UserError(f"{what} in epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}; {kept}; "
                         "lower the learning rate")
 
-    def means(self):
+    def means(self) -> dict[str, float]:
         """Means of the recorded values over the steps of the epoch so far."""
         return {name: total / max(1, self.state["step"]) for name, total in self.state["sums"].items()}
 
     @property
-    def last(self):
+    def last(self) -> dict[str, float]:
         """Values that were recorded last."""
         return dict(self.state["last"])
 
     @property
-    def extras(self):
+    def extras(self) -> list[Any]:
         """What `finish_epoch` was given beside the row, for each finished epoch."""
         return self.state["extras"]
 
-    def keep_best(self, value):
-        """Save the parameters as the best ones if `value` is lower than that of any before.
-
-        Returns
-        -------
-        bool
-            Whether they were.
-        """
+    def keep_best(self, value: float) -> bool:
+        """Save the parameters as the best ones if `value` is lower than that of any before; tell whether they were."""
         if not math.isfinite(value) or (self.best is not None and value >= self.best):
             return False
         self._check_finite()
@@ -186,12 +183,13 @@ class Run:
             save_parameters(self.folder / BEST, self.parameters)
         return True
 
-    def finish_epoch(self, row, panels, extra=None):
+    def finish_epoch(self, row: Mapping[str, float], panels: Sequence[tuple[str, Sequence[str]]],
+                     extra: Any = None) -> None:
         """Log an epoch and write `log.csv`, `curves.png` and a checkpoint.
 
         Parameters
         ----------
-        row : dict
+        row
             Column of the log -> number.
         panels
             What to plot of it, as for `common.runs.curves.plot_curves`.
@@ -206,7 +204,7 @@ class Run:
         plot_curves(self.folder / "curves.png", self.rows, panels)
         self.save()
 
-    def save(self):
+    def save(self) -> None:
         """Write the checkpoint, unless the parameters have diverged."""
         self._check_finite()
         if world().rank == 0:
@@ -219,7 +217,7 @@ class Run:
                 self._diverged(f"{name} is not finite")
 
 
-def update_parameters(loss, solver, weight_decay=0.0):
+def update_parameters(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> None:
     """Take a training step: forward and backward pass, weight decay, update.
 
     Parameters
@@ -227,7 +225,7 @@ def update_parameters(loss, solver, weight_decay=0.0):
     loss : nn.Variable ()
         A mean over the rows of this rank; gradients are averaged over the ranks.
     solver : nnabla solver
-    weight_decay : float
+    weight_decay
         Factor of the parameters that are added to their gradients.
     """
     loss.forward(clear_no_need_grad=True)
@@ -238,22 +236,16 @@ def update_parameters(loss, solver, weight_decay=0.0):
     solver.update()
 
 
-def train_step(loss, solver, weight_decay=0.0):
-    """Update the parameters once, as `update_parameters` does.
-
-    Returns
-    -------
-    float
-        The loss before, on this rank.
-    """
+def train_step(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> float:
+    """Update the parameters once, as `update_parameters` does, and return the loss before on this rank."""
     update_parameters(loss, solver, weight_decay)
     return float(loss.d)
 
 
 @contextlib.contextmanager
-def _deferred_interrupts():
+def _deferred_interrupts() -> Iterator[list[int]]:
     """Yield a list that a first Ctrl-C or SIGTERM puts its number into, instead of interrupting; a second one does."""
-    received = []
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
         return

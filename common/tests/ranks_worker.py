@@ -89,7 +89,8 @@ def main():
     print(join_ranks("cpu"), f"rank {launched_rank()}")
     if args.fail == "all":
         raise UsageError("all ranks refuse this")
-    train(args.folder, args.batch_size, args.normalize, args.epochs, args.fail, args.resume, out_of_core(args))
+    train(args.folder, args.batch_size, args.normalize, args.epochs, args.fail, args.resume,
+          out_of_core(args.out_of_core))
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_the_default_is_run_where_none_is_named(parse):
 
 
 def test_the_script_may_choose(parse):
-    assert parse(shown="LONG or DEFAULT", chosen="LONG")[0] == Config(epochs=300)
+    assert parse(default_text="LONG or DEFAULT", chosen="LONG")[0] == Config(epochs=300)
 
 
 def test_without_a_default_one_has_to_be_named(parse, capsys):

@@ -1,5 +1,4 @@
 """Guards of the scheduler: whatever an iteration does, results are those without it and the process lives on."""
-import argparse
 
 import nnabla as nn
 import nnabla.functions as F
@@ -267,11 +266,11 @@ def test_flag(arguments, kind, capsys):
     parser = cli.parser("")
     add_out_of_core_flag(parser)
     use_context("cpu")
-    assert isinstance(out_of_core(parser.parse_args(arguments)), kind)
+    assert isinstance(out_of_core(parser.parse_args(arguments).out_of_core), kind)
 
 
 def test_flag_without_a_value_is_automatic(capsys):
-    assert out_of_core(argparse.Namespace(out_of_core="auto")).automatic
+    assert out_of_core("auto").automatic
 
 
 def test_run_returns_what_the_step_does():

@@ -33,7 +33,7 @@ PANELS = (("loss", ("train_loss", "valid_loss")), ("learning rate", ("learning_r
 
 def parse_args(argv):
     parser = cli.parser(__doc__)
-    add_experiment_flags(parser, Config, "train.cfg", shown="XUMX, or UMX with --umx-train")
+    add_experiment_flags(parser, Config, "train.cfg", default_text="XUMX, or UMX with --umx-train")
     # As the published script spells it.
     parser.add_argument("--valid_dur", dest="valid_dur", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser.parse_args(argv)
