@@ -1,4 +1,5 @@
 """What functions that compute in Python on the host have in common: views of nnabla's arrays as NumPy arrays."""
+import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
@@ -23,12 +24,12 @@ class HostFunction(PythonFunction):
         return True
 
 
-def data_of(variable):
+def data_of(variable: nn.Variable) -> np.ndarray:
     """Values as a float32 array that shares memory."""
     return _float32(variable.data)
 
 
-def grad_of(variable):
+def grad_of(variable: nn.Variable) -> np.ndarray:
     """Gradient as a float32 array that shares memory."""
     return _float32(variable.grad)
 
@@ -39,12 +40,12 @@ def _float32(nd_array):
     return array if array.dtype == np.float32 else nd_array.cast(np.float32)
 
 
-def as_float32(array):
+def as_float32(array: np.ndarray) -> np.ndarray:
     """Contiguous float32 array for a compiled loop."""
     return np.ascontiguousarray(array, np.float32)
 
 
-def store_gradient(variable, value, add):
+def store_gradient(variable: nn.Variable, value: np.ndarray | float, add: bool):
     """Write or add `value` to the gradient of an input."""
     gradient = grad_of(variable)
     gradient[...] = gradient + value if add else value

@@ -5,68 +5,55 @@ import nnabla.parametric_functions as PF
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from common.cpu import dense as dense_functions
-from common.cpu import dilated as convolution_functions
-from common.cpu import functions as cpu_functions
+from common.cpu.channels import BatchNormalization
+from common.cpu.convolution import Convolution
+from common.cpu.elements import ReLU
+from common.cpu.features import Affine, Average, FeatureNormalization, ScaleShift, Tanh
 from common.machine.context import wants_native
 from common.machine.distributed import world
 
 _FEW_PIXELS = 256    # of all images together, below which nnabla's convolution is as fast as a compiled one
 
 
-def convolution(x, w, pad=0, stride=1):
-    """Convolve `x` with square kernels, without bias.
+def convolution(x: nn.Variable, w: nn.Variable, b: nn.Variable | None = None, pad: int | None = None, stride: int = 1,
+                dilation: int = 1, in_order: bool = False) -> nn.Variable:
+    """Convolve `x` with square kernels.
 
     Parameters
     ----------
-    x : nn.Variable (batch, channels, height, width)
-    w : nn.Variable (outputs, channels, k, k)
-    pad, stride : int
-        Of both axes, in pixels.
+    x
+        (batch, channels, height, width).
+    w, b
+        (outputs, channels, k, k) and (outputs,).
+    pad, stride, dilation
+        Of both axes, in pixels. Without `pad` it is half of the kernel's reach: for odd k, a stride of 1 keeps height
+        and width.
+    in_order
+        Give nnabla's result to the last bit on a CPU, too, at twice the time: for a quantizer behind, which turns a
+        difference in the last bit into a whole level. Otherwise results agree to rounding.
 
     Returns
     -------
-    nn.Variable (batch, outputs, (height + 2 pad - k) // stride + 1, likewise for width)
+    nn.Variable (batch, outputs, (height + 2 pad - (k - 1) dilation - 1) // stride + 1, likewise for width)
     """
-    if wants_native():
-        return F.convolution(x, w, pad=(pad, pad), stride=(stride, stride))
-    return cpu_functions.Convolution(pad, stride)(x, w)
-
-
-def dilated_convolution(x, w, b=None, stride=1, dilation=1):
-    """Convolve `x` with square kernels, padded by half of their reach.
-
-    On a CPU it is faster than `convolution`, and agrees with nnabla's function to rounding only.
-
-    Parameters
-    ----------
-    x : nn.Variable (batch, channels, height, width)
-    w : nn.Variable (outputs, channels, k, k)
-        With k odd, a stride of 1 keeps height and width.
-    b : nn.Variable (outputs,) or None
-    stride, dilation : int
-        Of both axes, in pixels.
-
-    Returns
-    -------
-    nn.Variable (batch, outputs, ceil(height / stride), ceil(width / stride)), for odd k
-    """
-    pad = dilation * (w.shape[-1] // 2)
-    if wants_native() or x.size // x.shape[1] < _FEW_PIXELS:
+    pad = dilation * (w.shape[-1] // 2) if pad is None else pad
+    few = not in_order and x.size // x.shape[1] < _FEW_PIXELS
+    if wants_native() or few:
         return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), dilation=(dilation, dilation))
-    return convolution_functions.DilatedConvolution(pad, stride, dilation)(*((x, w) if b is None else (x, w, b)))
+    return Convolution(pad, stride, dilation, in_order)(*((x, w) if b is None else (x, w, b)))
 
 
-def batch_normalization(x, train, decay_rate=0.9, eps=1e-5):
+def batch_normalization(x: nn.Variable, train: bool, decay_rate: float = 0.9, eps: float = 1e-5) -> nn.Variable:
     """Normalize every channel of `x`, with the parameters `beta`, `gamma`, `mean` and `var` in the scope `bn`.
 
     Parameters
     ----------
-    x : nn.Variable (batch, channels, height, width)
-    train : bool
+    x
+        (batch, channels, height, width).
+    train
         Normalize by the statistics of the batch, over all ranks that train together (`common.machine.distributed`),
         and let the running ones follow them; otherwise by the running ones.
-    decay_rate, eps : float
+    decay_rate, eps
         Share of the running statistics that an update keeps; what is added to the variance.
 
     Returns
@@ -76,7 +63,7 @@ def batch_normalization(x, train, decay_rate=0.9, eps=1e-5):
     if wants_native():
         return _native_normalization(x, 1, train, decay_rate, eps)
     parameters = _normalization_parameters((1, x.shape[1], 1, 1))
-    return cpu_functions.BatchNormalization(decay_rate, eps, train)(x, *parameters)
+    return BatchNormalization(decay_rate, eps, train)(x, *parameters)
 
 
 def _native_normalization(x, axis, train, decay_rate, eps):
@@ -95,18 +82,19 @@ def _normalization_parameters(shape):
                 (("beta", 0, True), ("gamma", 1, True), ("mean", 0, False), ("var", 1, False))]
 
 
-def relu(x):
+def relu(x: nn.Variable) -> nn.Variable:
     """Set negative elements of `x`, of any shape, to 0."""
-    return F.relu(x) if wants_native() else cpu_functions.ReLU()(x)
+    return F.relu(x) if wants_native() else ReLU()(x)
 
 
-def affine(x, num_outputs):
+def affine(x: nn.Variable, num_outputs: int) -> nn.Variable:
     """Multiply the last axis of `x` by the matrix `W` in the scope `affine`, without bias.
 
     Parameters
     ----------
-    x : nn.Variable (..., features)
-    num_outputs : int
+    x
+        (..., features).
+    num_outputs
 
     Returns
     -------
@@ -117,15 +105,16 @@ def affine(x, num_outputs):
     shape = (x.shape[-1], num_outputs)
     with nn.parameter_scope("affine"):
         w = get_parameter_or_create("W", shape, UniformInitializer(calc_uniform_lim_glorot(*shape)))
-    return dense_functions.Affine()(x, w)
+    return Affine()(x, w)
 
 
-def feature_normalization(x, train, decay_rate=0.9, eps=1e-5):
+def feature_normalization(x: nn.Variable, train: bool, decay_rate: float = 0.9, eps: float = 1e-5) -> nn.Variable:
     """Normalize every element of the last axis of `x` over all others, as `batch_normalization` does for channels.
 
     Parameters
     ----------
-    x : nn.Variable (..., features)
+    x
+        (..., features).
     train, decay_rate, eps
         As for `batch_normalization`; the parameters have shape (1, ..., 1, features).
 
@@ -136,18 +125,19 @@ def feature_normalization(x, train, decay_rate=0.9, eps=1e-5):
     if wants_native():
         return _native_normalization(x, x.ndim - 1, train, decay_rate, eps)
     parameters = _normalization_parameters((1,) * (x.ndim - 1) + x.shape[-1:])
-    return dense_functions.FeatureNormalization(decay_rate, eps, train)(x, *parameters)
+    return FeatureNormalization(decay_rate, eps, train)(x, *parameters)
 
 
-def scale_shift(x, scale, offset, rectify=False):
+def scale_shift(x: nn.Variable, scale: nn.Variable, offset: nn.Variable, rectify: bool = False) -> nn.Variable:
     """Multiply the last axis of `x` by `scale`, add `offset`, and set what is negative to 0 if `rectify`.
 
     Parameters
     ----------
-    x : nn.Variable (..., features)
-    scale, offset : nn.Variable (n,)
-        With n below the number of features only the first n are taken.
-    rectify : bool
+    x
+        (..., features).
+    scale, offset
+        (n,). With n below the number of features only the first n are taken.
+    rectify
 
     Returns
     -------
@@ -161,7 +151,7 @@ def scale_shift(x, scale, offset, rectify=False):
     if scale.size > x.shape[-1]:
         raise ValueError(f"scale of {scale.size} elements for {x.shape[-1]} features")
     if not wants_native():
-        return dense_functions.ScaleShift(rectify)(x, scale, offset)
+        return ScaleShift(rectify)(x, scale, offset)
     if x.shape[-1] > scale.size:
         x = F.slice(x, stop=(*x.shape[:-1], scale.size))
     shape = (1,) * (x.ndim - 1) + scale.shape
@@ -169,11 +159,11 @@ def scale_shift(x, scale, offset, rectify=False):
     return F.relu(y) if rectify else y
 
 
-def tanh(x):
+def tanh(x: nn.Variable) -> nn.Variable:
     """Hyperbolic tangent of `x` (..., features)."""
-    return F.tanh(x) if wants_native() else dense_functions.Tanh()(x)
+    return F.tanh(x) if wants_native() else Tanh()(x)
 
 
-def average(*xs):
+def average(*xs: nn.Variable) -> nn.Variable:
     """Mean of variables of one shape."""
-    return sum(xs[1:], xs[0]) * (1 / len(xs)) if wants_native() else dense_functions.Average()(*xs)
+    return sum(xs[1:], xs[0]) * (1 / len(xs)) if wants_native() else Average()(*xs)

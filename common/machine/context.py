@@ -97,7 +97,7 @@ def native_functions() -> Iterator[None]:
 def wants_native() -> bool:
     """Tell whether layers are to be made of nnabla's own functions: on a GPU, and inside `native_functions`.
 
-    Otherwise compiled ones (`common.cpu.functions`, `common.cpu.dense`) are faster.
+    Otherwise compiled ones (`common.cpu`) are faster.
     """
     return _native.get() or on_gpu()
 

@@ -140,7 +140,7 @@ def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, group=1, na
             w = _quantized_parameter(w, "W", _weight_step_size(existing, spec), spec)
     if group > 1:
         return F.convolution(x, w, pad=(pad, pad), stride=(stride, stride), group=group)
-    return layers.convolution(x, w, pad, stride)
+    return layers.convolution(x, w, pad=pad, stride=stride, in_order=True)
 
 
 def quantized_affine(x, outmaps, spec, name="quantized_affine"):

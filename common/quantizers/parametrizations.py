@@ -26,7 +26,7 @@ import numpy as np
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
-from common.cpu import functions as cpu_functions
+from common.cpu.elements import Pow2Quantize, UniformQuantize
 from common.machine.context import wants_native
 
 DEFAULT_LIMITS = types.MappingProxyType({"d": (2.0 ** -8, 1.0), "xmin": (2.0 ** -16, 127.0),
@@ -96,7 +96,7 @@ def quantize_uniform(x, d, xmax, sign=True):
     """
     _check_scalars(d=d, xmax=xmax)
     if not wants_native():
-        return cpu_functions.UniformQuantize(sign)(x, d, xmax)
+        return UniformQuantize(sign)(x, d, xmax)
     return compose_uniform(x, d, xmax, sign)
 
 
@@ -138,7 +138,7 @@ def quantize_pow2(x, xmin, xmax, sign=True, with_zero=False):
     """
     _check_scalars(xmin=xmin, xmax=xmax)
     if not wants_native():
-        return cpu_functions.Pow2Quantize(sign, with_zero)(x, xmin, xmax)
+        return Pow2Quantize(sign, with_zero)(x, xmin, xmax)
     return compose_pow2(x, xmin, xmax, sign, with_zero)
 
 

@@ -6,7 +6,7 @@ songs that are too long for memory: `SourceModel` and `filter_mixture`, or `filt
 import numpy as np
 
 from common.cpu.compiling import compile_exact
-from common.cpu.kernels import run_parallel
+from common.cpu.parallel import run_parallel
 
 EPS = np.finfo(np.float64).eps
 _SINGULAR = 1e-10    # determinants below it, D3Net's filter does not divide by

@@ -32,7 +32,7 @@ def images():
 def logits_of(image, normalize):
     with nn.parameter_scope("conv"):
         w = nn.parameter.get_parameter_or_create("W", (4, 3, 3, 3), nn.initializer.NormalInitializer(0.2))
-    h = layers.convolution(image, w, pad=1)
+    h = layers.convolution(image, w, pad=1, in_order=True)
     h = layers.relu(layers.batch_normalization(h, train=True) if normalize else h)
     if not normalize:
         return PF.affine(h, 4)

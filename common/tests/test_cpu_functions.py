@@ -7,8 +7,11 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common.cpu import functions as cpu_functions
-from common.cpu import kernels
+from common.cpu import parallel
+from common.cpu.channels import BatchNormalization
+from common.cpu.convolution import Convolution
+from common.cpu.elements import Pow2Quantize, ReLU, UniformQuantize
+from common.cpu.kernels.elements import BLOCK
 from common.layers import basic as layers
 from common.quantizers import compose_pow2, compose_uniform
 
@@ -33,7 +36,7 @@ UNEVEN_CONVOLUTIONS = [
     ((2, 1, 5, 5), 1, 5, 0, 1),    # 1 pixel, 1 channel
     ((1, 64, 6, 6), 16, 5, 2, 1),
 ]
-QUANTIZER_SIZES = (1, kernels.BLOCK - 1, kernels.BLOCK + 1, 2 * kernels.BLOCK + 17)
+QUANTIZER_SIZES = (1, BLOCK - 1, BLOCK + 1, 2 * BLOCK + 17)
 
 
 def normal(*shape, seed=0, mean=0.0, scale=1.0):
@@ -72,7 +75,7 @@ def assert_same(ours, theirs, tolerance=1e-5):
 
 def convolutions(kernel, pad, stride):
     """Our convolution and nnabla's."""
-    return (lambda x, w: layers.convolution(x, w, pad, stride),
+    return (lambda x, w: layers.convolution(x, w, None, pad, stride, in_order=True),
             lambda x, w: F.convolution(x, w, pad=(pad, pad), stride=(stride, stride)))
 
 
@@ -118,7 +121,7 @@ def test_convolution_leaves_gradients_alone_that_nobody_needs(need_grad):
 
 def batch_normalizations(train):
     """Our batch normalization and nnabla's, of the variables x, beta, gamma, mean, var."""
-    return (cpu_functions.BatchNormalization(0.9, 1e-5, train),
+    return (BatchNormalization(0.9, 1e-5, train),
             lambda *inputs: F.batch_normalization(*inputs, decay_rate=0.9, eps=1e-5, batch_stat=train))
 
 
@@ -215,7 +218,7 @@ def assert_same_quantizer(ours, theirs):
 def test_uniform_quantizer_agrees_with_nnabla(size, sign, present):
     d, xmax = np.float32(0.25), np.float32(1.1)
     x = np.concatenate([normal(size), [d / 2, 0, xmax]]).astype(np.float32)[-size:]
-    assert_same_quantizer(evaluate(cpu_functions.UniformQuantize(sign), [x, d, xmax], present=present),
+    assert_same_quantizer(evaluate(UniformQuantize(sign), [x, d, xmax], present=present),
                           evaluate(lambda *inputs: compose_uniform(*inputs, sign), [x, d, xmax], present=present))
 
 
@@ -225,12 +228,12 @@ def test_uniform_quantizer_agrees_with_nnabla(size, sign, present):
 def test_pow2_quantizer_agrees_with_nnabla(size, sign, with_zero, present):
     xmin, xmax = np.float32(0.125), np.float32(2)
     x = np.concatenate([normal(size), [xmin, 0, xmax]]).astype(np.float32)[-size:]
-    assert_same_quantizer(evaluate(cpu_functions.Pow2Quantize(sign, with_zero), [x, xmin, xmax], present=present),
+    assert_same_quantizer(evaluate(Pow2Quantize(sign, with_zero), [x, xmin, xmax], present=present),
                           evaluate(lambda *inputs: compose_pow2(*inputs, sign, with_zero), [x, xmin, xmax],
                                    present=present))
 
 
-@pytest.mark.parametrize("function", [cpu_functions.UniformQuantize(True), cpu_functions.Pow2Quantize(False, True)],
+@pytest.mark.parametrize("function", [UniformQuantize(True), Pow2Quantize(False, True)],
                          ids=["uniform", "pow2"])
 @pytest.mark.parametrize("needed", [0, 1, 2])
 def test_quantizers_give_the_gradients_asked_for_alone(function, needed):
@@ -244,7 +247,7 @@ def test_pow2_quantizer_rounds_subnormal_values_up_to_xmin():
     tiny = np.float32(1e-42)
     x = np.asarray([tiny, -tiny, np.finfo(np.float32).tiny, -1e-38, 0], np.float32)
     for xmin in (2.0 ** -120, 2.0 ** -126):
-        y, (dx, *_) = evaluate(cpu_functions.Pow2Quantize(True, False), [x, np.float32(xmin), np.float32(1)])
+        y, (dx, *_) = evaluate(Pow2Quantize(True, False), [x, np.float32(xmin), np.float32(1)])
         np.testing.assert_array_equal(y, np.where(x < 0, -1, 1) * np.float32(xmin))
         assert np.isfinite(dx).all()
         assert dx[-1] == 0
@@ -253,7 +256,7 @@ def test_pow2_quantizer_rounds_subnormal_values_up_to_xmin():
 def test_pow2_quantizer_takes_a_subnormal_xmin():
     xmin = np.float32(2.0 ** -130)
     x = np.asarray([2.0 ** -140, 2.0 ** -130, 2.0 ** -126, 0.9, 4], np.float32)
-    y, _ = evaluate(cpu_functions.Pow2Quantize(True, False), [x, xmin, np.float32(2)])
+    y, _ = evaluate(Pow2Quantize(True, False), [x, xmin, np.float32(2)])
     np.testing.assert_array_equal(y, np.asarray([xmin, xmin, 2.0 ** -126, 1, 2], np.float32))
 
 
@@ -262,9 +265,9 @@ NANS = np.asarray([np.nan, -np.nan], np.float32)
 
 
 @pytest.mark.parametrize("function", [
-    lambda x, *_: cpu_functions.ReLU()(x),
-    cpu_functions.UniformQuantize(True), cpu_functions.UniformQuantize(False),
-    *(cpu_functions.Pow2Quantize(sign, with_zero) for sign in (True, False) for with_zero in (True, False)),
+    lambda x, *_: ReLU()(x),
+    UniformQuantize(True), UniformQuantize(False),
+    *(Pow2Quantize(sign, with_zero) for sign in (True, False) for with_zero in (True, False)),
 ], ids=["relu", "uniform", "uniform unsigned", "pow2 with zero", "pow2", "pow2 unsigned with zero", "pow2 unsigned"])
 def test_nan_is_not_hidden(function):
     assert np.signbit(NANS).tolist() == [False, True]
@@ -277,7 +280,7 @@ def test_nan_is_not_hidden(function):
 
 def test_infinity_is_clipped_by_the_quantizers():
     x = np.asarray([np.inf, -np.inf], np.float32)
-    for function in (cpu_functions.UniformQuantize(True), cpu_functions.Pow2Quantize(True, False)):
+    for function in (UniformQuantize(True), Pow2Quantize(True, False)):
         y, _ = evaluate(function, [x, np.float32(0.25), np.float32(1)])
         assert y.tolist() == [1, -1]
 
@@ -309,26 +312,26 @@ def test_a_variable_used_twice_gets_both_gradients():
 
 
 EVERYTHING = {
-    "convolution": (cpu_functions.Convolution(1, 1), convolution_arrays((7, 5, 31, 29), 6, 3)),
-    "strided convolution": (cpu_functions.Convolution(1, 2), convolution_arrays((7, 5, 31, 29), 6, 3)),
-    "batch normalization": (cpu_functions.BatchNormalization(0.9, 1e-5, True), normalization_arrays((7, 5, 31, 29))),
-    "relu": (cpu_functions.ReLU(), (normal(7 * 5 * 31 * 29),)),
-    "uniform": (cpu_functions.UniformQuantize(True), (normal(7, 5, 31, 29), np.float32(0.25), np.float32(1))),
-    "pow2": (cpu_functions.Pow2Quantize(True, False), (normal(7, 5, 31, 29), np.float32(0.25), np.float32(1))),
+    "convolution": (Convolution(1, in_order=True), convolution_arrays((7, 5, 31, 29), 6, 3)),
+    "strided convolution": (Convolution(1, 2, in_order=True), convolution_arrays((7, 5, 31, 29), 6, 3)),
+    "batch normalization": (BatchNormalization(0.9, 1e-5, True), normalization_arrays((7, 5, 31, 29))),
+    "relu": (ReLU(), (normal(7 * 5 * 31 * 29),)),
+    "uniform": (UniformQuantize(True), (normal(7, 5, 31, 29), np.float32(0.25), np.float32(1))),
+    "pow2": (Pow2Quantize(True, False), (normal(7, 5, 31, 29), np.float32(0.25), np.float32(1))),
 }
 
 
 @pytest.fixture
 def cores(monkeypatch):
     """Make the kernels use a number of cores, whatever the size of the arrays."""
-    monkeypatch.setattr(kernels, "_SMALL", 0)
+    monkeypatch.setattr(parallel, "_SMALL", 0)
 
     def cores(number):
-        kernels._workers.cache_clear()
-        monkeypatch.setattr(kernels, "num_threads", lambda: number)
+        parallel._workers.cache_clear()
+        monkeypatch.setattr(parallel, "num_threads", lambda: number)
 
     yield cores
-    kernels._workers.cache_clear()
+    parallel._workers.cache_clear()
 
 
 @pytest.mark.parametrize("name", EVERYTHING)
@@ -367,11 +370,11 @@ def test_loops_compile_where_no_folder_can_be_written():
         tempfile.TemporaryFile = refuse    # by which numba finds out whether it can write to a folder
 
         import numpy as np
-        from common.cpu import kernels
+        from common.cpu.kernels.elements import relu_forward
 
         x, y = np.array([-1.5, 2.5], np.float32), np.empty(2, np.float32)
-        kernels.relu_forward(0, 1, x, y)
-        print(y.tolist(), kernels.relu_forward.stats.cache_path)
+        relu_forward(0, 1, x, y)
+        print(y.tolist(), relu_forward.stats.cache_path)
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[0.0, 2.5] None\n"

@@ -8,19 +8,19 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from common.cpu import dense_kernels
-from common.cpu import kernels as cpu_kernels
+from common.cpu import parallel
+from common.cpu.kernels import features as kernels
 from common.layers import basic as layers
 from common.machine.context import native_functions, on_gpu, wants_native
 from common.machine.seeding import seed_everything
 
-ROWS = 2 * dense_kernels.ROWS + 13    # more than two blocks, the last one shorter
-COLUMNS = dense_kernels.COLUMNS + 5
+ROWS = 2 * kernels.ROWS + 13    # more than two blocks, the last one shorter
+COLUMNS = kernels.COLUMNS + 5
 
 # name -> layer of one or several variables, shapes of these
 LAYERS = {
-    "convolution": (lambda x, w: layers.convolution(x, w, 1, 2), (2, 3, 5, 6), (4, 3, 3, 3)),
-    "dilated_convolution": (layers.dilated_convolution, (2, 3, 12, 16), (4, 3, 3, 3), (4,)),
+    "convolution": (lambda x, w: layers.convolution(x, w, pad=1, stride=2, in_order=True), (2, 3, 5, 6), (4, 3, 3, 3)),
+    "convolution, with bias": (layers.convolution, (2, 3, 12, 16), (4, 3, 3, 3), (4,)),
     "batch_normalization": (lambda x: layers.batch_normalization(x, False), (4, 3, 2, 2)),
     "batch_normalization, train": (lambda x: layers.batch_normalization(x, True), (4, 3, 2, 2)),
     "relu": (layers.relu, (3, 7)),
@@ -137,10 +137,10 @@ def test_leaves_inputs_alone_that_need_no_gradient(name):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_does_not_depend_on_the_number_of_threads(name, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    monkeypatch.setattr(parallel, "_SMALL", 0)
     results = []
     for threads in (1, 3):
-        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(parallel, "num_threads", lambda threads=threads: threads)
         results.append(evaluate(LAYERS[name][0], arrays_of(name), native=False))
     assert_close(*results, tolerance=0)
 

@@ -5,8 +5,8 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.cpu import functions as cpu_functions
-from common.cpu import kernels as cpu_kernels
+from common.cpu.elements import Pow2Quantize
+from common.cpu.kernels.elements import BLOCK
 from common.quantizers import DEFAULT_LIMITS, QUANTIZERS, STATIC_QUANTIZERS
 from common.quantizers import parametrizations as quantizers
 
@@ -181,7 +181,7 @@ def test_nan_is_not_hidden(name, sign, engine):
                                      ([0, 0.3, 1e38], 2.0 ** 127)])
 def test_infinite_ranges_and_values_do_not_become_nan(sign, with_zero, x, xmax):
     results = []
-    for quantize in (cpu_functions.Pow2Quantize(sign, with_zero),
+    for quantize in (Pow2Quantize(sign, with_zero),
                      lambda *inputs: quantizers.compose_pow2(*inputs, sign, with_zero)):
         inputs = [nn.Variable.from_numpy_array(np.asarray(v, np.float32)).apply(need_grad=True)
                   for v in (x, 0.125, xmax)]
@@ -196,7 +196,7 @@ def test_infinite_ranges_and_values_do_not_become_nan(sign, with_zero, x, xmax):
         np.testing.assert_allclose(composed, compiled, rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(1,), (2, 3), (cpu_kernels.BLOCK + 1,), (2, 3, 4, 5, 6)])
+@pytest.mark.parametrize("shape", [(1,), (2, 3), (BLOCK + 1,), (2, 3, 4, 5, 6)])
 @every_quantizer
 def test_every_shape_and_size(name, shape, engine):
     x = np.random.RandomState(0).randn(*shape).astype(np.float32)

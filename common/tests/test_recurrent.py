@@ -9,7 +9,7 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from common.cpu import kernels as cpu_kernels
+from common.cpu import parallel
 from common.layers.recurrent import lstm
 from common.machine.context import native_functions
 from common.machine.seeding import seed_everything
@@ -123,10 +123,10 @@ def test_parameters_begin_as_those_of_nnabla(sizes):
 
 
 def test_does_not_depend_on_the_number_of_threads(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    monkeypatch.setattr(parallel, "_SMALL", 0)
     results = []
     for threads in (1, 3):
-        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(parallel, "num_threads", lambda threads=threads: threads)
         results.append(evaluate((70, 2, 10, 40, 2, True)))    # 160 gates: two blocks of columns
     assert_close(*results, tolerance=0)
 

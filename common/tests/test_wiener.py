@@ -5,7 +5,7 @@ import norbert
 import numpy as np
 import pytest
 
-from common.cpu import kernels as cpu_kernels
+from common.cpu import parallel
 from common.separation import multichannel_wiener
 from common.separation.wiener import SourceModel, filter_estimates, filter_mixture, mixture_phase, residual_model
 
@@ -151,10 +151,10 @@ def test_sources_and_bins_stand_for_themselves():
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_does_not_depend_on_the_number_of_threads(channels, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    monkeypatch.setattr(parallel, "_SMALL", 0)
     results = []
     for threads in (1, 3):
-        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(parallel, "num_threads", lambda threads=threads: threads)
         results.append(multichannel_wiener(models(4, channels), mixture(channels), 2))
     np.testing.assert_array_equal(*results)
 
@@ -264,10 +264,10 @@ def test_d3net_of_nearly_equal_channels(difference, scale):
 
 
 def test_d3net_does_not_depend_on_the_number_of_threads(monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    monkeypatch.setattr(parallel, "_SMALL", 0)
     results = []
     for threads in (1, 3):
-        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(parallel, "num_threads", lambda threads=threads: threads)
         results.append(filter_estimates(estimates(4), mixture(2, np.complex64)))
     np.testing.assert_array_equal(*results)
 

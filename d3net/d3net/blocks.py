@@ -22,7 +22,8 @@ import nnabla.parametric_functions as PF
 from nnabla.initializer import ConstantInitializer, NormalInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from common.layers import batch_normalization, dilated_convolution, relu
+from common import layers
+from common.layers import batch_normalization, relu
 
 # Dilation of the connection from a source, counted from 0 (the input of the block), to a layer, from 1.
 DILATIONS = {
@@ -101,7 +102,7 @@ def convolution(x, outputs, kernel, style, name, dilations=(1,), stride=1, with_
 
 
 def _convolve(x, w, b, dilation, stride, style):
-    y = dilated_convolution(x, w, b, stride, dilation)
+    y = layers.convolution(x, w, b, stride=stride, dilation=dilation)
     return y.apply(recompute=True) if style.recompute else y
 
 

@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common.cpu import kernels as cpu_kernels
+from common.cpu import parallel
 from x_umx import loss
 from x_umx.loss import IGNORED, combinations, mse_combination_loss, sdr_combination_loss
 
@@ -172,11 +172,11 @@ def test_gradients_of_two_uses_add_up(function, explicit, arrays):
 
 @KINDS
 def test_does_not_depend_on_the_number_of_threads(function, explicit, arrays, monkeypatch):
-    monkeypatch.setattr(cpu_kernels, "_SMALL", 0)
+    monkeypatch.setattr(parallel, "_SMALL", 0)
     size = {"frames": loss._ROWS + 3} if function is mse_combination_loss else {}
     results = []
     for threads in (1, 3):
-        monkeypatch.setattr(cpu_kernels, "num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(parallel, "num_threads", lambda threads=threads: threads)
         results.append(evaluate(function, *arrays(3, **size)))
     assert results[0][0] == results[1][0]
     np.testing.assert_array_equal(results[0][1], results[1][1])

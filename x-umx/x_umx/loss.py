@@ -11,7 +11,7 @@ import numpy as np
 
 from common.cpu.compiling import compile_fused
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
-from common.cpu.kernels import run_parallel
+from common.cpu.parallel import run_parallel
 from common.machine.context import wants_native
 
 IGNORED = 200    # samples at either end of the waveforms that the SDR does not see

@@ -7,7 +7,7 @@ range, and the mirror by the last bit of r6. The shift has fractions of a pixel.
 import numpy as np
 
 from common.cpu.compiling import compile_exact
-from common.cpu.kernels import run_parallel
+from common.cpu.parallel import run_parallel
 
 PAD = 4    # pixels on each side; the shift is at most as large
 _DRAWS = 6    # outputs of the generator up to the last one that is used

@@ -10,7 +10,9 @@ import nnabla.functions as F
 from nnabla.backward_function.max_pooling_backward import MaxPoolingBackwardDataGrad
 from nnabla.backward_functions import registry
 
-from common.cpu import functions as cpu_functions
+from common.cpu.channels import BatchNormalization
+from common.cpu.convolution import Convolution
+from common.cpu.elements import ReLU
 from common.machine.context import native_functions, wants_native
 from common.machine.errors import UserError
 from data_cleansing.graphs import tangent_functions
@@ -138,9 +140,9 @@ def _apply(function, values, in_order=False):
     """Apply a function to other inputs, compiled if possible."""
     name, args = function.info.type_name, dict(function.info.args)
     if name == "Convolution" and _is_compiled_convolution(function):
-        return [tangent_functions.Convolution(args["pad"][0], args["stride"][0], in_order)(*values)]
+        return [Convolution(args["pad"][0], args["stride"][0], in_order=in_order)(*values)]
     if name == "ReLU" and not wants_native():
-        return [cpu_functions.ReLU()(*values)]
+        return [ReLU()(*values)]
     if name != "Reshape" and "inplace" in args:
         args["inplace"] = False    # the input is needed for the tangent
     try:
@@ -257,7 +259,7 @@ def _repeat(variable, batch, ndim):
 def _batch_normalization(x, beta, gamma, mean, var, decay_rate, eps, batch_stat):
     if wants_native():
         return F.batch_normalization(x, beta, gamma, mean, var, decay_rate=decay_rate, eps=eps, batch_stat=batch_stat)
-    return cpu_functions.BatchNormalization(decay_rate, eps, batch_stat)(x, beta, gamma, mean, var)
+    return BatchNormalization(decay_rate, eps, batch_stat)(x, beta, gamma, mean, var)
 
 
 def _tangent_of_normalization(x, dx, gamma, dgamma, dbeta, mean, var, eps, batch_stat):

@@ -1,67 +1,39 @@
-"""Functions for the CPU that nnabla lacks: a faster convolution, and tangents of layers.
+"""Functions for the CPU that nnabla lacks: tangents of layers.
 
 Where `y = f(x, w)`, and x and w move along `dx` and `dw`, y moves along its tangent `dy`. A tangent is a function like
-any other; its gradient is what products with a Hessian are made of. The loops are those of `common.cpu.kernels`.
+any other; its gradient is what products with a Hessian are made of. The loops are those of `common.cpu`.
 """
 import numpy as np
 
-from common.cpu import functions as cpu_functions
-from common.cpu import kernels as cpu_kernels
+from common.cpu.channels import by_channel, combine, moments, products
 from common.cpu.compiling import compile_exact
-from common.cpu.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
+from common.cpu.convolution import Convolution, convolve, parameter_gradients, propagate
+from common.cpu.elements import over_blocks
+from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
+from common.cpu.kernels.elements import relu_backward
+from common.cpu.parallel import run_parallel
 
 
-def _by_channel(array):
-    """View (batch, channels, ...) as (batch, channels, pixels)."""
-    return array.reshape(*array.shape[:2], -1)
-
-
-class Convolution(cpu_functions.Convolution):
-    """Convolution with square kernels; inputs x (batch, channels, height, width), w, and b (outputs,) or none.
-
-    With `in_order` sums are rounded as nnabla rounds them, otherwise as BLAS does, which is twice as fast.
-    """
-
-    def __init__(self, pad, stride, in_order):
-        super().__init__(pad, stride)
-        self.in_order = in_order
-
-    def forward_impl(self, inputs, outputs):
-        y = data_of(outputs[0])
-        self._convolve(data_of(inputs[0]), self._weights(inputs), y, *self._geometry(inputs), in_order=self.in_order,
-                       add=False)
-        if len(inputs) > 2:
-            _by_channel(y)[...] += data_of(inputs[2])[:, np.newaxis]
-
-    def backward_impl(self, inputs, outputs, propagate_down, accum):
-        super().backward_impl(inputs, outputs, propagate_down, accum)
-        if len(inputs) > 2 and propagate_down[2]:
-            store_gradient(inputs[2], grad_of(outputs[0]).sum((0, 2, 3)), accum[2])
-
-
-class TangentConvolution(cpu_functions.Convolution):
+class TangentConvolution(Convolution):
     """Tangent of a convolution; inputs x, w, dw, db (outputs,), and dx unless x is given. Gradients for x, w and dx."""
 
     def forward_impl(self, inputs, outputs):
-        y = data_of(outputs[0])
-        self._convolve(data_of(inputs[0]), self._weights((None, inputs[2])), y, *self._geometry(inputs), in_order=False,
-                       add=False)
-        if len(inputs) > 4:
-            self._convolve(data_of(inputs[4]), self._weights(inputs), y, *self._geometry(inputs), in_order=False,
-                           add=True)
-        _by_channel(y)[...] += data_of(inputs[3])[:, np.newaxis]
+        x, w, dw, db, *dx = (data_of(variable) for variable in inputs)
+        y, geometry = data_of(outputs[0]), self._geometry(inputs)
+        convolve(x, dw, db, y, geometry)
+        if dx:
+            convolve(dx[0], w, None, y, geometry, add=True)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, w, dw, _, *dx = inputs
-        g = grad_of(outputs[0])
+        g, geometry = grad_of(outputs[0]), self._geometry(inputs)
         if propagate_down[0]:
-            self._backward_data((x, dw), g, accum[0])
+            propagate(data_of(dw), g, grad_of(x), accum[0], geometry)
         if dx and propagate_down[4]:
-            self._backward_data((dx[0], w), g, accum[4])
-        if dx and propagate_down[1]:
-            self._backward_weights((dx[0], w), g, accum[1])
-        elif propagate_down[1]:
-            store_gradient(w, 0, accum[1])
+            propagate(data_of(w), g, grad_of(dx[0]), accum[4], geometry)
+        if propagate_down[1]:
+            to_w = parameter_gradients(data_of(dx[0]), g, geometry)[0].reshape(w.shape) if dx else 0
+            store_gradient(w, to_w, accum[1])
 
     def grad_depends_input_data(self, i, j):
         return (i, j) in ((0, 2), (1, 4), (4, 1))
@@ -77,7 +49,7 @@ class TangentReLU(HostFunction):
     @staticmethod
     def _mask(y, values, out, add):
         """Write, or add, `values` where y > 0; all arrays are flat."""
-        cpu_kernels.run_parallel(cpu_kernels.relu_backward, cpu_kernels.num_blocks(y.size), y.size, y, values, out, add)
+        over_blocks(relu_backward, y, values, out, add)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         if propagate_down[0]:
@@ -103,11 +75,10 @@ class TangentBatchNormalization(HostFunction):
 
     def _normalization(self, inputs):
         """Return x (batch, channels, pixels), and mean and inverse standard deviation of each channel."""
-        x = _by_channel(data_of(inputs[0]))
+        x = by_channel(data_of(inputs[0]))
         mean, var = (data_of(variable).ravel() for variable in inputs[5:])
         if self.batch_stat:
-            mean, var = np.empty_like(mean), np.empty_like(var)
-            cpu_kernels.run_parallel(cpu_kernels.channel_moments, x.shape[1], x.size, x, mean, var)
+            mean, var = moments(x)
         return x, mean, 1 / np.sqrt(var.astype(np.float64) + self.eps)
 
     def _shares(self, x, values, mean, scale):
@@ -119,17 +90,17 @@ class TangentBatchNormalization(HostFunction):
 
     def forward_impl(self, inputs, outputs):
         x, mean, scale = self._normalization(inputs)
-        dx = _by_channel(data_of(inputs[1]))
+        dx = by_channel(data_of(inputs[1]))
         gamma, dgamma, dbeta = (data_of(variable).ravel() for variable in inputs[2:5])
         d0, d1 = self._shares(x, dx, mean, scale)
         from_dx = gamma * scale
         from_x = (dgamma - gamma * d1 * scale) * scale
         offset = dbeta - from_dx * d0 - from_x * mean
-        _combine(dx, x, from_dx, from_x, offset, _by_channel(data_of(outputs[0])), False)
+        combine(dx, x, from_dx, from_x, offset, by_channel(data_of(outputs[0])), False)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, mean, scale = self._normalization(inputs)
-        dx, g = _by_channel(data_of(inputs[1])), _by_channel(grad_of(outputs[0]))
+        dx, g = by_channel(data_of(inputs[1])), by_channel(grad_of(outputs[0]))
         gamma, dgamma = (data_of(variable).ravel() for variable in inputs[2:4])
         (d0, d1), (g0, g1) = (self._shares(x, values, mean, scale) for values in (dx, g))
         # Mean of g times the normalized dx: what gamma scales, and what an error of the deviation scales.
@@ -139,12 +110,12 @@ class TangentBatchNormalization(HostFunction):
             from_dx = -gamma * g1 * scale ** 2
             from_x = -((dgamma - 2 * gamma * d1 * scale) * g1 + gamma * product) * scale ** 2 * self.batch_stat
             offset = -from_g * g0 - from_dx * d0 - from_x * mean
-            to_x = _by_channel(grad_of(inputs[0]))
-            _combine(dx, x, from_dx, from_x, offset, to_x, accum[0])
-            _combine(g, x, from_g, np.zeros_like(from_g), np.zeros_like(from_g), to_x, True)
+            to_x = by_channel(grad_of(inputs[0]))
+            combine(dx, x, from_dx, from_x, offset, to_x, accum[0])
+            combine(g, x, from_g, np.zeros_like(from_g), np.zeros_like(from_g), to_x, True)
         if propagate_down[1]:
             from_x = -gamma * g1 * scale ** 2
-            _combine(g, x, gamma * scale, from_x, -gamma * scale * g0 - from_x * mean, _by_channel(grad_of(inputs[1])),
+            combine(g, x, gamma * scale, from_x, -gamma * scale * g0 - from_x * mean, by_channel(grad_of(inputs[1])),
                      accum[1])
         if propagate_down[2]:
             store_gradient(inputs[2], (product * (x.size // x.shape[1])).reshape(inputs[2].shape), accum[2])
@@ -155,14 +126,7 @@ class TangentBatchNormalization(HostFunction):
 
 def _means(x, values, mean):
     """Means of `values` and of `values * (x - mean)` in each channel, float64 (2, channels)."""
-    sums = np.empty((*x.shape[:2], 2), np.float32)
-    cpu_kernels.run_parallel(cpu_kernels.channel_products, len(x), x.size, x, values, as_float32(mean), sums)
-    return sums.sum(0, dtype=np.float64).T / (x.size // x.shape[1])
-
-
-def _combine(g, x, from_g, from_x, offset, out, add):
-    cpu_kernels.run_parallel(cpu_kernels.combine_channels, len(x), x.size, g, x, as_float32(from_g), as_float32(from_x),
-                             as_float32(offset), out, add)
+    return products(x, values, mean) / (x.size // x.shape[1])
 
 
 # Arrays are (maps, height, width); `start` and `stop` count maps.
@@ -223,7 +187,7 @@ class TangentMaxPooling(HostFunction):
 
     def forward_impl(self, inputs, outputs):
         x, dx, dy = (_by_map(data_of(variable)) for variable in (*inputs, *outputs))
-        cpu_kernels.run_parallel(_take, len(x), x.size, x, dx, self.kernel, self.stride, dy)
+        run_parallel(_take, len(x), x.size, x, dx, self.kernel, self.stride, dy)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         if propagate_down[0]:
@@ -232,7 +196,7 @@ class TangentMaxPooling(HostFunction):
             x, g, to_dx = _by_map(data_of(inputs[0])), _by_map(grad_of(outputs[0])), _by_map(grad_of(inputs[1]))
             if not accum[1]:
                 to_dx[...] = 0
-            cpu_kernels.run_parallel(_give, len(x), x.size, x, g, self.kernel, self.stride, to_dx)
+            run_parallel(_give, len(x), x.size, x, g, self.kernel, self.stride, to_dx)
 
     def grad_depends_input_data(self, i, j):
         return (i, j) == (1, 0)

@@ -1,8 +1,4 @@
-"""Compiled loops over float32 arrays (rows, features), for networks that treat every frame alike.
-
-As in `common.cpu.kernels`: `start` and `stop` count blocks of fixed size, so that sums do not depend on the number of
-cores.
-"""
+"""Loops over arrays (rows, features), for networks that treat every frame alike, and the recurrent part of an LSTM."""
 import numpy as np
 
 from common.cpu.compiling import compile_exact, compile_fused, compile_inline
@@ -121,7 +117,7 @@ def tanh_backward(start, stop, y, g, dx, add):
             dx[n, k] = dx[n, k] + value if add else value
 
 
-# The recurrent part of an LSTM. `start` and `stop` count directions; direction 1 runs through the frames backwards.
+# The recurrent part of an LSTM: `start` and `stop` count directions; direction 1 runs through the frames backwards.
 # Arrays: gates (directions, frames, batch, 4 hidden), in the order input, forget, cell, output; states
 # (frames, batch, directions hidden), of which each direction has its columns.
 

@@ -1,33 +1,34 @@
-"""nnabla functions over the last axis of an array, made of the loops in `common.cpu.dense_kernels`.
+"""Functions over the last axis of an array, for networks that treat every frame of a spectrogram alike.
 
-They are for networks that treat every frame of a spectrogram alike. Results agree with nnabla's functions to
-rounding; they compute on the host.
+Results agree with those of nnabla's functions to rounding. They compute on the host.
 """
+from collections.abc import Callable
+
 import numpy as np
 
-from common.cpu import dense_kernels as kernels
 from common.cpu.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
-from common.cpu.kernels import run_parallel
+from common.cpu.kernels import features as kernels
+from common.cpu.parallel import run_parallel
 from common.machine.distributed import world
 
 
-def multiply(a, b, out, add=False):
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool = False):
     """Write or add out = a b; float32 matrices, `a` and `out` contiguous."""
     run_parallel(kernels.multiply, kernels.num_blocks(len(a)), a.size * b.shape[1], a, b, out, add)
 
 
-def multiply_transposed(a, b, out, add=False):
+def multiply_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool = False):
     """Write or add out = a^T b; float32 matrices."""
     blocks = -(-a.shape[1] // kernels.COLUMNS)
     run_parallel(kernels.multiply_transposed, blocks, a.size * b.shape[1], a, b, out, add)
 
 
-def rows_of(array):
+def rows_of(array: np.ndarray) -> np.ndarray:
     """View an array (..., features) as (rows, features)."""
     return array.reshape(-1, array.shape[-1])
 
 
-def _over_rows(kernel, x, *args):
+def _over_rows(kernel: Callable, x: np.ndarray, *args):
     run_parallel(kernel, kernels.num_blocks(len(x)), x.size, x, *args)
 
 
@@ -85,7 +86,7 @@ class ScaleShift(_ByFeature):
     With n below the number of features only the first n are taken.
     """
 
-    def __init__(self, rectify=False):
+    def __init__(self, rectify: bool = False):
         super().__init__()
         self.rectify = rectify
 
@@ -115,7 +116,7 @@ class FeatureNormalization(_ByFeature):
     batch are taken over all ranks that train together (`common.machine.distributed`).
     """
 
-    def __init__(self, decay_rate, eps, batch_stat):
+    def __init__(self, decay_rate: float, eps: float, batch_stat: bool):
         super().__init__()
         self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
 

@@ -1,0 +1,92 @@
+"""Batch normalization of channels, with the bits of nnabla's, and the sums that it and its tangent are made of.
+
+It keeps nnabla's order and precision of sums, as a quantizer may follow. `common.cpu.features.FeatureNormalization` is
+for arrays whose last axis is normalized: their memory is laid out otherwise, and rounding does not matter there.
+"""
+import numpy as np
+
+from common.cpu.host_function import HostFunction, as_float32, data_of, grad_of, store_gradient
+from common.cpu.kernels import channels as kernels
+from common.cpu.parallel import run_parallel
+from common.machine.distributed import world
+
+
+def by_channel(array: np.ndarray) -> np.ndarray:
+    """View (batch, channels, ...) as (batch, channels, pixels)."""
+    return array.reshape(*array.shape[:2], -1)
+
+
+def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the channels of x (batch, channels, pixels), with nnabla's bits."""
+    mean, var = np.empty((2, x.shape[1]), np.float32)
+    run_parallel(kernels.moments, x.shape[1], x.size, x, mean, var)
+    return mean, var
+
+
+def products(x: np.ndarray, values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Sums of `values` and of `values * (x - mean)` in each channel, float64 (2, channels)."""
+    sums = np.empty((*x.shape[:2], 2), np.float32)
+    run_parallel(kernels.products, len(x), x.size, x, values, as_float32(mean), sums)
+    return sums.sum(0, dtype=np.float64).T
+
+
+def combine(g: np.ndarray, x: np.ndarray, from_g: np.ndarray, from_x: np.ndarray, offset: np.ndarray, out: np.ndarray,
+            add: bool):
+    """Write or add out = from_g g + from_x x + offset, with a factor of each kind for every channel."""
+    run_parallel(kernels.combine, len(x), x.size, g, x, as_float32(from_g), as_float32(from_x), as_float32(offset), out,
+                 add)
+
+
+class BatchNormalization(HostFunction):
+    """Batch normalization over all axes but 1; inputs x, beta, gamma, mean, var, the last four (1, channels, 1, 1).
+
+    As `nnabla.functions.batch_normalization`: with `batch_stat`, the statistics of the batch normalize, and the
+    running ones in `mean` and `var` move towards them by 1 - decay_rate, the variance without bias. Those of the batch
+    are taken over all ranks that train together (`common.machine.distributed`).
+    """
+
+    def __init__(self, decay_rate: float, eps: float, batch_stat: bool):
+        super().__init__()
+        self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
+
+    def forward_impl(self, inputs, outputs):
+        x, y = by_channel(data_of(inputs[0])), by_channel(data_of(outputs[0]))
+        beta, gamma, *running = (data_of(variable).ravel() for variable in inputs[1:])
+        if self.batch_stat:
+            self.mean, var = self._over_ranks(*moments(x))
+            self._update_running(running, self.mean, var, world().size * x.size // x.shape[1])
+        else:
+            self.mean, var = running
+        self.std = np.sqrt(var + np.float32(self.eps))
+        run_parallel(kernels.normalize, len(x), x.size, x, self.mean, self.std, beta, gamma, y)
+
+    @staticmethod
+    def _over_ranks(mean, var):
+        """Join mean and variance of ranks with so many elements each."""
+        if world().size == 1:    # whose bits are nnabla's
+            return mean, var
+        joint, square = world().mean([mean, var + mean.astype(np.float64) ** 2])
+        return as_float32(joint), as_float32(np.maximum(square - joint ** 2, 0))
+
+    def _update_running(self, running, mean, var, count):
+        decay, count = np.float32(self.decay_rate), np.float32(count)
+        running[0][...] = decay * running[0] + (1 - decay) * mean
+        running[1][...] = decay * running[1] + (1 - decay) * var * count / max(count - 1, np.float32(1))
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        x, g = by_channel(data_of(inputs[0])), by_channel(grad_of(outputs[0]))
+        mean, inverse_std = self.mean, 1 / self.std.astype(np.float64)
+        to_beta, product = products(x, g, mean)
+        to_gamma = product * inverse_std
+        if propagate_down[0]:
+            scale = data_of(inputs[2]).ravel() * inverse_std
+            # Through the statistics all elements depend on each; those of constants, on none.
+            by_beta, by_gamma = np.zeros((2, scale.size))
+            if self.batch_stat:
+                by_beta, by_gamma = world().mean([to_beta, to_gamma]) / (x.size // x.shape[1])
+            from_x = -scale * by_gamma * inverse_std
+            offset = -scale * by_beta - from_x * mean
+            combine(g, x, scale, from_x, offset, by_channel(grad_of(inputs[0])), accum[0])
+        for k, total in ((1, to_beta), (2, to_gamma)):
+            if propagate_down[k]:
+                store_gradient(inputs[k], total.reshape(inputs[k].shape), accum[k])
