@@ -5,13 +5,13 @@ import attrs
 
 from common.datasets import CIFAR10, DATASETS
 from common.runs.config import choice, flag, integer, names, number, text
-from data_cleansing.influence import EPOCHS, HESSIANS, METHODS
 from data_cleansing.influence.gradients import NORMALIZATIONS
+from data_cleansing.influence.methods import EPOCHS, EVERY_STEP, FINAL, HESSIANS, LOSS, METHODS, RANDOM
 from data_cleansing.model import MAPS, cifarnet
+from data_cleansing.training.trajectory import KEEP
 
 FILES = "files"    # of the user, in place of a data set with a name
 AUTO = "auto"    # as suits the method
-KEEP = ("final", "last", "all", "epochs")
 REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "10000", "30000")
 
 
@@ -35,7 +35,7 @@ class Training:
     lr = number(0.05, above=0, help="learning rate")
     augment = flag(True, help="shift and mirror the training images")
     width = number(1.0, above=0, at_most=8, help="maps of the layers, as a share of the published 32, 64, 128")
-    keep = choice("final", KEEP, help="parameters to store: the final ones, those before all steps of the last or "
+    keep = choice(KEEP[0], KEEP, help="parameters to store: the final ones, those before all steps of the last or "
                                       "of all epochs, or between epochs; what a method needs beside is computed again")
     keep_every = integer(1, at_least=1, help="for last and all: before every so many steps")
     n_trials = integer(6, at_least=1, help="trainings, each with a split and first values of its own")
@@ -57,7 +57,7 @@ class Training:
 class Scoring:
     """How images are scored. What the methods do stands in `data_cleansing.influence.influence_scores`."""
 
-    methods = names(("every_step", "final"), options=tuple(METHODS), help="how to score; random is always among them")
+    methods = names((EVERY_STEP, FINAL), options=tuple(METHODS), help="how to score; random is always among them")
     published = flag(False, help="compute as the published code does, with its divisor, normalization and sign")
     hessian = choice(AUTO, (AUTO, *HESSIANS), help="for final and every_step")
     normalization = choice(AUTO, (AUTO, *NORMALIZATIONS), help="for final, every_step and checkpoints: of the images "
@@ -103,5 +103,5 @@ class Config(Training, Scoring, Retraining):
     @property
     def scored_methods(self):
         """All methods, with the controls: the loss where labels were flipped, and a random order."""
-        controls = (("loss",) if self.flip_labels else ()) + ("random",)
+        controls = ((LOSS,) if self.flip_labels else ()) + (RANDOM,)
         return self.methods + tuple(control for control in controls if control not in self.methods)

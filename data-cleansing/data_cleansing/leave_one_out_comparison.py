@@ -16,6 +16,7 @@ from common.datasets import DIGITS
 from common.machine.seeding import seed_everything
 from data_cleansing.data.sources import load_named
 from data_cleansing.influence import influence_scores
+from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer, evaluate, retrain
@@ -23,8 +24,7 @@ from data_cleansing.training.trajectory import steps_to_store
 
 SIDE, EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 6, 20, 0.1
 IMAGES = 150    # to train with, each left out in turn, and as many to validate
-VARIANTS = (("every_step", "exact"), ("final", "exact"), ("every_step", "published"), ("final", "published"),
-            ("final", "none"))
+VARIANTS = ((EVERY_STEP, "exact"), (FINAL, "exact"), (EVERY_STEP, "published"), (FINAL, "published"), (FINAL, "none"))
 HEADER = ("method", "hessian", "rank correlation", "std of scores / of truth")
 DRAWN = VARIANTS[1], VARIANTS[3]
 

@@ -15,8 +15,9 @@ from common.machine.errors import UsageError
 from common.runs.config import overrides_of
 from data_cleansing.command_line import stage_parser
 from data_cleansing.config import Scoring
+from data_cleansing.influence.methods import METHODS
 from data_cleansing.results.run_folder import read_config, remove
-from data_cleansing.results.score_files import FOLDERS, SIGN
+from data_cleansing.results.score_files import SIGN
 from data_cleansing.trial import run_trials
 
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     choose_context = partial(use_context, args.context, args.device_id)
     if args.overwrite:
         # What was retrained without the worst images is not that of the new scores.
-        names = [FOLDERS[method] for method in cfg.scored_methods]
+        names = [METHODS[method].folder for method in cfg.scored_methods]
         remove(args.run, [f"{kind}/{name}" for kind in ("influence", "score") for name in names])
     print(f"{args.run}: computing on {choose_context()}; {SIGN}", flush=True)
     run_trials(cfg, args.run, choose_context, _score)

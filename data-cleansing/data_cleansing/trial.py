@@ -17,6 +17,7 @@ from common.runs.checkpoint import save_parameters
 from data_cleansing.config import AUTO, Config
 from data_cleansing.data.sets import load_data
 from data_cleansing.influence import influence_scores
+from data_cleansing.influence.methods import METHODS
 from data_cleansing.influence.snapshot import fingerprint
 from data_cleansing.results.run_folder import check_settings
 from data_cleansing.results.score_files import (
@@ -200,16 +201,11 @@ class Trial:
             self._say_scores(method, scores, "written")
 
     def _score_settings(self, method):
-        """Settings that matter for a method, as `influence_scores` takes them."""
+        """Arguments of `influence_scores` that the scores of a method depend on."""
         cfg = self.cfg
-        if method in ("random", "loss"):
-            return {}
-        if method == "koh_liang":
-            return {"published": cfg.published, "damping": cfg.damping}
-        chosen = {"normalization": cfg.normalization, "epochs": cfg.score_epochs}
-        if method != "checkpoints":
-            chosen["hessian"] = cfg.hessian
-        return {"published": cfg.published, **{key: None if value == AUTO else value for key, value in chosen.items()}}
+        values = {"published": cfg.published, "damping": cfg.damping, "hessian": cfg.hessian,
+                  "normalization": cfg.normalization, "epochs": cfg.score_epochs}
+        return {name: None if values[name] == AUTO else values[name] for name in METHODS[method].arguments}
 
     def _say_scores(self, method, scores, what):
         print(f"seed {self.seed}, {method}: {len(scores)} scores from {scores.min():.3g} to {scores.max():.3g}, {what}",

@@ -18,8 +18,7 @@ from common.workbench.testing import content, disturbed, rows_of, script_of
 from data_cleansing import cleanse, eval, report, score, train, trial
 from data_cleansing.command_line import read_experiment
 from data_cleansing.config import Config
-from data_cleansing.influence import METHODS
-from data_cleansing.influence import scores as influence
+from data_cleansing.influence import METHODS, walk
 from data_cleansing.results.html_report import cache_sizes
 from data_cleansing.results.score_files import SIGN, influence_path, read_influence
 from data_cleansing.training.parameters import ParameterCache
@@ -166,7 +165,7 @@ def test_stages_one_by_one_give_the_same_files(single, pictures, tmp_path_factor
 
 
 @pytest.mark.parametrize("owner, name, call", [
-    (Trainer, "step", 6), (Trainer, "step", 10), (influence, "_score_step", 3), (trial, "write_csv", 4),
+    (Trainer, "step", 6), (Trainer, "step", 10), (walk, "score_step", 3), (trial, "write_csv", 4),
     (ParameterCache, "store", 2)])
 def test_an_interrupted_run_goes_on_to_the_same_bits(pictures, single, tmp_path_factory, command, owner, name, call):
     folder = tmp_path_factory.mktemp("again") / "run"    # lists hold paths from there, so it must be as deep

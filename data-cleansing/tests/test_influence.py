@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
-from data_cleansing.influence import METHODS, influence_scores, resolve
+from data_cleansing.influence import METHODS, choose, influence_scores
 from data_cleansing.influence.gradients import BatchScores, validation_gradient
 from data_cleansing.model import cifarnet
 from data_cleansing.training.parameters import ParameterCache
@@ -203,10 +203,10 @@ def test_random_scores_follow_from_their_seed(problem):
 
 
 def test_published_is_one_switch():
-    assert resolve("final").hessian == "exact"
-    published = resolve("final", published=True)
+    assert choose("final").hessian == "exact"
+    published = choose("final", published=True)
     assert (published.hessian, published.normalization, published.epochs) == ("published", "single", "last")
-    assert resolve("final", published=True, normalization="test").normalization == "test"
+    assert choose("final", published=True, normalization="test").normalization == "test"
 
 
 @pytest.mark.parametrize("options, message", [

@@ -4,6 +4,8 @@ A network is any function `network(image, train)` that returns logits. Its graph
 walked through, and made again of the fastest ones. Where parameters move along given directions, the tangents of all
 values are made beside them: tangents of losses are scores, and the gradients of tangents are products with a Hessian.
 """
+from collections.abc import Callable
+
 import nnabla as nn
 import nnabla.function
 import nnabla.functions as F
@@ -16,6 +18,8 @@ from common.cpu.elements import ReLU
 from common.machine.context import native_functions, wants_native
 from common.machine.errors import UserError
 from data_cleansing.graphs import tangent_functions
+
+Network = Callable[[nn.Variable, bool], nn.Variable]    # network(image, train) -> logits (batch, classes)
 
 # Functions of one input whose every output element depends on the input element at its place.
 ELEMENTWISE = ("Abs", "CELU", "Cos", "ELU", "Erf", "Exp", "GELU", "HardSigmoid", "HardTanh", "Identity", "LeakyReLU",

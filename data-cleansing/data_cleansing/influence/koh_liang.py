@@ -7,6 +7,9 @@ then changes the validation loss by `<grad l_j, v> / n`.
 import numpy as np
 
 from common.console.progress import progress
+from data_cleansing.influence.gradients import BatchScores, validation_gradient
+from data_cleansing.influence.problem import Problem
+from data_cleansing.influence.snapshot import Snapshot
 from data_cleansing.training.losses import batches_of
 
 LEARNING_RATE = 0.005
@@ -16,65 +19,54 @@ PUBLISHED_GROUP = 1000    # images whose mean loss the published code takes the 
 SCORED_AT_ONCE = 64
 
 
-def steps(record):
+def scores(problem: Problem) -> np.ndarray:
+    """Solve for v, and take its products with the gradients of all training images.
+
+    Images are augmented while v is solved for, with seeds that count from 0 in each epoch, and not afterwards.
+    `on_step(step, v=v, objective=value)` is called after each step of the solution; the objective is that before it.
+
+    Returns
+    -------
+    float64 (num_images,)
+        Mean change of the validation loss when an image is removed, `<grad l_j, v> / num_images`. As published, with
+        the opposite sign, and u divided once more by the size of groups of `PUBLISHED_GROUP` images.
+    """
+    layout, images, record = problem.layout, problem.train, problem.record
+    u = validation_gradient(problem.network, problem.valid, layout, PUBLISHED_GROUP if problem.published else None)
+    scorer = BatchScores(problem.network, images.shape, "test", layout)
+    order = _steps(record)
+    groups = batches_of(len(images), SCORED_AT_ONCE)
+    zero = np.zeros(layout.size, np.float32)
+    start = {"done": np.array(0), "v": zero, "momentum": zero, "scores": np.zeros(len(images))}
+    with Snapshot(problem.state, problem.identity, lambda: start) as snapshot:
+        for turn in progress(range(int(snapshot.values["done"]), len(order) + len(groups)), desc="scoring"):
+            state = {**snapshot.values, "done": np.array(turn + 1)}
+            if turn < len(order):
+                v, momentum, objective = _descend(scorer, images, record, order[turn], u, problem.damping, state)
+                snapshot.update(**{**state, "v": v, "momentum": momentum})
+                if problem.on_step is not None:
+                    problem.on_step(order[turn], v=v, objective=objective)
+            else:
+                rows, found = groups[turn - len(order)], state["scores"].copy()
+                found[rows] = scorer.scores(state["v"], images.inputs(rows), images.targets(rows))
+                snapshot.update(**{**state, "scores": found})
+    return snapshot.values["scores"] / (-len(images) if problem.published else len(images))
+
+
+def _steps(record):
     """Steps that v is solved for in: those of the first epochs, again from the first where there are fewer."""
     epochs = [epoch % record.num_epochs for epoch in range(EPOCHS)]
     return [step for epoch in epochs for step in range(record.first_step(epoch), record.first_step(epoch + 1))]
 
 
-def start(layout, num_images):
-    """Return the state that a computation begins with."""
-    zero = np.zeros(layout.size, np.float32)
-    return {"done": np.array(0), "v": zero, "momentum": zero, "scores": np.zeros(num_images)}
-
-
-def scores(batch_scores, images, record, u, damping, snapshot, on_step=None):
-    """Solve for v, and take its products with the gradients of all training images.
-
-    Parameters
-    ----------
-    batch_scores : data_cleansing.influence.gradients.BatchScores
-        In test mode, at the final parameters.
-    images : data_cleansing.data.images.Images
-        To train on; augmented while v is solved for, with seeds that count from 0 in each epoch, and not afterwards.
-    record : data_cleansing.training.record.TrainingRecord
-    u : float32 (size,)
-    damping : float
-    snapshot : data_cleansing.influence.snapshot.Snapshot
-        Holds what `start` returns.
-    on_step : callable, optional
-        `on_step(step, v=v, objective=value)` after each step of the solution; the objective is that before it.
-
-    Returns
-    -------
-    float64 (num_images,)
-        Mean change of the validation loss when an image is removed, `<grad l_j, v> / num_images`.
-    """
-    order = steps(record)
-    scored = batches_of(len(images), SCORED_AT_ONCE)
-    for turn in progress(range(int(snapshot.values["done"]), len(order) + len(scored)), desc="scoring"):
-        state = snapshot.values
-        if turn < len(order):
-            v, momentum, objective = _descend(batch_scores, images, record, order[turn], u, damping, state)
-            snapshot.update(**{**state, "done": np.array(turn + 1), "v": v, "momentum": momentum})
-            if on_step is not None:
-                on_step(order[turn], v=v, objective=objective)
-        else:
-            rows = scored[turn - len(order)]
-            found = state["scores"].copy()
-            found[rows] = batch_scores.scores(state["v"], images.inputs(rows), images.targets(rows))
-            snapshot.update(**{**state, "done": np.array(turn + 1), "scores": found})
-    return snapshot.values["scores"] / len(images)
-
-
-def _descend(batch_scores, images, record, step, u, damping, state):
+def _descend(scorer, images, record, step, u, damping, state):
     """Take one step of gradient descent; returns v, momentum, and the objective before the step."""
     rows, seeds = record.batch(step)
     if seeds is not None:
         first = record.bounds[record.first_step(record.epochs[step])]
         seeds = np.arange(record.bounds[step], record.bounds[step + 1]) - first
     v = state["v"]
-    _, product = batch_scores.scores_and_product(v, images.inputs(rows, seeds), images.targets(rows))
+    _, product = scorer.scores_and_product(v, images.inputs(rows, seeds), images.targets(rows))
     damped = np.float32(damping) * v
     objective = float(v @ (product / 2 + damped / 2 - u))
     momentum = np.float32(MOMENTUM) * state["momentum"] + np.float32(LEARNING_RATE) * (product + damped - u)

@@ -9,16 +9,17 @@ from common.console.tables import align
 from common.datasets import MNIST
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
-from data_cleansing.results.score_files import FOLDERS, MEASURES, read_measures
+from data_cleansing.influence.methods import EVERY_STEP, FINAL, METHODS, RANDOM
+from data_cleansing.results.score_files import MEASURES, read_measures
 
 SUMMARY_HEADER = ("method", "seed", "n_drops", *MEASURES)
 NONE = "No Removal"
 # Test accuracy after removing so many images of MNIST, read off the figure of arXiv 2103.11807 (+-0.00003).
 PUBLISHED_REMOVALS = (1, 10, 40, 100, 200, 600, 1000, 3000, 5000, 10000, 30000)
 PUBLISHED = {
-    "Hara": (.9897, .9898, .9900, .9898, .9899, .9909, .9916, .9916, .9919, .9916, .9911),
-    "Ours": (.9896, .9899, .9897, .9899, .9904, .9911, .9915, .9917, .9919, .9916, .9908),
-    "Random": (.9897, .9897, .9898, .9898, .9897, .9898, .9898, .9898, .9896, .9895, .9896),
+    EVERY_STEP: (.9897, .9898, .9900, .9898, .9899, .9909, .9916, .9916, .9919, .9916, .9911),
+    FINAL: (.9896, .9899, .9897, .9899, .9904, .9911, .9915, .9917, .9919, .9916, .9908),
+    RANDOM: (.9897, .9897, .9898, .9898, .9897, .9898, .9898, .9898, .9896, .9895, .9896),
 }
 PUBLISHED_NONE = 0.98966
 
@@ -29,11 +30,11 @@ def collect(folder):
     Returns
     -------
     dict
-        (method, removed) -> {seed: float64 (4,), in the order of `MEASURES`}; the method is a folder of `FOLDERS`, or
-        `NONE` for nothing removed.
+        (method, removed) -> {seed: float64 (4,), in the order of `MEASURES`}; the method is named by its
+        folder, `NONE` stands for nothing removed.
     """
     measures = defaultdict(dict)
-    for name in FOLDERS.values():
+    for name in (method.folder for method in METHODS.values()):
         for path in sorted((Path(folder) / "score" / name).glob("score_delete_worst_*_seed_*.csv")):
             parts = path.stem.split("_")
             removed, seed = int(parts[3]), int(parts[5])
@@ -100,7 +101,8 @@ def draw_accuracy(measures, dataset, measure="test_accuracy"):
             axes.errorbar(removals, means, deviations, marker="o", markersize=4, capsize=3, label=method)
     if dataset == MNIST and measure == "test_accuracy":
         for method, values in PUBLISHED.items():
-            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=f"{method}, paper")
+            label = f"{METHODS[method].folder}, paper"
+            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=label)
         axes.axhline(PUBLISHED_NONE, color="grey", linestyle="--", linewidth=1, label=f"{NONE}, paper")
     axes.set_xscale("log")
     numbers = sorted({removed for method, (removals, _, _) in lines.items() if method != NONE for removed in removals})

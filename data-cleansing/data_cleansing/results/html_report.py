@@ -10,6 +10,7 @@ from PIL import Image
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
+from data_cleansing.influence.methods import RANDOM
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import accuracy
 from data_cleansing.results.cleaned_lists import number_to_remove, write_cleaned
@@ -140,7 +141,7 @@ def _rankings(folder, trial, shown):
     classes, losses = trial.predictions()
     parts = []
     for method in methods_with_scores(folder, trial.seed):
-        if method == "random":
+        if method == RANDOM:
             continue
         scores = read_influence(influence_path(folder, method, trial.seed), len(classes))
         order = np.argsort(scores, kind="stable")

@@ -7,23 +7,22 @@ import numpy as np
 from common.machine.errors import UserError
 from common.machine.files import make_folder, write_csv
 from data_cleansing.data.sets import list_path
-from data_cleansing.influence import METHODS
+from data_cleansing.influence.methods import METHODS
 
 SIGN = "a negative influence says that removing the image lowers the validation loss"
-FOLDERS = {"final": "Ours", "every_step": "Hara", "koh_liang": "Influence_functions", "random": "Random",
-           "loss": "Loss", "checkpoints": "Checkpoints"}
 INFLUENCE_HEADER = ("x:image", "y:label", "influence", "datasource_index")
 MEASURES = ("val_loss", "test_loss", "val_accuracy", "test_accuracy")
 
 
 def influence_path(folder, method, seed):
     """Path of the scores of a trial."""
-    return Path(folder) / "influence" / FOLDERS[method] / f"influence_{FOLDERS[method].lower()}_{seed}.csv"
+    name = METHODS[method].folder
+    return Path(folder) / "influence" / name / f"influence_{name.lower()}_{seed}.csv"
 
 
 def score_path(folder, method, removed, seed):
     """Path of the measures after retraining without the `removed` worst images."""
-    return Path(folder) / "score" / FOLDERS[method] / f"score_delete_worst_{removed}_seed_{seed}.csv"
+    return Path(folder) / "score" / METHODS[method].folder / f"score_delete_worst_{removed}_seed_{seed}.csv"
 
 
 def write_influence(path, scores, images):

@@ -1,10 +1,11 @@
 """The parameters before each step of a training: which ones are stored, and those between, which are computed again."""
 from common.machine.errors import UsageError
 
+KEEP = ("final", "last", "all", "epochs")    # what a training may store, as `steps_to_store` says
 _HELD = 256    # steps in a row whose parameters a trajectory holds; of those before, one in so many
 
 
-def steps_to_store(record, keep="final", every=1):
+def steps_to_store(record, keep=KEEP[0], every=1):
     """Steps before which a training has to store its parameters.
 
     Parameters
