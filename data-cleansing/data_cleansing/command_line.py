@@ -50,12 +50,12 @@ def add_published_flags(parser: argparse.ArgumentParser, *flags: str) -> None:
                            help=f"the same as --{flag.replace('_', '-')}")
 
 
-def read_experiment(doc: str, argv: Sequence[str] | None = None) -> Experiment:
+def read_experiment(doc: str | None, argv: Sequence[str] | None = None) -> Experiment:
     """Read the command line of a script that begins with an experiment.
 
     Parameters
     ----------
-    doc : str
+    doc : str or None
         For --help.
     argv : sequence of str, optional
         Not given: the arguments of this process.
@@ -66,7 +66,8 @@ def read_experiment(doc: str, argv: Sequence[str] | None = None) -> Experiment:
         There is no such section, or a value is not allowed; several processes were started by mpirun.
     """
     parser = cli.parser(doc)
-    add_experiment_flags(parser, Config, CFG, shown="that of --dataset; FILES with only --data-dir", swaps=False)
+    add_experiment_flags(parser, Config, CFG, default_text="that of --dataset; FILES with only --data-dir",
+                         swaps=False)
     add_published_flags(parser, *PUBLISHED_FLAGS)
     args = parser.parse_args(argv)
     if launched_size() > 1:    # scores follow the steps of one process
@@ -83,12 +84,12 @@ def _section_for(overrides, path):
     return name if name in section_names(path) else "DEFAULT"
 
 
-def stage_parser(doc: str, cls: type, overwrite: str) -> argparse.ArgumentParser:
+def stage_parser(doc: str | None, cls: type, overwrite: str) -> argparse.ArgumentParser:
     """Start the parser of a later stage: the folder of a run, and flags that change what its configuration says.
 
     Parameters
     ----------
-    doc : str
+    doc : str or None
         For --help.
     cls : attrs class
         The part of `data_cleansing.config.Config` that may change.
