@@ -13,6 +13,8 @@ A word for an input or output that the function does not have stands for nothing
 """
 import itertools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import attrs
 
@@ -21,22 +23,22 @@ import attrs
 class Buffer:
     """An array of a function's own: its number of elements (of the function), and whether it outlives a call."""
 
-    size = attrs.field()
-    dtype = attrs.field(default="float32")
-    held = attrs.field(default=True)
-    ready = attrs.field(default=False)    # filled when the function is made
+    size: Callable[[Any], int]
+    dtype: str = "float32"
+    held: bool = True
+    ready: bool = False    # filled when the function is made
 
 
 @attrs.frozen
 class Accesses:
     """What a function touches, forward and backward."""
 
-    forward = attrs.field()
-    backward = attrs.field()
-    buffers = attrs.field(factory=dict)
+    forward: str
+    backward: str
+    buffers: Mapping[str, Buffer] = attrs.field(factory=dict)
 
 
-def accesses_of(f):
+def accesses_of(f: Any) -> Accesses:
     """What an nnabla function touches: its entry, or what its properties say where it has none.
 
     The default reads all inputs and writes all outputs; its backward reads the gradients of the outputs and the data
@@ -46,29 +48,29 @@ def accesses_of(f):
     return entry if isinstance(entry, Accesses) else entry(f)
 
 
-def is_python(f):
+def is_python(f: Any) -> bool:
     """Whether a function is written in Python: it touches what it likes, whatever it is named like."""
     return f.name == "Callback"
 
 
-def is_known(f):
+def is_known(f: Any) -> bool:
     """Whether what a function touches is in the table, and not taken from its properties."""
     return not is_python(f) and f.info.type_name in FUNCTIONS
 
 
-def needed_inputs(f):
+def needed_inputs(f: Any) -> list[int]:
     """Indices of the inputs whose data nnabla keeps for the backward of `f`, for gradients that nobody wants, too."""
     num = range(len(f.inputs))
     return [j for j in num if f.need_grad and any(f.grad_depends_input_data(i, j) for i in num)]
 
 
-def needed_outputs(f):
+def needed_outputs(f: Any) -> list[int]:
     """Indices of the outputs whose data nnabla keeps for the backward of `f`."""
     return [o for o in range(len(f.outputs))
             if f.need_grad and any(f.grad_depends_output_data(i, o) for i in range(len(f.inputs)))]
 
 
-def wanted_gradients(f):
+def wanted_gradients(f: Any) -> list[int]:
     """Indices of the inputs of `f` that need a gradient."""
     return [i for i, v in enumerate(f.inputs) if v.need_grad]
 
@@ -78,7 +80,7 @@ def _default(f):
     return Accesses("x* >y*", " ".join(backward))
 
 
-def _patches(image, group_of):
+def _patches(image: str, group_of: Callable[[Any], int]) -> dict[str, Buffer]:
     """Elements of the matrix of patches of one image, as convolutions by matrix products make it.
 
     `image` tells which variable has the positions, as (which list, index).
@@ -305,7 +307,7 @@ GRADIENT_CALLS = {
 }
 
 
-def solver_accesses(solver, call):
+def solver_accesses(solver: Any, call: str) -> str:
     """What a call of a solver touches for each parameter: `update`, `weight_decay`, `scale_grad` and the like.
 
     A solver that is not in the table is taken to read and write the parameter, its gradient and two states.

@@ -21,7 +21,7 @@ def device_memory() -> tuple[int, int]:
     return machine_memory()
 
 
-def parse_bytes(value, what="budget"):
+def parse_bytes(value: str | float, what: str = "budget") -> int:
     """Convert `12GB`, `1.5 GiB` or a number of bytes to an integer, at least 1.
 
     Raises
@@ -38,20 +38,16 @@ def parse_bytes(value, what="budget"):
     return amount
 
 
-def parse_budget(value, free, total):
+def parse_budget(value: str | float, free: int, total: int) -> int:
     """Bytes of the device that arrays may take.
 
     Parameters
     ----------
-    value : str or int or float
+    value
         `auto`: what is free, less a tenth. A fraction below 1 of the total, as a float or its text. Otherwise an amount
         as for `parse_bytes`.
-    free, total : int
+    free, total
         Memory of the device in bytes.
-
-    Returns
-    -------
-    int
 
     Raises
     ------
@@ -75,7 +71,7 @@ def _is_fraction(value):
         return False
 
 
-def format_bytes(num_bytes):
+def format_bytes(num_bytes: float) -> str:
     """Bytes as a short text with a decimal unit."""
     for unit, size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if num_bytes >= size:
@@ -83,7 +79,7 @@ def format_bytes(num_bytes):
     return f"{num_bytes} B"
 
 
-def prepare_contexts(virtual, chunk):
+def prepare_contexts(virtual: bool, chunk: int) -> tuple[nn.Context, nn.Context]:
     """Choose classes of arrays and make them nnabla's from here on.
 
     On a GPU: pinned memory on the host, whose copies run beside the computation; on the device, with `virtual`, chunks
@@ -91,7 +87,7 @@ def prepare_contexts(virtual, chunk):
 
     Returns
     -------
-    host, device : nn.Context
+    host, device
         The device's is the default context from now on; what was built before keeps its own.
     """
     if not on_gpu():
@@ -113,7 +109,7 @@ def prepare_contexts(virtual, chunk):
     return host, device
 
 
-def free_caches(virtual):
+def free_caches(virtual: bool) -> None:
     """Give unused blocks of nnabla's allocators back to the device."""
     if on_gpu():
         _cuda().clear_memory_cache()

@@ -1,16 +1,19 @@
 """What an iteration needs, from the functions that nnabla's hooks report and without a look at its arrays."""
+from collections.abc import Sequence
+from typing import Any
+
 from common.out_of_core.accesses import is_known, solver_accesses
 from common.out_of_core.record import Recorder, label
 
 _STATES = 2    # of a solver that was not attached: as many as Adam has
 
 
-def split_passes(functions):
+def split_passes(functions: Sequence[Any]) -> list[tuple[str, list[Any]]]:
     """Tell the forward calls of an iteration from the backward ones.
 
     Parameters
     ----------
-    functions : list
+    functions
         nnabla functions in the order in which they ran; None for a parameter that a solver went to.
 
     Returns
@@ -18,7 +21,8 @@ def split_passes(functions):
     list of (direction, list of functions)
         `forward` and `backward` in turn. A backward begins at a function that has run and that none after it has used.
     """
-    passes, ran = [], {}
+    passes: list[tuple[str, list[Any]]] = []
+    ran = {}
     for f in functions:
         if f is None:
             passes.append(("solver", []))
@@ -40,11 +44,11 @@ def split_passes(functions):
 class Observer:
     """Notes the functions of an iteration, and says afterwards how much memory they need."""
 
-    def __init__(self, solvers):
-        self.functions = []
+    def __init__(self, solvers: Sequence[Any]) -> None:
+        self.functions: list[Any] = []
         self._solvers = solvers
 
-    def minimum(self):
+    def minimum(self) -> tuple[int, str, bool]:
         """Smallest feasible budget in bytes and what sets it.
 
         Returns
@@ -62,7 +66,7 @@ class Observer:
         exact = all(f is None or is_known(f) for f in self.functions)
         return num_bytes, what, exact and (bool(self._solvers) or not what.startswith("update"))
 
-    def in_core(self):
+    def in_core(self) -> int:
         """Most bytes that live at a time if nothing is swapped."""
         recorder = Recorder()
         for direction, members in split_passes(self.functions):

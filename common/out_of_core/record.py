@@ -10,8 +10,10 @@
 """
 import heapq
 import re
+from typing import Any
 
 import attrs
+import nnabla as nn
 
 from common.out_of_core.accesses import accesses_of, needed_inputs, needed_outputs, solver_accesses
 from common.out_of_core.schedule import Access, Record
@@ -19,14 +21,14 @@ from common.out_of_core.schedule import Access, Record
 _WORD = re.compile(r"(?:(\d+)\?)?([>+~]?)(?:(dx|dy|x|y)(\d+|\*)|([a-z_]+\d*))(?::(\w+))?")
 
 
-def functions_of(output):
+def functions_of(output: nn.Variable) -> list[Any]:
     """The functions that lead to a variable, in the order in which nnabla computes them."""
     functions = []
     output.visit(functions.append)
     return functions
 
 
-def backward_functions(output):
+def backward_functions(output: nn.Variable) -> list[Any]:
     """The functions that `output.backward()` runs, in order: by falling rank, then as they are met."""
     met, heap, done = {}, [], set()
 
@@ -51,7 +53,7 @@ def backward_functions(output):
     return order
 
 
-def label(f):
+def label(f: Any) -> str:
     """Name of a function with the shape of its first output."""
     return f"{f.info.type_name} of {'x'.join(map(str, f.outputs[0].shape)) or '1'}"
 
@@ -64,7 +66,7 @@ class Recorder:
     solvers are taken to outlive the iteration.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._numbers = {}       # key of an array -> number
         self._sizes = []         # elements of each array
         self._heads = {}         # number -> dtype of the copy that is valid; absent: there is no copy
@@ -74,29 +76,29 @@ class Recorder:
         self._kept = []          # what the keys are addresses of
         self._lent = {}          # key of a gradient -> number of the array that stands for it in a backward
 
-    def write(self, variable, dtype="float32"):
+    def write(self, variable: nn.Variable, dtype: str = "float32") -> None:
         """Record that a variable is set from the host, `variable.d = values` with values of type `dtype`."""
         self._access("cast", self._data(variable), dtype, write_only=True)
 
-    def read(self, variable, dtype="float32"):
+    def read(self, variable: nn.Variable, dtype: str = "float32") -> None:
         """Record that a value is read, as by `variable.d`."""
         self._access("get", self._data(variable), dtype)
 
-    def forward(self, output, clear_buffer=False, clear_no_need_grad=True):
+    def forward(self, output: nn.Variable, clear_buffer: bool = False, clear_no_need_grad: bool = True) -> None:
         """Record `output.forward(...)`."""
         visits = {}
         for f in functions_of(output):
-            self._begin(f"{label(f)}, forward")
+            self._begin_block(f"{label(f)}, forward")
             self._run(f, accesses_of(f).forward, {})
             if clear_buffer or clear_no_need_grad:
                 self._clear_used(f, visits, clear_buffer)
 
-    def zero_grad(self, solver):
+    def zero_grad(self, solver: Any) -> None:
         """Record `solver.zero_grad()`."""
         for parameter in solver.get_parameters().values():
             self._zero_fill(self._grad(parameter))
 
-    def backward(self, output, clear_buffer=True):
+    def backward(self, output: nn.Variable, clear_buffer: bool = True) -> None:
         """Record `output.backward(clear_buffer=...)`."""
         # nnabla lends the output new arrays for the gradient that it starts from.
         for name in ("seed", "lent"):
@@ -105,20 +107,20 @@ class Recorder:
         seen = {self._grad(output)}
         for f in backward_functions(output):
             self._zero_unseen(f, seen)
-            self._begin(f"{label(f)}, backward")
+            self._begin_block(f"{label(f)}, backward")
             adds = {i: self._begin_gradient(v, seen) for i, v in enumerate(f.inputs) if v.need_grad}
             self._run(f, accesses_of(f).backward, adds)
             if clear_buffer:
                 self._clear_outputs(f)
         self._lent = {}
 
-    def solver_call(self, solver, call):
+    def solver_call(self, solver: Any, call: str) -> None:
         """Record `solver.update()`, `solver.weight_decay(...)` and other calls that go through the parameters."""
         words = solver_accesses(solver, call).split()
         for key, parameter in solver.get_parameters().items() if words else ():
             if self._grad(parameter) in self._zero:    # no backward led to it: nnabla skips it
                 continue
-            self._begin(f"{call} of {key}")
+            self._begin_block(f"{call} of {key}")
             for word in words:
                 target = word.lstrip("+")
                 if target in ("p", "g"):
@@ -127,22 +129,22 @@ class Recorder:
                     number = self._number((id(solver), key, target), parameter.size)
                 self._access("cast" if word != target else "get", number, "float32")
 
-    def call(self, f, direction):
+    def call(self, f: Any, direction: str) -> None:
         """Record a function alone, `forward` or `backward`, as the first one to write its gradients."""
-        self._begin(f"{label(f)}, {direction}")
+        self._begin_block(f"{label(f)}, {direction}")
         words = getattr(accesses_of(f), direction)
         self._run(f, words, {i: False for i, v in enumerate(f.inputs) if v.need_grad})
 
-    def finish(self):
+    def finish(self) -> Record:
         """Return the `Record` of the iteration."""
         cleared = set()
         alive = {number: dtype for number, dtype in self._heads.items() if number not in self._temporary}
         blocks = [[_settle(access, cleared, alive) for access in block] for block in self._blocks]
         return Record(blocks, self._labels, alive)
 
-    def _begin(self, what):
+    def _begin_block(self, label: str) -> None:
         self._blocks.append([])
-        self._labels.append(what)
+        self._labels.append(label)
 
     def _number(self, key, size):
         if key not in self._numbers:
@@ -188,18 +190,20 @@ class Recorder:
         """Record the words of a function; `adds` tells for which input a gradient is added to (True) or written."""
         inputs, outputs, buffers = f.inputs, f.outputs, accesses_of(f).buffers
         for word in words.split():
-            condition, operator, what, index, buffer, dtype = _WORD.fullmatch(word).groups()
+            found = _WORD.fullmatch(word)
+            assert found is not None, word
+            condition, operator, kind, index, buffer, dtype = found.groups()
             if condition is not None and int(condition) not in adds:
                 continue
             if buffer:
                 self._touch_buffer(f, buffer, buffers[buffer], operator)
                 continue
-            variables = inputs if what in ("x", "dx") else outputs
+            variables = inputs if kind in ("x", "dx") else outputs
             for i in range(len(variables)) if index == "*" else (int(index),):
-                if i >= len(variables) or what == "dx" and i not in adds:
+                if i >= len(variables) or kind == "dx" and i not in adds:
                     continue
-                number = self._grad(variables[i]) if what in ("dx", "dy") else self._data(variables[i])
-                if what != "dx":
+                number = self._grad(variables[i]) if kind in ("dx", "dy") else self._data(variables[i])
+                if kind != "dx":
                     self._touch(number, operator, dtype or "float32")
                 elif operator != "~":
                     self._touch(number, "+" if adds[i] or operator == "+" else ">", "float32")

@@ -4,6 +4,7 @@ nnabla's `SwapInOutScheduler` makes its plan from the record of one iteration an
 the same plan from the same record, event for event, without running anything.
 """
 import collections
+from collections.abc import Sequence
 
 import attrs
 
@@ -27,7 +28,7 @@ class PlanError(Exception):
         The last line of nnabla's own error.
     """
 
-    def __init__(self, block, reason):
+    def __init__(self, block: int, reason: str) -> None:
         super().__init__(reason)
         self.block, self.reason = block, reason
 
@@ -38,30 +39,30 @@ class Access:
 
     Attributes
     ----------
-    kind : str
+    kind
         `get` (to read), `cast` (to write) or `clear`.
-    array : int
-    size : int
+    array
+        Its number.
+    size
         Elements.
-    dtype : str
-    transfers : bool
+    transfers
         Whether the array must be on the GPU before: not so for one that is only written or made by this access.
-    temporary : bool
+    temporary
         Whether nobody holds the array after its block.
-    creates : bool
+    creates
         Whether the array had no copy anywhere.
     """
 
-    kind = attrs.field()
-    array = attrs.field()
-    size = attrs.field()
-    dtype = attrs.field()
-    transfers = attrs.field(default=True)
-    temporary = attrs.field(default=False)
-    creates = attrs.field(default=False)
+    kind: str
+    array: int
+    size: int
+    dtype: str
+    transfers: bool = True
+    temporary: bool = False
+    creates: bool = False
 
     @property
-    def num_bytes(self):
+    def num_bytes(self) -> int:
         return self.size * BYTES[self.dtype]
 
 
@@ -71,27 +72,27 @@ class Record:
 
     Attributes
     ----------
-    blocks : list of list of Access
+    blocks
         Block 0 is what comes before the first function.
-    labels : list of str
+    labels
         What each block computes.
-    dtypes : dict of int to str
+    dtypes
         dtype of every array that exists at the end of the iteration.
     """
 
-    blocks = attrs.field()
-    labels = attrs.field()
-    dtypes = attrs.field()
+    blocks: Sequence[Sequence[Access]]
+    labels: Sequence[str]
+    dtypes: dict[int, str]
 
-    def block_bytes(self):
+    def block_bytes(self) -> list[int]:
         """Bytes of the distinct (array, dtype) pairs of each block."""
         return [sum({(a.array, a.dtype): a.num_bytes for a in block if a.kind != "clear"}.values())
                 for block in self.blocks]
 
-    def num_accesses(self):
+    def num_accesses(self) -> int:
         return sum(map(len, self.blocks))
 
-    def in_core(self):
+    def in_core(self) -> list[int]:
         """Most bytes that live at a time in each block if nothing is swapped.
 
         What outlives the iteration lives from its start; the rest from its first access to its clear, or to the end of
@@ -115,7 +116,7 @@ class Record:
             peaks.append(peak)
         return peaks
 
-    def minimum(self):
+    def minimum(self) -> tuple[int, int]:
         """Smallest feasible budget in bytes, and the index of the block that sets it (block 0 does not count)."""
         sizes = self.block_bytes()
         block = max(range(1, len(sizes)), key=sizes.__getitem__, default=0)
@@ -126,9 +127,9 @@ class Record:
 class Event:
     """A step of the plan: `in`, `out`, `wait` (for an `out`) or `preclear`, for the array of access `index`."""
 
-    kind = attrs.field()
-    index = attrs.field()
-    access = attrs.field()
+    kind: str
+    index: int
+    access: Access
 
 
 @attrs.frozen
@@ -137,41 +138,38 @@ class Schedule:
 
     Attributes
     ----------
-    begin, end : list of list of Event
+    begin, end
         What happens before and after each block. `begin` has one more, for the end of the iteration.
-    peak_bytes : int
+    peak_bytes
         Most bytes that are on the GPU or on their way out at a time, as the scheduler counts them.
-    resident : list of int
+    resident
         Bytes on the GPU or on their way out while each block runs.
     """
 
-    begin = attrs.field()
-    end = attrs.field()
-    peak_bytes = attrs.field()
-    resident = attrs.field()
+    begin: list[list[Event]]
+    end: list[list[Event]]
+    peak_bytes: int
+    resident: list[int]
 
-    def count(self, kind):
+    def count(self, kind: str) -> tuple[int, int]:
         """Number of events of a kind in an iteration, and the sum of their bytes."""
         events = [event for events in self.begin + self.end for event in events if event.kind == kind]
         return len(events), sum(event.access.num_bytes for event in events)
 
 
-def make_schedule(record, budget, prefetch=None, save_host_memory=False):
+def make_schedule(record: Record, budget: float, prefetch: float | None = None,
+                  save_host_memory: bool = False) -> Schedule:
     """Plan the transfers of an iteration.
 
     Parameters
     ----------
-    record : Record
-    budget : int
+    record
+    budget
         Bytes of the GPU that arrays may take.
-    prefetch : int
+    prefetch
         Bytes of the window in which arrays are fetched ahead; 1.5 times the budget if it is None.
-    save_host_memory : bool
+    save_host_memory
         Whether an array on the GPU gives up its copy on the host.
-
-    Returns
-    -------
-    Schedule
 
     Raises
     ------
@@ -187,8 +185,10 @@ def make_schedule(record, budget, prefetch=None, save_host_memory=False):
 class _State:
     __slots__ = ("count", "tag", "out_index")
 
-    def __init__(self):
-        self.count, self.tag, self.out_index = 0, _NONE, None
+    def __init__(self) -> None:
+        self.count: int = 0
+        self.tag: str = _NONE
+        self.out_index: int | None = None
 
 
 class _Planner:
@@ -198,7 +198,7 @@ class _Planner:
     not been waited for. `used`, `leaving` and `window` are bytes: on the GPU, on their way out, in the window.
     """
 
-    def __init__(self, record, budget, prefetch, save_host_memory):
+    def __init__(self, record: Record, budget: int, prefetch: int, save_host_memory: bool) -> None:
         self.budget, self.prefetch, self.save_host_memory = budget, prefetch, save_host_memory
         self.order = [access for block in record.blocks for access in block]
         self.ends, total = [], 0
@@ -210,10 +210,10 @@ class _Planner:
         self.clears = _clears(self.order, self.ends)
         self.converted = _converted(self.order, self.first_dtypes) if save_host_memory else set()
 
-    def try_plan(self):
+    def try_plan(self) -> bool:
         """Make the plan; False if prefetches had to be forbidden and it must be made again."""
-        self.begin = [[] for _ in range(len(self.ends) + 1)]
-        self.end = [[] for _ in self.ends]
+        self.begin: list[list[Event]] = [[] for _ in range(len(self.ends) + 1)]
+        self.end: list[list[Event]] = [[] for _ in self.ends]
         self.dtypes = dict(self.first_dtypes)    # array -> dtype of its valid copy, or of the last one that it had
         self.valid = set(self.first_dtypes)
         self.states = collections.defaultdict(dict)

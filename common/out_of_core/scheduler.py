@@ -11,8 +11,12 @@
 nnabla's `SwapInOutScheduler` does the work. It records the first iteration and plans the later ones from it, and ends
 the process if one of them touches more arrays than the first did; what stands here keeps that from happening.
 """
+import argparse
 import contextlib
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import nnabla as nn
 from nnabla import callback
@@ -30,10 +34,11 @@ from common.out_of_core.device import (
 )
 from common.out_of_core.observer import Observer
 
+Result = TypeVar("Result")
 CHUNK = 20 << 20    # bytes of a piece of virtual memory
 _HOOKS = "out_of_core"
 _CLEARED = "Off-scheduled get or cast"
-_CHANGES_TOLD = 3    # after so many changes of the sequence the notes end
+_CHANGES_NOTED = 3    # changes of the sequence that are noted; later ones are not
 _SPARE = 20000    # accesses that a later iteration may have beyond those of the recorded one
 _SMALLER = 0.8    # factor of the budget when memory ran out all the same
 
@@ -48,19 +53,19 @@ class OutOfCore:
 
     Parameters
     ----------
-    budget : str or int or float
+    budget
         Bytes of the GPU that arrays may take, as for `common.out_of_core.device.parse_budget`: `auto`, `12GB`, bytes,
         a fraction below 1. With `auto` nothing is swapped if all arrays fit.
-    prefetch : str or int
+    prefetch
         Bytes of the window in which arrays are fetched ahead; 1.5 times the budget if not given.
-    virtual : bool
+    virtual
         Take device memory in chunks at virtual addresses, which swapping does not fragment. It holds for the functions
         made from here on, as does the pinned memory of the host. No effect on a CPU.
-    chunk : int
+    chunk
         Bytes of such a chunk; an array wastes less than one, so 2 MB (`2 << 20`) are better where arrays are small.
-    save_host_memory : bool
+    save_host_memory
         Let arrays give up their copy on the host while they are on the GPU, at the price of more transfers.
-    note : callable
+    note
         Gets a line of text on what was chosen and why; by default it goes to stderr.
 
     Raises
@@ -69,35 +74,37 @@ class OutOfCore:
         The budget or the window is no positive amount of memory, or larger than the device.
     """
 
-    def __init__(self, budget="auto", prefetch=None, virtual=True, chunk=CHUNK, save_host_memory=False, note=None):
+    def __init__(self, budget: str | float = "auto", prefetch: str | int | None = None, virtual: bool = True,
+                 chunk: int = CHUNK, save_host_memory: bool = False,
+                 note: Callable[[str], object] | None = None) -> None:
         free, total = device_memory()
         self.budget = parse_budget(budget, free, total)
         self.prefetch = None if prefetch is None else parse_bytes(prefetch, "prefetch window")
         self.automatic = isinstance(budget, str) and budget.strip().lower() == "auto"
         self.virtual, self.save_host_memory = virtual, save_host_memory
         self.note = note or _print_note
-        self.solvers = []
+        self.solvers: list[Any] = []
         self.host, self.device = prepare_contexts(virtual, chunk)
         self._training, self._validation = _Iteration(self, "training"), _Iteration(self, "validation")
         where = "" if on_gpu() else "; on a CPU the transfers are planned all the same, but no memory is saved"
         self.note(f"arrays may take {format_bytes(self.budget)}{where}")
 
-    def attach(self, *solvers):
+    def attach(self, *solvers: Any) -> None:
         """Name the solvers of the iteration, so that errors can name the smallest budget exactly."""
         self.solvers.extend(solvers)
 
-    def __enter__(self):
+    def __enter__(self) -> "OutOfCore":
         self._training.__enter__()
         return self
 
-    def __exit__(self, *exception):
-        return self._training.__exit__(*exception)
+    def __exit__(self, *exception: Any) -> None:
+        self._training.__exit__(*exception)
 
-    def validation(self):
+    def validation(self) -> AbstractContextManager:
         """Context manager for an iteration of the other kind, with a record and a plan of its own."""
         return self._validation
 
-    def run(self, step, *args):
+    def run(self, step: Callable[..., Result], *args: Any) -> Result:
         """Call `step(*args)` as one training iteration; where memory runs out, take less of it and try again.
 
         The second try is made only if no parameter was updated before. With a budget other than `auto` there is none.
@@ -126,25 +133,25 @@ class OutOfCore:
 class InCore:
     """What `out_of_core` returns where nothing is to be swapped: the same methods, no effect."""
 
-    def attach(self, *solvers):
+    def attach(self, *solvers: Any) -> None:
         """Do nothing."""
 
-    def __enter__(self):
+    def __enter__(self) -> "InCore":
         return self
 
-    def __exit__(self, *exception):
+    def __exit__(self, *exception: Any) -> None:
         return None
 
-    def validation(self):
+    def validation(self) -> AbstractContextManager:
         """Context manager that does nothing."""
         return contextlib.nullcontext()
 
-    def run(self, step, *args):
+    def run(self, step: Callable[..., Result], *args: Any) -> Result:
         """Call `step(*args)`."""
         return step(*args)
 
 
-def add_out_of_core_flag(parser):
+def add_out_of_core_flag(parser: argparse.ArgumentParser) -> None:
     """Add `--out-of-core [BUDGET]`, to be passed to `out_of_core`."""
     parser.add_argument("--out-of-core", nargs="?", const="auto", metavar="BUDGET",
                         help="swap arrays with the host so that a network may need more memory than the GPU has; "
@@ -165,25 +172,26 @@ class _Iteration:
     anew.
     """
 
-    _active = None    # the scheduler's hooks are global, so only one iteration can run at a time
+    _active: "_Iteration | None" = None    # the scheduler's hooks are global, so only one iteration can run at a time
 
-    def __init__(self, owner, kind):
+    def __init__(self, owner: OutOfCore, kind: str) -> None:
         self.owner, self.kind = owner, kind
         self.updated = False
         self._longest, self._changes = [], 0
         self._in_core = False
-        self._observer = None
+        self._observer = Observer(owner.solvers)
         self.forget()
 
-    def forget(self):
+    def forget(self) -> None:
         """Give up the plan: the next iteration is recorded."""
-        self._scheduler, self._recorded = None, None
+        self._scheduler: Any = None
+        self._recorded: list | None = None
 
-    def minimum(self):
+    def minimum(self) -> tuple[int, str, bool]:
         """Smallest feasible budget, what sets it, and whether that is exact; of the iteration recorded last."""
         return self._observer.minimum()
 
-    def __enter__(self):
+    def __enter__(self) -> "_Iteration":
         if _Iteration._active is not None:
             raise UserError(f"out-of-core: a {self.kind} iteration begins within a {_Iteration._active.kind} iteration"
                             "; leave that block first")
@@ -195,7 +203,7 @@ class _Iteration:
         _Iteration._active = self
         return self
 
-    def __exit__(self, error_type, error, traceback):
+    def __exit__(self, error_type: type | None, error: BaseException | None, traceback: object) -> None:
         callback.unset_function_pre_hook(_HOOKS)
         callback.unset_solver_pre_hook(_HOOKS)
         _Iteration._active = None
@@ -271,17 +279,17 @@ class _Iteration:
         if self._recorded is None:
             self._observer.functions.append(f)
         elif position >= len(self._recorded) or self._recorded[position] != event:
-            self._record_the_rest(event)
+            self._record_the_rest(event, longer=position >= len(self._recorded))
 
-    def _record_the_rest(self, event):
+    def _record_the_rest(self, event, longer):
         self._changes += 1
-        if self._changes <= _CHANGES_TOLD:
+        if self._changes <= _CHANGES_NOTED:
             name = event if isinstance(event, str) else event[0]
-            before = "its end" if len(self._seen) > len(self._recorded) else "something else"
-            last = "; further changes are not told" if self._changes == _CHANGES_TOLD else ""
+            before = "its end" if longer else "something else"
+            last = "; later changes will not be noted" if self._changes == _CHANGES_NOTED else ""
             self.owner.note(f"{self.kind}: {name} comes where the recorded iteration had {before}; recording again"
                             f"{last}")
-        if len(self._seen) > len(self._recorded):
+        if longer:
             self._longest = self._seen    # grows on to the end of this iteration
         self._scheduler.end_scheduling()
         self.forget()
