@@ -98,7 +98,7 @@ def _backward_layer(x, gates, cells, y, weights, g, to_inputs):
     dw = np.empty(weights.shape, np.float32)
     for d in range(directions):
         at = rows_of(gates[d])
-        if to_inputs:
+        if dx is not None:
             multiply(at, from_inputs[d], rows_of(dx), add=d > 0)
         # States one step earlier in the order in which this direction runs; the first step has none.
         later, earlier = (gates[d, :-1], y[1:]) if d else (gates[d, 1:], y[:-1])
