@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from common.out_of_core.accesses import is_known, solver_accesses
-from common.out_of_core.record import Recorder, label
+from common.out_of_core.recorder import Recorder, label
 
 _STATES = 2    # of a solver that was not attached: as many as Adam has
 

@@ -4,12 +4,11 @@ nnabla's `SwapInOutScheduler` makes its plan from the record of one iteration an
 the same plan from the same record, event for event, without running anything.
 """
 import collections
-from collections.abc import Sequence
 
 import attrs
 
-BYTES = {"float32": 4, "float64": 8, "float16": 2, "int32": 4, "uint32": 4, "int64": 8, "uint64": 8, "int16": 2,
-         "uint16": 2, "int8": 1, "uint8": 1, "bool": 1}
+from common.out_of_core.record import BYTES, Access, Record
+
 _WORD = 2**64    # nnabla counts bytes in unsigned words, and a difference below zero comes out huge
 
 # States of an array in one dtype. PLANNED: is to be written by the function itself, its room is reserved when its block
@@ -31,96 +30,6 @@ class PlanError(Exception):
     def __init__(self, block: int, reason: str) -> None:
         super().__init__(reason)
         self.block, self.reason = block, reason
-
-
-@attrs.frozen
-class Access:
-    """One get, cast or clear of an array, as nnabla records it.
-
-    Attributes
-    ----------
-    kind
-        `get` (to read), `cast` (to write) or `clear`.
-    array
-        Its number.
-    size
-        Elements.
-    transfers
-        Whether the array must be on the GPU before: not so for one that is only written or made by this access.
-    temporary
-        Whether nobody holds the array after its block.
-    creates
-        Whether the array had no copy anywhere.
-    """
-
-    kind: str
-    array: int
-    size: int
-    dtype: str
-    transfers: bool = True
-    temporary: bool = False
-    creates: bool = False
-
-    @property
-    def num_bytes(self) -> int:
-        return self.size * BYTES[self.dtype]
-
-
-@attrs.frozen
-class Record:
-    """The accesses of one iteration.
-
-    Attributes
-    ----------
-    blocks
-        Block 0 is what comes before the first function.
-    labels
-        What each block computes.
-    dtypes
-        dtype of every array that exists at the end of the iteration.
-    """
-
-    blocks: Sequence[Sequence[Access]]
-    labels: Sequence[str]
-    dtypes: dict[int, str]
-
-    def block_bytes(self) -> list[int]:
-        """Bytes of the distinct (array, dtype) pairs of each block."""
-        return [sum({(a.array, a.dtype): a.num_bytes for a in block if a.kind != "clear"}.values())
-                for block in self.blocks]
-
-    def num_accesses(self) -> int:
-        return sum(map(len, self.blocks))
-
-    def in_core(self) -> list[int]:
-        """Most bytes that live at a time in each block if nothing is swapped.
-
-        What outlives the iteration lives from its start; the rest from its first access to its clear, or to the end of
-        its block where nobody holds it.
-        """
-        sizes = {access.array: access.size for block in self.blocks for access in block}
-        copies = {array: {dtype: sizes[array] * BYTES[dtype]} for array, dtype in self.dtypes.items()}
-        live = sum(sum(kinds.values()) for kinds in copies.values())
-        peaks = []
-        for block in self.blocks:
-            peak = live
-            for access in block:
-                before = copies.pop(access.array, {})
-                if access.kind != "clear":
-                    kept = before if access.kind == "get" else {}
-                    copies[access.array] = kept | {access.dtype: access.num_bytes}
-                live += sum(copies.get(access.array, {}).values()) - sum(before.values())
-                peak = max(peak, live)
-            for array in {access.array for access in block if access.temporary} & copies.keys():
-                live -= sum(copies.pop(array).values())
-            peaks.append(peak)
-        return peaks
-
-    def minimum(self) -> tuple[int, int]:
-        """Smallest feasible budget in bytes, and the index of the block that sets it (block 0 does not count)."""
-        sizes = self.block_bytes()
-        block = max(range(1, len(sizes)), key=sizes.__getitem__, default=0)
-        return (sizes[block], block) if block else (0, 0)
 
 
 @attrs.frozen

@@ -10,8 +10,9 @@ from nnabla.lms import SwapInOutScheduler
 from common.machine.context import use_context
 from common.out_of_core.accesses import UPDATES
 from common.out_of_core.observer import split_passes
-from common.out_of_core.record import Recorder, backward_functions, functions_of
-from common.out_of_core.schedule import Access, PlanError, Record, make_schedule
+from common.out_of_core.record import Access, Record
+from common.out_of_core.recorder import Recorder, backward_functions, functions_of
+from common.out_of_core.schedule import PlanError, make_schedule
 
 X = (4, 4, 12, 12)
 

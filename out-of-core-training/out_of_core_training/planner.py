@@ -4,8 +4,9 @@ import nnabla as nn
 
 from common.machine.errors import UserError
 from common.out_of_core.device import format_bytes
-from common.out_of_core.record import Recorder
-from common.out_of_core.schedule import PlanError, Record, Schedule, make_schedule
+from common.out_of_core.record import Record
+from common.out_of_core.recorder import Recorder
+from common.out_of_core.schedule import PlanError, Schedule, make_schedule
 
 
 @attrs.frozen
@@ -14,7 +15,7 @@ class Plan:
 
     Attributes
     ----------
-    record : common.out_of_core.schedule.Record
+    record : common.out_of_core.record.Record
         Its array accesses, block by block.
     schedule : common.out_of_core.schedule.Schedule or None
         The transfers, if a budget was given.
@@ -80,7 +81,7 @@ def plan(steps, inputs=(), budget=None, prefetch=None, weight_decay=False, save_
 
     The iteration writes the inputs and takes the steps: for each `forward(clear_no_need_grad=True)`, `zero_grad()`,
     `backward(clear_buffer=True)`, `weight_decay(...)` if asked for, `update()`. For another order of calls, make a
-    record with `common.out_of_core.record.Recorder` and give it to `plan_record`.
+    record with `common.out_of_core.recorder.Recorder` and give it to `plan_record`.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@ import math
 
 import attrs
 
-from common.out_of_core.record import backward_functions, functions_of
+from common.out_of_core.recorder import backward_functions, functions_of
 
 
 @attrs.frozen
