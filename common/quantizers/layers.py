@@ -14,7 +14,17 @@ from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uni
 from nnabla.parameter import get_parameter, get_parameter_or_create
 
 from common.layers import basic as layers
-from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS, parametric_quantize
+from common.quantizers import (
+    DEFAULT_LIMITS,
+    QUANTIZERS,
+    STATIC_QUANTIZERS,
+    UNIFORM,
+    Grid,
+    Limits,
+    Quantizer,
+    grid_of,
+    parametric_quantize,
+)
 
 LIMIT_MARGIN = 1e-5    # distance that scalars keep from their limits, where they would get no gradient
 
@@ -43,38 +53,48 @@ class Quantization:
     recompute_step_size: bool = False
 
     @property
-    def limits(self):
+    def limits(self) -> Limits:
         """(lowest, highest) value of each scalar, as the functions of `common.quantizers` take them."""
-        return {"n": (self.bitwidth_min, self.bitwidth_max), "d": (self.stepsize_min, self.stepsize_max),
-                "xmin": (self.xmin_min, self.xmin_max), "xmax": (self.xmax_min, self.xmax_max)}
+        return {**DEFAULT_LIMITS, "n": (self.bitwidth_min, self.bitwidth_max),
+                "d": (self.stepsize_min, self.stepsize_max), "xmin": (self.xmin_min, self.xmin_max),
+                "xmax": (self.xmax_min, self.xmax_max)}
 
     @property
-    def is_parametric(self):
+    def is_parametric(self) -> bool:
         """Whether scalars are learned."""
         return self.quantizer in QUANTIZERS
 
-    def initial(self, step_size):
+    @property
+    def parametrization(self) -> Quantizer:
+        """Row of the quantizer in `QUANTIZERS`; only if it is there."""
+        assert self.quantizer is not None
+        return QUANTIZERS[self.quantizer]
+
+    @property
+    def grid(self) -> Grid:
+        """What the levels lie on; there is none without a quantizer."""
+        assert self.quantizer is not None
+        return grid_of(self.quantizer)
+
+    def initial(self, step_size: float) -> dict[str, float]:
         """First values of the scalars of a quantizer that starts with `step_size` and `bitwidth` bits."""
-        xmax = step_size * (2 ** (self.bitwidth - self.sign) - 1)
-        if not QUANTIZERS[self.quantizer].is_pow2:
-            return {"n": self.bitwidth, "d": step_size, "xmax": xmax}
-        xmax = 2.0 ** np.round(np.log2(xmax))
-        xmin = xmax / 2.0 ** (2 ** (self.bitwidth - 1) - 1)
-        inner = {name: (low + LIMIT_MARGIN, high - LIMIT_MARGIN) for name, (low, high) in self.limits.items()}
-        return {"n": self.bitwidth, "xmin": np.clip(xmin, *inner["xmin"]), "xmax": np.clip(xmax, *inner["xmax"])}
+        first = self.grid.scalars_for(step_size, self.bitwidth, self.sign)
+        if self.grid is UNIFORM:
+            return first
+        return first | {name: float(np.clip(first[name], self.limits[name][0] + LIMIT_MARGIN,
+                                            self.limits[name][1] - LIMIT_MARGIN)) for name in ("xmin", "xmax")}
 
-    def quantize(self, x, step_size, scope):
+    def quantize(self, x: nn.Variable, step_size: float, scope: str) -> nn.Variable:
         """Quantize `x`; scalars that do not exist yet are made in `scope`, starting from `step_size`."""
+        assert self.quantizer is not None
         if not self.is_parametric:
-            return STATIC_QUANTIZERS[self.quantizer](x, step_size, self.bitwidth, self.sign)
-        settings = {"sign": self.sign, "limits": self.limits}
-        if QUANTIZERS[self.quantizer].is_pow2:
-            settings["with_zero"] = not self.sign
+            return STATIC_QUANTIZERS[self.quantizer].quantize(x, step_size, self.bitwidth, self.sign)
         with nn.parameter_scope(scope):
-            return parametric_quantize(self.quantizer, x, self.initial(step_size), **settings)
+            return parametric_quantize(self.quantizer, x, self.initial(step_size), limits=self.limits,
+                                       **self.grid.settings(self.sign))
 
 
-def step_size_for(weights, bitwidth):
+def step_size_for(weights: np.ndarray, bitwidth: int) -> float:
     """Power of two that spreads the levels of `bitwidth` bits over an array of weights.
 
     2^floor(log2 v) up to 4 bits, 2^ceil(log2 v) above, where v = max |W| / (2^(bitwidth - 1) - 1).
@@ -106,12 +126,14 @@ def _kept_step_size(name, step_size, spec):
     Weight files keep it as the HDF5 attribute `step_size` (see `common.runs.checkpoint`).
     """
     parameter = get_parameter(name)
+    assert parameter is not None
     if spec.recompute_step_size or not hasattr(parameter.info, "step_size"):
         parameter.info = types.SimpleNamespace(step_size=step_size)
     return parameter.info.step_size
 
 
-def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, group=1, name="quantized_conv"):
+def quantized_convolution(x: nn.Variable, outmaps: int, kernel: int, spec: Quantization, pad: int = 0, stride: int = 1,
+                          group: int = 1, name: str = "quantized_conv") -> nn.Variable:
     """Convolve `x` with quantized square kernels, without bias.
 
     Parameters
@@ -119,8 +141,6 @@ def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, group=1, na
     x : nn.Variable (batch, channels, height, width)
     outmaps, kernel : int
         Output channels, and side of the kernels in pixels.
-    spec : Quantization
-    pad, stride : int
     group : int
         Parts that the channels are divided into, each of which is convolved on its own.
     name : str
@@ -143,7 +163,7 @@ def quantized_convolution(x, outmaps, kernel, spec, pad=0, stride=1, group=1, na
     return layers.convolution(x, w, pad=pad, stride=stride, in_order=True)
 
 
-def quantized_affine(x, outmaps, spec, name="quantized_affine"):
+def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str = "quantized_affine") -> nn.Variable:
     """Multiply `x` by a quantized matrix and add a quantized bias, both first uniform in +-1/sqrt(features).
 
     Parameters
@@ -171,7 +191,7 @@ def quantized_affine(x, outmaps, spec, name="quantized_affine"):
     return F.affine(x, parameters["W"], parameters["b"])
 
 
-def quantized_activation(x, spec):
+def quantized_activation(x: nn.Variable, spec: Quantization) -> nn.Variable:
     """Quantize activations to levels from 0 up, or apply ReLU where `spec` names no quantizer.
 
     Parameters

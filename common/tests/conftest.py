@@ -2,13 +2,13 @@ import threading
 
 import pytest
 
-from common.quantizers import parametrizations as quantizers
+from common.quantizers import grids
 
 
 @pytest.fixture(params=["compiled", "composed"])
 def engine(request, monkeypatch):
     """Both ways to compute: loops on the CPU, and nnabla's functions, which a GPU runs."""
-    monkeypatch.setattr(quantizers, "wants_native", lambda: request.param == "composed")
+    monkeypatch.setattr(grids, "wants_native", lambda: request.param == "composed")
     return request.param
 
 

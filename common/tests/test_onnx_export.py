@@ -7,12 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 
+from common import quantizers
 from common.inference.graph import fingerprint
 from common.inference.onnx_export import export
 from common.inference.onnx_functions import CONVERTERS
 from common.layers import basic as layers
 from common.machine.context import native_functions
-from common.quantizers import parametrizations as quantizers
 
 IMAGE = (2, 4, 6, 6)
 
@@ -243,12 +243,12 @@ def test_an_output_in_the_middle_keeps_its_values():
 
 @pytest.mark.parametrize("name", quantizers.QUANTIZERS)
 def test_quantized_weights_are_constants_and_activations_are_computed(name):
-    initial = {"n": 4, "d": 0.25, "xmin": 0.125, "xmax": 2.0}
-    pow2 = {"with_zero": True} if quantizers.QUANTIZERS[name].is_pow2 else {}
+    grid = quantizers.QUANTIZERS[name].grid
+    initial = grid.scalars_for(0.25, bits=4, sign=True)
 
     def build(x):
         w = quantizers.parametric_quantize(name, constant(3, 4), initial)
-        return quantizers.parametric_quantize(name, F.affine(x, w), initial, sign=False, **pow2)
+        return quantizers.parametric_quantize(name, F.affine(x, w), initial, **grid.settings(sign=False))
     model = assert_same(build, normal(5, 3))
     assert kinds(model).count("Gemm") == 1
     assert [tuple(t.dims) for t in model.graph.initializer if np.prod(t.dims) > 3].count((3, 4)) == 1

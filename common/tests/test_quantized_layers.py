@@ -5,7 +5,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
+from common.quantizers import QUANTIZER_NAMES, QUANTIZERS, SCALARS, STATIC_QUANTIZERS, UNIFORM
 from common.quantizers.layers import (
     LIMIT_MARGIN,
     Quantization,
@@ -22,7 +22,7 @@ WEIGHTS = Quantization(quantizer=None, sign=True, bitwidth=4, bitwidth_min=2, bi
 ACTIVATIONS = attrs.evolve(WEIGHTS, sign=False, bitwidth_min=1, xmin_min=2.0 ** -14, xmin_max=255, xmax_max=255)
 IMAGE = np.random.RandomState(0).randn(2, 3, 5, 5).astype(np.float32)
 
-every_quantizer = pytest.mark.parametrize("name", [*QUANTIZERS, *STATIC_QUANTIZERS])
+every_quantizer = pytest.mark.parametrize("name", QUANTIZER_NAMES)
 parametric = pytest.mark.parametrize("name", QUANTIZERS)
 static = pytest.mark.parametrize("name", STATIC_QUANTIZERS)
 
@@ -46,7 +46,7 @@ def shapes():
 def scalars_in(scope):
     """Values of the quantizer scalars whose names begin with `scope`, by the last part of the name."""
     return {name.rsplit("/", 1)[1]: float(p.d) for name, p in parameters().items()
-            if name.startswith(scope) and p.shape == () and name.rsplit("/", 1)[1] in ("d", "n", "xmin", "xmax")}
+            if name.startswith(scope) and p.shape == () and name.rsplit("/", 1)[1] in SCALARS}
 
 
 def image():
@@ -63,9 +63,8 @@ def quantized(w, name, scope):
     variable = nn.Variable.from_numpy_array(w)
     spec = weights(name)
     with nn.parameter_scope(scope):
-        settings = {"with_zero": False} if QUANTIZERS[name].is_pow2 else {}
         scalars = [parameters()[f"{name}/{s}"] for s in QUANTIZERS[name].scalars]
-    return forward(QUANTIZERS[name].quantize(variable, *scalars, sign=True, limits=spec.limits, **settings))
+    return forward(QUANTIZERS[name].quantize(variable, *scalars, sign=True, limits=spec.limits))
 
 
 # Names --------------------------------------------------------------------------------------------------------------
@@ -102,7 +101,7 @@ def test_parameters_of_an_activation(name):
     assert shapes() == {"Asize": (), **{f"Aquant/{name}/{s}": () for s in scalars}}
 
 
-@pytest.mark.parametrize("name", [None, *QUANTIZERS, *STATIC_QUANTIZERS])
+@pytest.mark.parametrize("name", [None, *QUANTIZER_NAMES])
 def test_asize_counts_the_elements_of_a_sample(name):
     quantized_activation(image(), activations(name))
     assert parameters()["Asize"].d == 3 * 5 * 5
@@ -187,7 +186,7 @@ def expected_scalars(step_size, bitwidth, sign, limits):
 
 
 def assert_scalars(scope, name, expected):
-    expected = expected[QUANTIZERS[name].is_pow2]
+    expected = expected[QUANTIZERS[name].grid is not UNIFORM]
     assert scalars_in(scope) == pytest.approx({s: expected[s] for s in QUANTIZERS[name].scalars}, rel=1e-6)
 
 

@@ -5,10 +5,10 @@ import nnabla as nn
 import numpy as np
 import pytest
 
+from common import quantizers
 from common.cpu.elements import Pow2Quantize
 from common.cpu.kernels.elements import BLOCK
-from common.quantizers import DEFAULT_LIMITS, QUANTIZERS, STATIC_QUANTIZERS
-from common.quantizers import parametrizations as quantizers
+from common.quantizers import DEFAULT_LIMITS, POWER_OF_TWO, QUANTIZERS, STATIC_QUANTIZERS
 
 SCALARS = {"d": 0.3, "xmin": 0.1, "xmax": 2.0, "n": 3.4}    # d is used as 0.25, xmin as 0.125, n as 3
 # Distinct values of signed and of unsigned quantizers with these scalars.
@@ -20,8 +20,8 @@ LEVELS = {
     "parametric_pow2_b_xmax": (2 ** 3, 2 ** 2 + 1),
     "parametric_pow2_b_xmin": (2 ** 3, 2 ** 2 + 1),
 }
-UNIFORM = [name for name in QUANTIZERS if not QUANTIZERS[name].is_pow2]
-POW2 = [name for name in QUANTIZERS if QUANTIZERS[name].is_pow2]
+UNIFORM = [name for name in QUANTIZERS if QUANTIZERS[name].grid is quantizers.UNIFORM]
+POW2 = [name for name in QUANTIZERS if QUANTIZERS[name].grid is POWER_OF_TWO]
 GRID = np.linspace(-4, 4, 4001, dtype=np.float32)    # odd: 0 is among them
 
 every_quantizer = pytest.mark.parametrize("name", QUANTIZERS)
@@ -35,8 +35,7 @@ def evaluate(name, x, sign, scalars=SCALARS, limits=None, g=None):
               for s in QUANTIZERS[name].scalars}
     for variable in (x, *inputs.values()):
         variable.g = 0
-    settings = {"with_zero": not sign} if QUANTIZERS[name].is_pow2 else {}
-    y = QUANTIZERS[name].quantize(x, *inputs.values(), sign=sign, limits=limits, **settings)
+    y = QUANTIZERS[name].quantize(x, *inputs.values(), limits=limits, **QUANTIZERS[name].grid.settings(sign))
     y.forward()
     y.backward(np.ones(x.shape) if g is None else g)
     return y.d.copy(), x.g.copy(), {s: float(v.g) for s, v in inputs.items()}
@@ -44,9 +43,8 @@ def evaluate(name, x, sign, scalars=SCALARS, limits=None, g=None):
 
 def range_of(name, sign):
     """The two numbers that a tensor is quantized with, for `SCALARS`: step size or smallest magnitude, and largest."""
-    reserved = int(sign) + (QUANTIZERS[name].is_pow2 and not sign)
     scalars = (nn.Variable.from_numpy_array(np.float32(SCALARS[s])) for s in QUANTIZERS[name].scalars)
-    ends = QUANTIZERS[name].range(*scalars, None, reserved)
+    ends = QUANTIZERS[name].range(*scalars, None, QUANTIZERS[name].grid.reserved_bits(sign))
     nn.forward_all(ends)
     return tuple(float(end.d) for end in ends)
 
@@ -162,7 +160,7 @@ def test_gradient_is_scaled_by_the_rounding_inside_of_the_range(name, sign, engi
 def test_gradients_are_finite_at_zero(name, sign, engine):
     _, dx, to_scalars = evaluate(name, [0, -0.0, 1e-42, -1e-42], sign)
     assert np.isfinite(list(to_scalars.values())).all()
-    if QUANTIZERS[name].is_pow2:
+    if name in POW2:
         np.testing.assert_array_equal(dx, 0)
     assert np.isfinite(dx).all()
 
@@ -270,9 +268,8 @@ def test_parametric_functions_make_trainable_scalars_in_the_published_scopes(nam
 @every_quantizer
 def test_parametric_functions_compute_what_the_others_do(name):
     x = nn.Variable.from_numpy_array(GRID)
-    settings = {"sign": False, "limits": LIMITS, **({"with_zero": True} if QUANTIZERS[name].is_pow2 else {})}
     initial = [SCALARS[s] for s in QUANTIZERS[name].scalars]
-    y = parametric(name)(x, *initial, **settings)
+    y = parametric(name)(x, *initial, limits=LIMITS, **QUANTIZERS[name].grid.settings(sign=False))
     y.forward()
     np.testing.assert_array_equal(y.d, evaluate(name, GRID, False, limits=LIMITS)[0])
 
@@ -299,7 +296,7 @@ def test_every_first_value_must_be_given(name):
 
 def static(name, step_size, bitwidth, sign):
     x = nn.Variable.from_numpy_array(np.concatenate([GRID, GRID * 100]))
-    y = STATIC_QUANTIZERS[name](x, step_size, bitwidth, sign)
+    y = STATIC_QUANTIZERS[name].quantize(x, step_size, bitwidth, sign)
     y.forward()
     return np.unique(y.d)
 

@@ -1,3 +1,4 @@
+import ast
 import json
 from pathlib import Path
 
@@ -5,8 +6,9 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.quantizers import QUANTIZERS
+from common.quantizers import GRIDS, QUANTIZER_NAMES, QUANTIZERS, SCALARS, grid_of, parametrizations
 
+TOP = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).parent / "data"
 CASES = json.loads((DATA / "quantizers.json").read_text())
 VALUES = np.load(DATA / "quantizers.npz")
@@ -40,3 +42,39 @@ def test_agrees_with_the_reference(key, engine):
     np.testing.assert_allclose(grad_x, VALUES[f"{key}/grad_x"], rtol=0, atol=1e-5)
     for p, grad in zip(scalars, grads, strict=True):
         np.testing.assert_allclose(grad, VALUES[f"{key}/grad_{p}"], rtol=1e-4, atol=1e-5 * np.abs(g).sum())
+
+
+# The table ------------------------------------------------------------------------------------------------------------
+
+
+def texts_in(path):
+    """All string constants of a module, docstrings and pieces of f-strings among them."""
+    return [node.value for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def modules():
+    """The modules of the repository but for tests and the one with the table."""
+    return [path for folder in ("common", "mixed-precision-dnns") for path in (TOP / folder).rglob("*.py")
+            if "tests" not in path.parts and path != Path(parametrizations.__file__)]
+
+
+def test_no_other_module_spells_the_name_of_a_quantizer():
+    assert len(modules()) > 80
+    # "fp" and "pow2" are parts of other words, and "pow2" also names a grid.
+    spelled = [(path.name, name) for path in modules() for text in texts_in(path) for name in QUANTIZER_NAMES
+               if (name in text if name in QUANTIZERS else text in (name, f"{name}_relu") and text not in GRIDS)]
+    assert not spelled
+
+
+def test_rows_fit_their_tables():
+    for name, quantizer in QUANTIZERS.items():
+        assert set(quantizer.scalars) <= set(SCALARS), name
+        assert all(scalar in quantizer.grid.scalars_for(0.125, 4, True) for scalar in quantizer.scalars), name
+        assert 1 <= quantizer.min_weight_bits <= quantizer.grid.max_bits, name
+    assert len({quantizer.label for quantizer in QUANTIZERS.values()}) == len(QUANTIZERS)
+    for grid in GRIDS.values():
+        rows = [quantizer for quantizer in QUANTIZERS.values() if quantizer.grid is grid]
+        assert len({quantizer.colour for quantizer in rows}) == len(rows)
+        assert sum(quantizer.is_range for quantizer in rows) == 1    # `range_quantizer` is the one
+        assert grid in [grid_of(name) for name in QUANTIZER_NAMES]

@@ -11,7 +11,7 @@ except ModuleNotFoundError as missing:
 COMMANDS = ("benchmark", "demo", "eval", "export", "fit_gaussian", "plot", "report", "train_imagenet", "train_resnet")
 
 
-def launch(command=None):
+def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
     commands.launch("mixed_precision_dnns", COMMANDS, command)
 

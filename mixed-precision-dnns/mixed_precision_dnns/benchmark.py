@@ -5,11 +5,14 @@
 Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
 that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops of common.
 """
+import argparse
 import statistics
 import subprocess
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -23,23 +26,26 @@ from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
 from common.machine.distributed import find_mpirun, join_ranks, launched_size, start_ranks, world
 from common.machine.files import write_json
 from common.machine.memory import peak_megabytes
+from common.quantizers import POWER_OF_TWO, UNIFORM, range_quantizer
 from common.workbench.benchmarking import add_benchmark_flags, median_ratio, take_turns
-from mixed_precision_dnns.config import Config
-from mixed_precision_dnns.network import build_network, learned_tensors, make_solver, train_step
+from mixed_precision_dnns.clipping import learned_tensors
+from mixed_precision_dnns.config import RELU, Config
+from mixed_precision_dnns.quantized_network import build_network
+from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
-UNIFORM, POW2 = "parametric_fp_d_xmax", "parametric_pow2_xmin_xmax"
+U3, P3 = range_quantizer(UNIFORM), range_quantizer(POWER_OF_TWO)
 NETWORKS = {
     "float": Config(),
-    "W uniform": Config(w_quantize=UNIFORM),
-    "W+A uniform": Config(w_quantize=UNIFORM, a_quantize=f"{UNIFORM}_relu"),
-    "W+A power of two": Config(w_quantize=POW2, a_quantize=f"{POW2}_relu"),
+    "W uniform": Config(w_quantize=U3),
+    "W+A uniform": Config(w_quantize=U3, a_quantize=U3 + RELU),
+    "W+A power of two": Config(w_quantize=P3, a_quantize=P3 + RELU),
 }
 COMMAND = sys.executable, "-m", "mixed_precision_dnns.benchmark"
 MEMORY_BATCH = 128
 STEPS = 7    # that one process takes to tell how fast it is
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     use_context("cpu")
     if args.peak_memory_of:
@@ -57,7 +63,7 @@ def main(argv=None):
         write_json(args.output, results)
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("--batch-size", type=positive_int, default=32,
                         help="images per step (default: %(default)s)")
@@ -68,17 +74,18 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def make_step(cfg, batch_size):
+def make_step(cfg: Config, batch_size: int) -> Callable[[], Any]:
     """Build a network in a parameter scope of its own, and return a function that takes a training step."""
     with nn.parameter_scope("network", OrderedDict()):
-        network, solver, tensors = build_network(cfg, batch_size, train=True), make_solver(cfg), learned_tensors(cfg)
+        graph = build_loss(cfg, build_network(cfg, batch_size, train=True))
+        solver, tensors = make_solver(cfg), learned_tensors(cfg)
     rng = np.random.default_rng(0)
-    image = rng.uniform(-1, 1, network.image.shape).astype(np.float32)
-    label = rng.integers(0, 10, network.label.shape)
-    return lambda: train_step(network, solver, tensors, cfg, image, label)
+    image = rng.uniform(-1, 1, graph.network.image.shape).astype(np.float32)
+    label = rng.integers(0, 10, graph.label.shape)
+    return lambda: clipped_update(graph, solver, tensors, cfg, image, label)
 
 
-def step_times(batch_size, rounds):
+def step_times(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of a training step: median over the rounds, and median ratio to the float step of the same round."""
     steps = {name: make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
     with native_functions():
@@ -88,7 +95,7 @@ def step_times(batch_size, rounds):
             for name, times in seconds.items()}
 
 
-def peak_memory(cfg, batch_size):
+def peak_memory(cfg: Config, batch_size: int) -> float:
     """Peak memory of this process in MB after two training steps."""
     step = make_step(cfg, batch_size)
     step()
@@ -96,13 +103,13 @@ def peak_memory(cfg, batch_size):
     return peak_megabytes()
 
 
-def peak_memory_in_new_process(name):
+def peak_memory_in_new_process(name: str) -> float:
     """`peak_memory` of a network in a process that has seen no other."""
     return float(subprocess.run([*COMMAND, "--peak-memory-of", name], check=True, text=True,
                                 capture_output=True).stdout)
 
 
-def throughput(batch_size, num_cores):
+def throughput(batch_size: int, num_cores: int) -> None:
     """Print how many images per second all processes together train the float network on, each on `num_cores` cores."""
     if launched_size() == 1:    # mpirun has given each process its cores
         limit_cores(num_cores)
@@ -111,13 +118,10 @@ def throughput(batch_size, num_cores):
     print(world().size * batch_size / statistics.median(seconds))
 
 
-def process_throughput(batch_size, rounds):
+def process_throughput(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Images per second of a training on one core and on all, by one process, and by a process on each core.
 
-    Returns
-    -------
-    dict of str to dict
-        Empty if there is but one core, no mpirun, or no way to keep a process on some cores (macOS, Windows).
+    The result is empty if there is but one core, no mpirun, or no way to keep a process on some cores (macOS, Windows).
     """
     num_cores = num_threads()
     if num_cores < 2 or not find_mpirun() or not CAN_LIMIT:
@@ -136,7 +140,7 @@ def process_throughput(batch_size, rounds):
             for name, values in found.items()}
 
 
-def iterator_throughput(rounds):
+def iterator_throughput(rounds: int) -> dict[str, float]:
     """Images per second of `Batches` with augmentation, and of a loop over images that does the same in numpy."""
     info = DATASETS[SYNTHETIC]
     dataset = Dataset(*synthetic.read(info, "train", num=12800), info.class_names)
@@ -154,7 +158,8 @@ def iterator_throughput(rounds):
             "ratio": median_ratio(fast, slow)}
 
 
-def image_by_image(dataset, batch_size, rng, steps):
+def image_by_image(dataset: Dataset, batch_size: int, rng: np.random.Generator,
+                   steps: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield augmented batches that are put together from single images."""
     order = rng.permutation(len(dataset))
     for step in range(steps):
@@ -162,7 +167,7 @@ def image_by_image(dataset, batch_size, rng, steps):
         yield np.stack([augmented(dataset.pixels[k], rng) for k in index]), dataset.labels[index, None]
 
 
-def augmented(image, rng, pad=4):
+def augmented(image: np.ndarray, rng: np.random.Generator, pad: int = 4) -> np.ndarray:
     """Normalize, pad, crop and flip one image uint8 (channels, height, width)."""
     _, height, width = image.shape
     padded = np.pad(CENTERED[image], ((0, 0), (pad, pad), (pad, pad)))
@@ -171,7 +176,7 @@ def augmented(image, rng, pad=4):
     return crop[:, :, ::-1] if rng.random() < 0.5 else crop
 
 
-def show(results):
+def show(results: dict[str, Any]) -> None:
     """Print the numbers as tables."""
     print(f"training step of ResNet-20, batch {results['batch_size']}")
     for name, step in results["step"].items():

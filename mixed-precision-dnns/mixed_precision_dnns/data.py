@@ -1,25 +1,23 @@
 """The images that an experiment is about, and networks of their shape."""
+from collections.abc import Iterator
+
+import numpy as np
+
 from common import datasets
 from common.datasets import imagenet
 from common.datasets.batches import Batches, PadCropFlip
 from common.datasets.imagenet import ImageBatches
 from common.machine.distributed import world
 from common.machine.errors import UsageError
-from mixed_precision_dnns import network
-from mixed_precision_dnns.config import ImageNetConfig
-from mixed_precision_dnns.imagenet_models import MODELS
-from mixed_precision_dnns.resnet_cifar import resnet_cifar10
+from mixed_precision_dnns.config import Experiment, ImageNetConfig
+from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
 
 VALIDATION_BATCH = 100
 PHOTOGRAPHS_BATCH = 32    # for validation, too: they take fifty times the memory of small images
 
 
-def load_data(cfg):
+def load_data(cfg: Experiment) -> tuple[Batches, Batches, Batches]:
     """Load the data set of `cfg` as it is used in training.
-
-    Parameters
-    ----------
-    cfg : mixed_precision_dnns.config.Config or ImageNetConfig
 
     Returns
     -------
@@ -60,14 +58,15 @@ def _load_photographs(cfg):
     settings = {"size": cfg.image_size, "workers": cfg.workers or None, "skip_damaged": cfg.skip_damaged}
     train = ImageBatches(train_set, cfg.batch_size, seed=cfg.seed, drop_last=True, steps=cfg.steps_per_epoch or None,
                          world=world(), **settings)
-    return train, *(ImageBatches(images, PHOTOGRAPHS_BATCH, **settings) for images in (valid_set, test_set))
+    return train, ImageBatches(valid_set, PHOTOGRAPHS_BATCH, **settings), ImageBatches(test_set, PHOTOGRAPHS_BATCH,
+                                                                                       **settings)
 
 
 def _hold_out(train_set, cfg):
     return datasets.hold_out(train_set, max(1, round(cfg.held_out * len(train_set))))
 
 
-def all_images(cfg):
+def all_images(cfg: Experiment) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Load the test, validation and training images, in this order and not augmented.
 
     Yields
@@ -81,23 +80,24 @@ def all_images(cfg):
                              skip_damaged=cfg.skip_damaged)
     else:
         train = Batches(train.dataset, VALIDATION_BATCH)
-    for batches in (test, train) if cfg.published else (test, valid, train):
+    for batches in (test, train) if cfg.as_published else (test, valid, train):
         yield from batches
 
 
-def shape_of_images(cfg):
+def shape_of_images(cfg: Experiment) -> tuple[int, int, int]:
     """(channels, height, width) of the images of an experiment."""
     if isinstance(cfg, ImageNetConfig):
         return 3, cfg.image_size, cfg.image_size
     return datasets.DATASETS[cfg.dataset].shape
 
 
-def model_of(cfg):
-    """Return the function that builds the network of `cfg`, for `mixed_precision_dnns.network.build_network`."""
-    return MODELS[cfg.model] if isinstance(cfg, ImageNetConfig) else resnet_cifar10
+def build_network_for(cfg: Experiment, batches: Batches, train: bool) -> QuantizedNetwork:
+    """Build the network of `cfg` for batches like these, as `build_network` does."""
+    return build_network(cfg, batches.batch_size, train, shape_of_images(cfg), len(batches.dataset.class_names))
 
 
-def build_network(cfg, batches, train):
-    """Build the network of `cfg` for the images of `batches`; see `mixed_precision_dnns.network.build_network`."""
-    return network.build_network(cfg, batches.batch_size, train, shape_of_images(cfg), len(batches.dataset.class_names),
-                                 model_of(cfg))
+def print_skipped(*data: Batches) -> None:
+    """Print how many damaged images were left out, if any."""
+    skipped = sorted(str(path) for batches in data if isinstance(batches, ImageBatches) for path in batches.skipped)
+    if skipped:
+        print(f"{len(skipped)} damaged images were left out, the first {skipped[0]}")

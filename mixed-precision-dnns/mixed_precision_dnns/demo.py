@@ -4,6 +4,8 @@
 
 The same as train_resnet.py and plot.py with the flags that it prints.
 """
+from collections.abc import Callable, Sequence
+
 from common.console import cli
 from common.datasets import DIGITS
 from mixed_precision_dnns import plot, train_resnet
@@ -13,7 +15,7 @@ EXPERIMENT = ("PARAMETRIC_FP_WQ_DELTA_XMAX", "--dataset", DIGITS, "--target-weig
               "--initial-cost-lambda2", "0.02")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--output", "-o", default="runs/demo", metavar="DIR", help="where results go "
                         "(default: %(default)s); an earlier demo there is replaced")
@@ -25,7 +27,7 @@ def main(argv=None):
           "curves.png, params_best.h5.")
 
 
-def run(name, script, *flags):
+def run(name: str, script: Callable[[Sequence[str]], None], *flags: str) -> None:
     """Show a command, and do what it does."""
     print(f"$ python mixed-precision-dnns/{name} {' '.join(flags)}", flush=True)
     script(list(flags))

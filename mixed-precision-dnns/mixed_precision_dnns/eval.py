@@ -5,6 +5,8 @@
 RUN_DIR is what train_resnet.py or train_imagenet.py wrote: its config.json says which network and data, params_best.h5
 holds the weights. With --engine onnxruntime, the model that export.py has written there is measured instead.
 """
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -14,16 +16,17 @@ from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.training import BEST
-from mixed_precision_dnns import summary
-from mixed_precision_dnns.config import read_config
-from mixed_precision_dnns.data import build_network, load_data, shape_of_images
-from mixed_precision_dnns.deployment.quantized_onnx import OnnxNetwork
-from mixed_precision_dnns.network import top_errors
+from mixed_precision_dnns.config import Experiment
+from mixed_precision_dnns.data import build_network_for, load_data, shape_of_images
+from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
+from mixed_precision_dnns.evaluation import evaluate_run, format_result, top_errors
+from mixed_precision_dnns.finished_run import read_config
+from mixed_precision_dnns.tensor_table import format_table, tensor_table
 
 EXPORTED = Path("export") / "network.onnx"
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of train_resnet.py or train_imagenet.py")
     parser.add_argument("--engine", choices=("nnabla", "onnxruntime"), default="nnabla",
@@ -36,7 +39,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     folder = Path(args.run)
     cfg = read_config(folder)
@@ -47,15 +50,15 @@ def main(argv=None):
         return
     print(f"{folder}: computing on {use_context(args.context, args.device_id)}", flush=True)
     _, valid_data, test_data = load_data(cfg)
-    shapes = parameter_shapes(lambda: build_network(cfg, valid_data, train=False))
+    shapes = parameter_shapes(lambda: build_network_for(cfg, valid_data, train=False))
     load_parameters(args.weights or folder / BEST, shapes)
-    network = build_network(cfg, valid_data, train=False)
-    result = summary.evaluate_run(network, cfg, valid_data, test_data)
-    print(summary.format_table(summary.layer_table(cfg)))
-    print(summary.format_result(result))
+    network = build_network_for(cfg, valid_data, train=False)
+    result = evaluate_run(network, cfg, valid_data, test_data)
+    print(format_table(tensor_table(cfg)))
+    print(format_result(result))
 
 
-def evaluate_exported(path, cfg):
+def evaluate_exported(path: str | Path, cfg: Experiment) -> None:
     """Print the errors and the size of an exported model."""
     exported = OnnxNetwork(path)
     if exported.shape[1:] != shape_of_images(cfg):
@@ -65,9 +68,9 @@ def evaluate_exported(path, cfg):
     _, valid_data, test_data = load_data(cfg)
     errors = {name: top_errors(exported.predict, batches, cfg.tops)
               for name, batches in (("test", test_data), ("validation", valid_data))}
-    shown = (f"{name} error {', '.join(f'top {k} {e:.2%}' for k, e in zip(cfg.tops, found, strict=True))}"
-             for name, found in errors.items())
-    print(f"{'; '.join(shown)}; file {Path(path).stat().st_size / 1024:.2f} kB")
+    texts = (f"{name} error {', '.join(f'top {k} {e:.2%}' for k, e in zip(cfg.tops, values, strict=True))}"
+             for name, values in errors.items())
+    print(f"{'; '.join(texts)}; file {Path(path).stat().st_size / 1024:.2f} kB")
 
 
 if __name__ == "__main__":

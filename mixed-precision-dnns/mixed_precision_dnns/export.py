@@ -6,10 +6,13 @@ Writes, into RUN_DIR/export unless --output names a folder, weights.mpdnn (every
 learned; `mixed_precision_dnns.deployment.packed` describes and reads it), network.onnx, and export.json with what is
 printed: sizes, latency, and how far the answers of both networks are apart.
 """
+import argparse
 import statistics
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import nnabla as nn
@@ -22,11 +25,15 @@ from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing, write_json
 from common.runs.training import BEST
-from mixed_precision_dnns import data, network
+from mixed_precision_dnns import data
+from mixed_precision_dnns.config import QuantizationConfig, without_quantizers
 from mixed_precision_dnns.deployment import packed
-from mixed_precision_dnns.deployment.quantized_onnx import OnnxNetwork, export_network, integer_share
-from mixed_precision_dnns.summary import layer_table
-from mixed_precision_dnns.trained import load_trained
+from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
+from mixed_precision_dnns.evaluation import ranks_of_labels
+from mixed_precision_dnns.finished_run import FinishedRun, load_finished_run
+from mixed_precision_dnns.tensor_table import tensor_table
+
+Predict = Callable[[np.ndarray], np.ndarray]    # images (n, channels, height, width) to logits (n, classes)
 
 FOLDER, PACKED, ONNX = "export", "weights.mpdnn", "network.onnx"
 ROUNDS = 15    # of the timing, in which the networks take turns
@@ -34,7 +41,7 @@ COMPARED_BATCH = 25    # images that nnabla takes at once where answers are comp
 APART = 1e-3    # of the largest logit: further apart, an activation has been rounded to another level
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of train_resnet.py or train_imagenet.py")
     parser.add_argument("--weights", metavar="FILE", help=f"other parameters of that network (default: {BEST} in it)")
@@ -47,69 +54,78 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share  # imports onnx
+
     use_context("cpu")
     nn.clear_parameters()
-    cfg, settings = load_trained(args.run, args.weights)
+    run = load_finished_run(args.run, args.weights)
     if args.data_dir:
-        cfg = attrs.evolve(cfg, data_dir=args.data_dir)
-    images = take(data.all_images(cfg), args.images) if args.images else None
+        run = attrs.evolve(run, cfg=attrs.evolve(run.cfg, data_dir=args.data_dir))
+    images = take(data.all_images(run.cfg), args.images) if args.images else None
     folder = make_folder(args.output or Path(args.run) / FOLDER)
 
-    built = network.build_network(cfg, COMPARED_BATCH, False, *settings)
-    refuse_infinite_ranges(cfg, args.run)
-    built.predict(np.zeros(built.image.shape, np.float32))    # computes the quantized weights
-    sizes = packed.save(folder / PACKED, cfg, *settings[:2])
-    model = export_network(cfg, args.batch_size, settings)
+    network = run.build(COMPARED_BATCH)
+    refuse_infinite_ranges(run.cfg, args.run)
+    network.predict(np.zeros(network.image.shape, np.float32))    # computes the quantized weights
+    sizes = packed.save(folder / PACKED, run)
+    model = export_network(run, args.batch_size)
     with replacing(folder / ONNX) as temporary:
         temporary.write_bytes(model.SerializeToString())
     exported = OnnxNetwork(folder / ONNX)
     result = {"packed": {**attrs.asdict(sizes), "file": (folder / PACKED).stat().st_size},
               "integer_share": integer_share(model),
-              "networks": measure(cfg, settings, args.batch_size, exported, folder)}
+              "networks": measure(run, args.batch_size, exported, (folder / ONNX).stat().st_size)}
     if images:
-        result["agreement"] = compare(built.predict, exported.predict, *images)
+        result["agreement"] = compare(network.predict, exported.predict, *images)
     write_json(folder / "export.json", result)
     show(result, folder)
 
 
-def refuse_infinite_ranges(cfg, run):
+def refuse_infinite_ranges(cfg: QuantizationConfig, run: str) -> None:
     """Raise a UserError if a quantizer's largest level is beyond float32, as the bits of P2 can drive it."""
-    for row in layer_table(cfg):
+    for row in tensor_table(cfg):
         if row["range"] is not None and not np.isfinite(row["range"]):
             raise UserError(f"{run}: {row['kind']} of {row['tensor']}: the largest level, {row['step_size']:g} times a "
                             f"power of two with {row['bits']} bits, is not finite; the run has diverged, lower its "
                             "learning rate")
 
 
-def take(batches, num):
+def take(batches: Iterable[tuple[np.ndarray, np.ndarray]], num: int) -> tuple[np.ndarray, np.ndarray]:
     """First `num` images and labels of some batches, as two arrays; fewer where there are no more."""
-    images, labels, found = [], [], 0
+    images, labels, taken = [], [], 0
     for image, label in batches:
         images.append(image)
         labels.append(label)
-        found += len(image)
-        if found >= num:
+        taken += len(image)
+        if taken >= num:
             break
     return np.concatenate(images)[:num], np.concatenate(labels)[:num]
 
 
-def measure(cfg, settings, batch_size, exported, folder):
-    """Size in bytes and seconds for `batch_size` images, of the float and the quantized network, before and after."""
-    plain = attrs.evolve(cfg, w_quantize=None, a_quantize=None, target_weight_kbytes=-1, target_activation_kbytes=-1)
+def measure(run: FinishedRun, batch_size: int, exported: OnnxNetwork, size: int) -> dict[str, dict[str, float]]:
+    """Size in bytes and seconds for `batch_size` images, of the float and the quantized network, before and after.
+
+    `size` is that of the file of the exported network.
+    """
+    from mixed_precision_dnns.deployment.quantized_onnx import export_network
+
+    plain = attrs.evolve(run, cfg=without_quantizers(run.cfg))
     with nn.parameter_scope("float", OrderedDict()):
-        built = network.build_network(plain, batch_size, False, *settings)
-        model = export_network(plain, batch_size, settings).SerializeToString()
-        size = sum(4 * p.size for name, p in nn.get_parameters(grad_only=False).items() if not name.endswith("Asize"))
-    networks = {"float, nnabla": (built.predict, size), "float, exported": (OnnxNetwork(model).predict, len(model)),
-                "quantized, exported": (exported.predict, (folder / ONNX).stat().st_size)}
+        network = plain.build(batch_size)
+        model = export_network(plain, batch_size).SerializeToString()
+        plain_size = sum(4 * p.size for name, p in nn.get_parameters(grad_only=False).items()
+                         if not name.endswith("Asize"))
+    networks = {"float, nnabla": (network.predict, plain_size),
+                "float, exported": (OnnxNetwork(model).predict, len(model)),
+                "quantized, exported": (exported.predict, size)}
     image = np.random.default_rng(0).standard_normal(exported.shape, dtype=np.float32)
     times = latencies({name: predict for name, (predict, _) in networks.items()}, image)
     return {name: {"bytes": size, "seconds": times[name]} for name, (_, size) in networks.items()}
 
 
-def latencies(networks, image):
+def latencies(networks: Mapping[str, Predict], image: np.ndarray) -> dict[str, float]:
     """Median seconds of each network, over rounds in which all take turns."""
     seconds = {name: [] for name in networks}
     for number in range(ROUNDS + 1):
@@ -121,7 +137,7 @@ def latencies(networks, image):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def compare(predict, exported, images, labels):
+def compare(predict: Predict, exported: Predict, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Compare the answers of two networks.
 
     Parameters
@@ -139,15 +155,15 @@ def compare(predict, exported, images, labels):
     """
     expected = np.concatenate([predict(images[k:k + COMPARED_BATCH]).copy()
                                for k in range(0, len(images), COMPARED_BATCH)])
-    found = exported(images)
-    distance = np.abs(found - expected).max(1) / np.abs(expected).max()    # (images,)
-    errors = [float(np.mean(network.ranks_of_labels(logits, labels[:, 0]) > 0)) for logits in (expected, found)]
-    return {"images": len(images), "same_top1": int((expected.argmax(1) == found.argmax(1)).sum()),
+    logits = exported(images)
+    distance = np.abs(logits - expected).max(1) / np.abs(expected).max()    # (images,)
+    errors = [float(np.mean(ranks_of_labels(answers, labels[:, 0]) > 0)) for answers in (expected, logits)]
+    return {"images": len(images), "same_top1": int((expected.argmax(1) == logits.argmax(1)).sum()),
             "max_error": float(distance.max()), "median_error": float(np.median(distance)),
             "apart": int((distance > APART).sum()), "error": errors[0], "error_exported": errors[1]}
 
 
-def show(result, folder):
+def show(result: dict[str, Any], folder: Path) -> None:
     """Print sizes, latency and agreement."""
     part = result["packed"]
     print(f"{folder / PACKED}: {part['file']} bytes, of which weights {part['weights']} (reported: "

@@ -24,41 +24,38 @@ to 5.3, from one start or both at every rate from 0.3 up. The power-of-two ones 
 error hardly depends on the bit width: at 0.3 P2 is ahead of P3. From 4 bits U1 and P2 are ahead at a rate of 0.01, too
 small for the others to arrive, P2 is also ahead of P3 at 0.1 and 0.3, and at 1 U2 oscillates as well (1.7).
 """
+import argparse
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import attrs
 import nnabla as nn
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.console import cli
 from common.console.tables import align
+from common.console.values import flag_value, int_from_0, positive_int, to_number
 from common.machine import files
 from common.machine.context import use_context
-from common.machine.errors import UsageError, UserError
-from common.quantizers import QUANTIZERS
+from common.machine.errors import UserError
+from common.quantizers import DEFAULT_LIMITS, GRIDS, QUANTIZERS, SCALARS, Grid, Limits, range_quantizer
 from common.quantizers.layers import LIMIT_MARGIN
-
-# Names in the paper, and colours that a colour-blind eye tells apart (Okabe and Ito).
-PARAMETRIZATIONS = {
-    "parametric_fp_d_b": ("U1 (b, d)", "#D55E00"),
-    "parametric_fp_b_xmax": ("U2 (b, xmax)", "#56B4E9"),
-    "parametric_fp_d_xmax": ("U3 (d, xmax)", "#000000"),
-    "parametric_pow2_b_xmax": ("P1 (b, xmax)", "#56B4E9"),
-    "parametric_pow2_b_xmin": ("P2 (b, xmin)", "#D55E00"),
-    "parametric_pow2_xmin_xmax": ("P3 (xmin, xmax)", "#000000"),
-}
-FAMILIES = {False: "uniform", True: "power of two"}
 
 # Those of the published experiments, except that d and xmax, too, span no more than 8 bits: otherwise U3 would win by
 # bits alone. 127/32 is beyond the largest of 10^4 samples.
-LIMITS = {"d": (2.0 ** -5, 1.0), "xmin": (2.0 ** -16, 127 / 32), "xmax": (2.0 ** -5, 127 / 32), "n": (2.0, 8.0)}
+LIMITS: Limits = {**DEFAULT_LIMITS, "d": (2.0 ** -5, 1.0), "xmin": (2.0 ** -16, 127 / 32),
+                  "xmax": (2.0 ** -5, 127 / 32), "n": (2.0, 8.0)}
 
-# The same quantizer in all scalars: 2 bits with wide steps, and the first values of the published experiments.
-STARTS = {
-    "2 bits": {False: {"n": 2, "d": 1.0, "xmax": 1.0}, True: {"n": 2, "xmin": 0.5, "xmax": 1.0}},
-    "4 bits": {False: {"n": 4, "d": 2.0 ** -3, "xmax": 0.875}, True: {"n": 4, "xmin": 2.0 ** -7, "xmax": 1.0}},
-}
+# Bits and step size, the same quantizer in all scalars: wide steps, and the first values of the published experiments.
+STARTS = {"2 bits": (2, 1.0), "4 bits": (4, 2.0 ** -3)}
+
+
+def first_scalars(start: str, grid: Grid) -> dict[str, float]:
+    """First values of the scalars of quantizers on `grid`, from an entry of `STARTS`."""
+    bits, step_size = STARTS[start]
+    return grid.scalars_for(step_size, bits, True)
 
 
 @attrs.frozen(eq=False)
@@ -69,17 +66,17 @@ class Fit:
     """
 
     name: str
-    scalars: dict
+    scalars: dict[str, np.ndarray]
     error: np.ndarray
     bits: np.ndarray
 
     @property
-    def final(self):
+    def final(self) -> float:
         """Mean error of the last 10 % of the steps."""
         return float(self._last().mean())
 
     @property
-    def oscillation(self):
+    def oscillation(self) -> float:
         """Largest rise of the error above what it had been, within the last 10 % of the steps."""
         last = self._last()
         return float((last - np.minimum.accumulate(last)).max())
@@ -88,7 +85,8 @@ class Fit:
         return self.error[-max(1, math.ceil(len(self.error) / 10)):]
 
 
-def fit(name, x, initial, learning_rate, steps, limits=None):
+def fit(name: str, x: np.ndarray, initial: Mapping[str, float], learning_rate: float, steps: int,
+        limits: Limits = LIMITS) -> Fit:
     """Fit the scalars of a quantizer to samples by plain gradient descent.
 
     Parameters
@@ -96,12 +94,12 @@ def fit(name, x, initial, learning_rate, steps, limits=None):
     name : str
         Entry of `common.quantizers.QUANTIZERS`.
     x : array (samples,)
-    initial : dict
+    initial : mapping of str to float
         First value of each scalar; other names are passed over.
     learning_rate : float
     steps : int
-    limits : dict, optional
-        (lowest, highest) value of each scalar; default `LIMITS`.
+    limits : mapping of str to (float, float)
+        Lowest and highest value of each scalar.
 
     Returns
     -------
@@ -112,7 +110,6 @@ def fit(name, x, initial, learning_rate, steps, limits=None):
     UserError
         A gradient overflowed.
     """
-    limits = limits or LIMITS
     x = np.asarray(x, np.float32)
     scalars, y = _build(name, x, limits)
     lowest, highest = np.array([limits[scalar] for scalar in scalars]).T + [[LIMIT_MARGIN], [-LIMIT_MARGIN]]
@@ -171,159 +168,139 @@ def _bits(name, scalars, limits):
     return bits.d.copy()
 
 
-def best_error(is_pow2, x, limits=None):
-    """Search a grid of steps, or smallest magnitudes, and ranges for the least error within the limits.
+def best_error(grid: Grid, x: np.ndarray, limits: Limits = LIMITS) -> float:
+    """Search step sizes, or smallest magnitudes, and ranges for the least error of quantizers on `grid`.
 
-    Parameters
-    ----------
-    is_pow2 : bool
-        Search the power-of-two quantizers instead of the uniform ones.
-    x : array (samples,)
-    limits : dict, optional
-        Default `LIMITS`.
-
-    Returns
-    -------
-    float
+    `x` are samples, (samples,); `limits` are as for `fit`.
     """
-    limits = limits or LIMITS
     x = np.asarray(x, np.float32)
-    name = "parametric_pow2_xmin_xmax" if is_pow2 else "parametric_fp_d_xmax"
-    scalars, y = _build(name, x, limits)
-    smallest = 2.0 ** np.arange(*np.log2(limits["xmin" if is_pow2 else "d"]) + [0, 0.5])
+    scalars, y = _build(range_quantizer(grid), x, limits)
+    smallest = 2.0 ** np.arange(*np.log2(limits[grid.smallest]) + [0, 0.5])
     largest = np.geomspace(*limits["xmax"], 29)
-    grid = [(low, high) for low in smallest for high in largest if low < high]
-    return min(_half_mean_square(_residual(scalars, np.float32(values), y, x)) for values in grid)
+    ends = [(low, high) for low in smallest for high in largest if low < high]
+    return min(_half_mean_square(_residual(scalars, np.array(values, np.float32), y, x)) for values in ends)
 
 
-def fit_all(x, learning_rate, steps):
-    """Fit every parametrization from every start.
-
-    Returns
-    -------
-    dict of (start, name) to Fit
-    """
-    return {(start, name): fit(name, x, initial[QUANTIZERS[name].is_pow2], learning_rate, steps)
-            for start, initial in STARTS.items() for name in PARAMETRIZATIONS}
+def fit_all(x: np.ndarray, learning_rate: float, steps: int) -> dict[tuple[str, str], Fit]:
+    """Fit every parametrization from every start; returns the fits by start and name."""
+    return {(start, name): fit(name, x, first_scalars(start, quantizer.grid), learning_rate, steps)
+            for start in STARTS for name, quantizer in QUANTIZERS.items()}
 
 
 # Results ----------------------------------------------------------------------------------------------------------
 
 
-def draw(path, fits, best):
+def draw(path: Path, fits: Mapping[tuple[str, str], Fit], best: Mapping[str, float]) -> None:
     """Draw error and bit width over the steps.
 
     Parameters
     ----------
     path : path
         PNG to replace.
-    fits : dict of (start, name) to Fit
-    best : dict of bool to float
-        Least error of each family, by `is_pow2`.
+    fits : mapping of (start, name) to Fit
+    best : mapping of str to float
+        Least error on each of `GRIDS`.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2, sharex=True, height_ratios=(3, 2))
-    for (start, name), result in fits.items():
-        label, colour = PARAMETRIZATIONS[name]
-        # The parametrizations by a range on top; broken lines from the second start.
-        first = start == next(iter(STARTS))
-        style = {"color": colour, "linestyle": "-" if first else (0, (4, 1.5)), "linewidth": 1.6 if first else 1.1,
-                 "zorder": 4 if QUANTIZERS[name].is_range else 3}
-        upper, lower = axes[:, int(QUANTIZERS[name].is_pow2)]
-        upper.plot(result.error, label=f"{label}, from {start}", **style)
-        lower.plot(result.bits, **style)
-    for is_pow2, (upper, lower) in enumerate(axes.T):
-        upper.axhline(best[bool(is_pow2)], color="#009E73", linestyle=":", linewidth=1.8, label="best by grid search")
-        upper.set_title(FAMILIES[bool(is_pow2)])
-        upper.set_yscale("log")
-        lower.set_xlabel("step")
-        lower.set_ylim(LIMITS["n"][0] - 0.3, LIMITS["n"][1] + 0.3)
-        *lines, dotted = upper.get_lines()
-        # One column of the legend for each start.
-        lower.legend(handles=[*lines[:3], dotted, *lines[3:]], loc="upper center", bbox_to_anchor=(0.5, -0.22),
-                     ncols=2, frameon=False, fontsize=9)
-        for axis in (upper, lower):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-    axes[0, 0].set_ylabel("error ½ mean (Q(x) − x)²")
-    axes[1, 0].set_ylabel("bit width (bits)")
+    panels = figure.subplots(2, len(GRIDS), sharex=True, height_ratios=(3, 2))
+    for (upper, lower), grid in zip(panels.T, GRIDS.values(), strict=True):
+        for (start, name), result in fits.items():
+            if QUANTIZERS[name].grid is grid:
+                style = _line_style(start, name)
+                upper.plot(result.error, label=f"{QUANTIZERS[name].label}, from {start}", **style)
+                lower.plot(result.bits, **style)
+        _finish_panels(upper, lower, best[grid.name], grid.label)
+    panels[0, 0].set_ylabel("error ½ mean (Q(x) − x)²")
+    panels[1, 0].set_ylabel("bit width (bits)")
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
-def write_history(path, fits):
+def _line_style(start, name):
+    """The parametrizations by a range are on top; lines from the second start are broken."""
+    first = start == next(iter(STARTS))
+    return {"color": QUANTIZERS[name].colour, "linestyle": "-" if first else (0, (4, 1.5)),
+            "linewidth": 1.6 if first else 1.1, "zorder": 4 if QUANTIZERS[name].is_range else 3}
+
+
+def _finish_panels(upper, lower, best, title):
+    upper.axhline(best, color="#009E73", linestyle=":", linewidth=1.8, label="best by grid search")
+    upper.set_title(title)
+    upper.set_yscale("log")
+    lower.set_xlabel("step")
+    lower.set_ylim(LIMITS["n"][0] - 0.3, LIMITS["n"][1] + 0.3)
+    *lines, dotted = upper.get_lines()
+    column = len(lines) // len(STARTS)    # of the legend, one for each start
+    lower.legend(handles=[*lines[:column], dotted, *lines[column:]], loc="upper center", bbox_to_anchor=(0.5, -0.22),
+                 ncols=len(STARTS), frameon=False, fontsize=9)
+    for axis in (upper, lower):
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+
+
+def write_history(path: Path, fits: Mapping[tuple[str, str], Fit]) -> None:
     """Write every step of every fit as CSV; the scalars that a parametrization does not have stay empty."""
     rows = []
     for (start, name), result in fits.items():
-        columns = [result.error, *(result.scalars.get(scalar, [""] * len(result.error)) for scalar in LIMITS),
+        columns = [result.error, *(result.scalars.get(scalar, [""] * len(result.error)) for scalar in SCALARS),
                    result.bits]
         rows += [(name, start, step, *values) for step, values in enumerate(zip(*columns, strict=True))]
-    files.write_csv(path, ("parametrization", "start", "step", "error", *LIMITS, "bits"), rows)
+    files.write_csv(path, ("parametrization", "start", "step", "error", *SCALARS, "bits"), rows)
 
 
-def summary(fits):
+def final_numbers(fits: Mapping[tuple[str, str], Fit]) -> list[dict[str, Any]]:
     """Final numbers of each fit, for JSON."""
     return [{"parametrization": name, "start": start, "error": float(result.error[-1]), "mean_error": result.final,
              "oscillation": result.oscillation, "largest_error": float(result.error.max()),
              "bits": int(result.bits[-1])} for (start, name), result in fits.items()]
 
 
-def print_table(results, best):
+def print_table(results: Sequence[dict[str, Any]], best: Mapping[str, float]) -> None:
     """Print the final numbers in columns."""
-    rows = [(PARAMETRIZATIONS[row["parametrization"]][0], row["start"], f"{row['mean_error']:.7f}",
+    rows = [(QUANTIZERS[row["parametrization"]].label, row["start"], f"{row['mean_error']:.7f}",
              f"{row['oscillation']:.7f}", f"{row['largest_error']:.3g}", row["bits"]) for row in results]
     print(align([("parametrization", "start", "error at end", "oscillation", "largest", "bits"),
                  *sorted(rows, key=lambda row: row[0])], left=2))
     print("error at end and oscillation: mean of, and largest rise within, the last 10 % of the steps")
-    print("best by grid search: " + ", ".join(f"{FAMILIES[key]} {value:.7f}" for key, value in best.items()))
+    print("best by grid search: " + ", ".join(f"{GRIDS[name].label} {value:.7f}" for name, value in best.items()))
 
 
 # Command line -----------------------------------------------------------------------------------------------------
 
-
-def _number(flag, kind, lowest, wanted):
-    """Make a parser of the values of `flag`: a finite `kind` above `lowest`."""
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not lowest < value < math.inf:
-            raise UsageError(f"{flag} {text}: not allowed ({wanted})")
-        return value
-    return parse
+number_above_0 = flag_value("a number above 0", to_number, lambda value: value > 0)
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the flags of the command line."""
     parser = cli.parser(__doc__)
-    for flag, kind, default, lowest, wanted, text in (
-            ("--learning-rate", float, 1.0, 0, "a number above 0", "size of a step, for all parametrizations"),
-            ("--steps", int, 300, 0, "an integer from 1", "number of updates"),
-            ("--samples", int, 10000, 0, "an integer from 1", "number of samples of N(0, 1)"),
-            ("--seed", int, 0, -1, "an integer from 0", "of the samples")):
-        parser.add_argument(flag, type=_number(flag, kind, lowest, wanted), default=default, metavar="N",
-                            help=f"{text} (default: %(default)s)")
+    for flag, convert, default, text in (
+            ("--learning-rate", number_above_0, 1.0, "size of a step, for all parametrizations"),
+            ("--steps", positive_int, 300, "number of updates"),
+            ("--samples", positive_int, 10000, "number of samples of N(0, 1)"),
+            ("--seed", int_from_0, 0, "of the samples")):
+        parser.add_argument(flag, type=convert, default=default, metavar="N", help=f"{text} (default: %(default)s)")
     parser.add_argument("--output", "-o", default="gaussian_fit", metavar="DIR",
                         help="where fit.png, fit.csv and fit.json go (default: %(default)s)")
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     """Fit, print a table, write the files."""
     args = parse_args(argv)
     output = files.make_folder(args.output)
     use_context("cpu")    # a GPU has nothing to gain from two scalars
     x = np.random.default_rng(args.seed).standard_normal(args.samples).astype(np.float32)
     fits = fit_all(x, args.learning_rate, args.steps)
-    best = {is_pow2: best_error(is_pow2, x) for is_pow2 in FAMILIES}
-    results = summary(fits)
+    best = {name: best_error(grid, x) for name, grid in GRIDS.items()}
+    results = final_numbers(fits)
     settings = {"learning_rate": args.learning_rate, "steps": args.steps, "samples": args.samples, "seed": args.seed,
-                "limits": LIMITS, "starts": {start: {FAMILIES[key]: values for key, values in initial.items()}
-                                             for start, initial in STARTS.items()}}
+                "limits": LIMITS, "starts": {start: {grid.label: first_scalars(start, grid) for grid in GRIDS.values()}
+                                             for start in STARTS}}
     write_history(output / "fit.csv", fits)
     files.write_json(output / "fit.json", {"settings": settings, "results": results,
-                                           "best_error": {FAMILIES[key]: value for key, value in best.items()}})
+                                           "best_error": {GRIDS[name].label: value for name, value in best.items()}})
     draw(output / "fit.png", fits, best)
     print_table(results, best)
     print(f"wrote {output}/fit.png, fit.csv, fit.json")

@@ -9,7 +9,7 @@ import nnabla.functions as F
 
 from common.layers import batch_normalization
 from common.quantizers.layers import quantized_activation, quantized_affine, quantized_convolution
-from mixed_precision_dnns.config import activation_quantization, weight_quantization
+from mixed_precision_dnns.config import QuantizationConfig, activation_quantization, weight_quantization
 
 RESNET_CHANNELS, RESNET_BLOCKS = (64, 128, 256, 512), 2
 # Expansion, output channels, number of blocks and stride of the first (table 2 of arXiv 1801.04381).
@@ -33,7 +33,7 @@ def _classifier(x, num_classes, cfg):
         return quantized_affine(h, num_classes, weight_quantization(cfg))
 
 
-def resnet18(image, num_classes, cfg, test):
+def resnet18(image: nn.Variable, num_classes: int, cfg: QuantizationConfig, test: bool) -> nn.Variable:
     """Build ResNet-18 (arXiv 1512.03385); its parameters are made, or found, in the current parameter scope.
 
     Parameters
@@ -41,7 +41,7 @@ def resnet18(image, num_classes, cfg, test):
     image : nn.Variable (batch, 3, height, width)
         224 x 224 pixels in the paper, any size from 32 on.
     num_classes : int
-    cfg : mixed_precision_dnns.config.QuantizationConfig
+    cfg : QuantizationConfig
         Quantization of weights and activations.
     test : bool
         Normalize by the running statistics, otherwise by those of the batch.
@@ -73,7 +73,7 @@ def resnet18(image, num_classes, cfg, test):
     return _classifier(h, num_classes, cfg)
 
 
-def mobilenet_v2(image, num_classes, cfg, test):
+def mobilenet_v2(image: nn.Variable, num_classes: int, cfg: QuantizationConfig, test: bool) -> nn.Variable:
     """Build MobileNetV2 of width 1 (arXiv 1801.04381); parameters and return value as for `resnet18`.
 
     Where activations are float they are limited to 6, as in that paper; a quantizer learns its own limit.

@@ -1,11 +1,12 @@
 """Memory of a network in kB of 1024 bytes, as nnabla variables that a loss can limit (section 3 of the paper)."""
+from collections.abc import Mapping
+
 import attrs
 import nnabla as nn
 import nnabla.functions as F
 
-from common.quantizers import QUANTIZERS
 from common.quantizers.layers import Quantization
-from mixed_precision_dnns.config import activation_quantization, weight_quantization
+from mixed_precision_dnns.config import QuantizationConfig, activation_quantization, weight_quantization
 
 BITS_PER_KB = 8 * 1024
 FLOAT_BITS = 32
@@ -23,16 +24,16 @@ class QuantizedTensor:
     kind: str
     numel: int
     spec: Quantization
-    scalars: dict
+    scalars: dict[str, nn.Variable]
 
-    def bits(self):
+    def bits(self) -> nn.Variable:
         """Bits per element, an `nn.Variable` () that passes gradients to the scalars."""
         spec = self.spec
         if not spec.is_parametric:
             return F.constant(FLOAT_BITS if spec.quantizer is None else spec.bitwidth, ())
-        return QUANTIZERS[spec.quantizer].bits(self.scalars, spec.limits, spec.sign, spec.bitwidth_min)
+        return spec.parametrization.bits(self.scalars, spec.limits, spec.sign, spec.bitwidth_min)
 
-    def kbytes(self):
+    def kbytes(self) -> nn.Variable:
         """Size in kB, an `nn.Variable` ()."""
         return self.bits() * (self.numel / BITS_PER_KB)
 
@@ -41,13 +42,14 @@ class QuantizedTensor:
 _LEAVES = {"/W": ("weights", "Wquant"), "/b": ("bias", "bquant"), "/Asize": ("activations", "Aquant")}
 
 
-def quantized_tensors(cfg, parameters=None):
+def quantized_tensors(cfg: QuantizationConfig,
+                      parameters: Mapping[str, nn.Variable] | None = None) -> list[QuantizedTensor]:
     """List the tensors of a network in the order of its parameters.
 
     Parameters
     ----------
-    cfg : mixed_precision_dnns.config.Config
-    parameters : dict of str to nn.Variable
+    cfg : QuantizationConfig
+    parameters : mapping of str to nn.Variable
         All parameters of a network that has been built; those of the current scope if not given.
 
     Returns
@@ -68,18 +70,18 @@ def _tensor(owner, leaf, kind, scope, parameter, cfg, parameters):
         spec, name, numel = activation_quantization(cfg), owner, int(parameter.d)
     else:
         spec, name, numel = weight_quantization(cfg), owner + leaf, parameter.size
-    names = QUANTIZERS[spec.quantizer].scalars if spec.is_parametric else ()
+    names = spec.parametrization.scalars if spec.is_parametric else ()
     return QuantizedTensor(name, kind, numel, spec,
                            {key: parameters[f"{owner}/{scope}/{spec.quantizer}/{key}"] for key in names})
 
 
-def weight_kbytes(cfg, parameters=None):
+def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable] | None = None) -> nn.Variable:
     """Size of all weights and biases of a network that has been built; those of batch normalization do not count.
 
     Parameters
     ----------
-    cfg : mixed_precision_dnns.config.Config
-    parameters : dict of str to nn.Variable
+    cfg : QuantizationConfig
+    parameters : mapping of str to nn.Variable
         As for `quantized_tensors`.
 
     Returns
@@ -89,16 +91,17 @@ def weight_kbytes(cfg, parameters=None):
     return F.add_n(*(t.kbytes() for t in quantized_tensors(cfg, parameters) if t.kind != "activations"))
 
 
-def activation_kbytes(cfg, kind=None, parameters=None):
+def activation_kbytes(cfg: QuantizationConfig, kind: str | None = None,
+                      parameters: Mapping[str, nn.Variable] | None = None) -> nn.Variable:
     """Size of the activations of one image in a network that has been built.
 
     Parameters
     ----------
-    cfg : mixed_precision_dnns.config.Config
+    cfg : QuantizationConfig
     kind : str
         "max" for the largest tensor, "sum" for all together; `cfg.target_activation_type` if not given. Of several
         largest tensors the first one alone gets a gradient.
-    parameters : dict of str to nn.Variable
+    parameters : mapping of str to nn.Variable
         As for `quantized_tensors`.
 
     Returns

@@ -6,77 +6,70 @@
 
 A picture goes into the folder of its run, the last one into the current folder, unless --output names a file.
 """
-import json
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from common.console import cli
 from common.machine.errors import UsageError, UserError
 from common.pictures.figures import save_figure
+from common.quantizers import QUANTIZERS, SCALARS
 from common.runs.checkpoint import load_state
 from common.runs.training import CHECKPOINT
+from mixed_precision_dnns.finished_run import read_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KINDS = {"weights": "#0072B2", "activations": "#E69F00"}    # colours that a colour-blind eye tells apart
-SCALARS = {"d": "step size d", "xmin": "smallest magnitude xmin", "xmax": "range xmax", "n": "bit width n"}
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
-    parser.add_argument("what", choices=tuple(PICTURES), help="what to draw")
+    parser.add_argument("picture", choices=tuple(PICTURES), help="the picture to draw")
     parser.add_argument("runs", nargs="+", metavar="RUN_DIR", help="output folders of train_resnet.py")
     parser.add_argument("--output", "-o", metavar="FILE", help="PNG to write; for one picture only")
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     runs = [Path(run) for run in args.runs]
-    draw, one_each = PICTURES[args.what]
+    draw, one_each = PICTURES[args.picture]
     if args.output and one_each and len(runs) > 1:
         raise UsageError(f"--output {args.output}: {len(runs)} runs make as many pictures; leave it out")
     for group in ([[run] for run in runs] if one_each else [runs]):
         folder = group[0] if one_each else Path()
-        path = Path(args.output) if args.output else folder / f"{args.what}.png"
+        path = Path(args.output) if args.output else folder / f"{args.picture}.png"
         save_figure(path, draw(*group))
         print(path)
 
 
-def read_json(run, name):
-    """Read a file that a finished run leaves.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-    UserError
-        It is damaged.
-    """
-    path = run / name
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; train_resnet.py writes it when a run is finished")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
+def read_result(run: Path, name: str) -> Any:
+    """Read a JSON file that a finished run leaves, as `read_json` does."""
+    return read_json(run / name, f"{run / name}: no such file; train_resnet.py writes it when a run is finished")
 
 
-def draw_bits(run):
+def draw_bits(run: Path) -> "Figure":
     """Draw the bit width of each weight and activation tensor of a run as bars, in the order of the network."""
-    rows = read_json(run, "layers.json")
-    shown = [kind for kind in KINDS if any(row["kind"] == kind and row["quantizer"] != "float" for row in rows)]
-    if not shown:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    rows = read_result(run, "layers.json")
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind and row["quantizer"] != "float" for row in rows)]
+    if not kinds:
         raise UserError(f"{run}: a float network, there are no bit widths to draw")
-    figure = Figure(figsize=(10, 3.2 * len(shown)))
-    for axes, kind in zip(figure.subplots(len(shown), squeeze=False)[:, 0], shown, strict=True):
-        chosen = [row for row in rows if row["kind"] == kind]
-        names = [row["tensor"].replace("/quantized_conv/W", "").replace("/quantized_affine/W", "") for row in chosen]
-        bars = axes.bar(names, [row["bits"] for row in chosen], color=KINDS[kind])
+    figure = Figure(figsize=(10, 3.2 * len(kinds)))
+    for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
+        of_kind = [row for row in rows if row["kind"] == kind]
+        names = [row["tensor"].replace("/quantized_conv/W", "").replace("/quantized_affine/W", "") for row in of_kind]
+        bars = axes.bar(names, [row["bits"] for row in of_kind], color=KINDS[kind])
         axes.bar_label(bars, fontsize=8, padding=1)
         axes.set_ylabel(f"bits, {kind}")
-        axes.set_title(f"{run.name}: {kind}, {sum(row['kbytes'] for row in chosen):.1f} kB in all", fontsize=10)
+        axes.set_title(f"{run.name}: {kind}, {sum(row['kbytes'] for row in of_kind):.1f} kB in all", fontsize=10)
         axes.tick_params(axis="x", labelsize=7, labelrotation=60)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
@@ -87,13 +80,16 @@ def draw_bits(run):
     return figure
 
 
-def draw_scalars(run):
+def draw_scalars(run: Path) -> "Figure":
     """Draw the scalars of all quantizers of a run over epochs: a column for each kind of tensor, a row for each scalar.
 
     The checkpoint of the run holds them; a line is a tensor, darker towards the end of the network.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     epochs = load_state(run / CHECKPOINT)["extras"]
-    tensors = [row for row in read_json(run, "layers.json") if row["quantizer"].startswith("parametric")]
+    tensors = [row for row in read_result(run, "layers.json") if row["quantizer"] in QUANTIZERS]
     if not tensors or not epochs:
         raise UserError(f"{run}: nothing was learned by quantizers")
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in tensors)]
@@ -116,20 +112,22 @@ def _draw_scalar(axes, epochs, indices, name):
         if name in epochs[0][k]:
             axes.plot(range(1, len(epochs) + 1), [scalars[k][name] for scalars in epochs], linewidth=1,
                       color=str(0.75 * (1 - place / len(indices))), marker="." if len(epochs) < 30 else None)
-    axes.set_ylabel(SCALARS[name])
-    if name != "n":
+    axes.set_ylabel(SCALARS[name].label)
+    if SCALARS[name].is_log:
         values = np.log2([scalars[k][name] for scalars in epochs for k in indices if name in scalars[k]])
         axes.set_yscale("log", base=2)
         axes.set_ylim(2 ** np.floor(values.min() - 0.1), 2 ** np.ceil(values.max() + 0.1))
     axes.grid(alpha=0.3)
 
 
-def draw_tradeoff(*runs):
+def draw_tradeoff(*runs: Path) -> "Figure":
     """Draw the test error of several runs against the size of their weights."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.5))
     axes = figure.subplots()
     for run in runs:
-        result = read_json(run, "result.json")
+        result = read_result(run, "result.json")
         axes.scatter(result["weight_kbytes"], 100 * result["test_error"], color=KINDS["weights"])
         axes.annotate(run.name, (result["weight_kbytes"], 100 * result["test_error"]), fontsize=7,
                       xytext=(4, 4), textcoords="offset points")
@@ -143,7 +141,8 @@ def draw_tradeoff(*runs):
 
 
 # What to draw -> function of the runs, and whether each run has a picture of its own.
-PICTURES = {"bits": (draw_bits, True), "scalars": (draw_scalars, True), "tradeoff": (draw_tradeoff, False)}
+PICTURES: "dict[str, tuple[Callable[..., Figure], bool]]" = {
+    "bits": (draw_bits, True), "scalars": (draw_scalars, True), "tradeoff": (draw_tradeoff, False)}
 
 
 if __name__ == "__main__":

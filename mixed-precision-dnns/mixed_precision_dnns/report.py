@@ -3,8 +3,11 @@
     python report.py RUN_DIR                    a network that train_resnet.py or train_imagenet.py has trained
     python report.py --published resnet18       an ImageNet network with the bit widths of the paper's figure 5
 """
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 
@@ -12,20 +15,21 @@ from common.console import cli
 from common.machine.context import use_context
 from common.machine.errors import UsageError
 from common.machine.files import write_csv
+from common.quantizers import UNIFORM, range_quantizer
 from common.runs.training import BEST
-from mixed_precision_dnns import network
 from mixed_precision_dnns.config import ImageNetConfig
+from mixed_precision_dnns.finished_run import load_finished_run
 from mixed_precision_dnns.imagenet_models import MODELS
+from mixed_precision_dnns.layer_costs import COLUMNS, cost_table, format_costs, totals, trace_layers
 from mixed_precision_dnns.network_size import quantized_tensors
-from mixed_precision_dnns.operations import COLUMNS, cost_table, format_costs, totals, trace_layers
-from mixed_precision_dnns.trained import load_trained
+from mixed_precision_dnns.quantized_network import build_network
 
-PUBLISHED_BITS = Path(__file__).resolve().parent / "published_bitwidths.json"
+PUBLISHED_BITWIDTHS = Path(__file__).resolve().parent / "published_bitwidths.json"
 PUBLISHED_ACTIVATION_BITS = 4    # the budget of the largest tensor; bits of single tensors are not published
 IMAGENET = (3, 224, 224), 1000    # shape of the images, classes
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("run", nargs="?", metavar="RUN_DIR", help="output folder of a training")
     parser.add_argument("--weights", metavar="FILE", help=f"other parameters of that network (default: {BEST} in it)")
@@ -35,7 +39,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if (args.run is None) == (args.published is None):
         raise UsageError("name either a RUN_DIR or a network by --published")
@@ -50,23 +54,23 @@ def main(argv=None):
         write_csv(args.output, COLUMNS, [row.values() for row in rows])
 
 
-def costs_of_run(folder, weights=None):
+def costs_of_run(folder: str, weights: str | None = None) -> list[dict[str, Any]]:
     """`cost_table` of a trained network."""
-    cfg, settings = load_trained(folder, weights)
-    network.build_network(cfg, 1, False, *settings)
-    return cost_table(cfg, trace_layers(cfg, *settings))
+    run = load_finished_run(folder, weights)
+    run.build(1)
+    return cost_table(run.cfg, trace_layers(run.cfg, run.image_shape, run.num_classes))
 
 
-def published_costs(name):
+def published_costs(name: str) -> list[dict[str, Any]]:
     """`cost_table` of a network whose weights have the bits of the paper's figure."""
-    cfg = ImageNetConfig(model=name, w_quantize="parametric_fp_d_xmax", w_bitwidth_max=16)
-    network.build_network(cfg, 1, False, *IMAGENET, MODELS[name])
-    bits = [layer["bits"] for layer in json.loads(PUBLISHED_BITS.read_text())[name]]
+    cfg = ImageNetConfig(model=name, w_quantize=range_quantizer(UNIFORM), w_bitwidth_max=16)
+    build_network(cfg, 1, False, *IMAGENET)
+    bits = [layer["bits"] for layer in json.loads(PUBLISHED_BITWIDTHS.read_text())[name]]
     tensors = [tensor for tensor in quantized_tensors(cfg) if tensor.kind != "activations"]
     for tensor, width in zip(tensors, [*bits, bits[-1]], strict=True):    # the bias of the last layer has its bits
         d, xmax = tensor.scalars.values()
         xmax.d = d.d * (2 ** (width - 1) - 1)
-    return cost_table(cfg, trace_layers(cfg, *IMAGENET, MODELS[name]), PUBLISHED_ACTIVATION_BITS)
+    return cost_table(cfg, trace_layers(cfg, *IMAGENET), PUBLISHED_ACTIVATION_BITS)
 
 
 if __name__ == "__main__":

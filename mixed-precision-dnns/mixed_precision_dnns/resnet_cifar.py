@@ -6,13 +6,13 @@ from nnabla.parameter import get_parameter_or_create
 
 from common.layers import batch_normalization
 from common.quantizers.layers import quantized_activation, quantized_affine, quantized_convolution
-from mixed_precision_dnns.config import activation_quantization, weight_quantization
+from mixed_precision_dnns.config import Config, activation_quantization, weight_quantization
 
 BLOCKS_PER_GROUP = {20: 3, 32: 5, 44: 7, 56: 9, 110: 18}
 CHANNELS = (16, 32, 64)
 
 
-def resnet_cifar10(image, num_classes, cfg, test):
+def resnet_cifar10(image: nn.Variable, num_classes: int, cfg: Config, test: bool) -> nn.Variable:
     """Build a ResNet for small images; its parameters are made, or found, in the current parameter scope.
 
     Parameters
@@ -20,7 +20,7 @@ def resnet_cifar10(image, num_classes, cfg, test):
     image : nn.Variable (batch, channels, height, width)
         In [-1, 1]; 32 x 32 pixels in the paper, any size that two strides of 2 leave something of.
     num_classes : int
-    cfg : mixed_precision_dnns.config.Config
+    cfg : Config
         `num_layers`, `shortcut_type`, `scale_layer`, and the quantization of weights and activations.
     test : bool
         Normalize by the running statistics, otherwise by those of the batch.

@@ -4,47 +4,139 @@
 
 CONFIG is a section of the .cfg file; DEFAULT is the float network that sections with INIT in their name start from.
 """
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.solvers as S
+import numpy as np
 
 from common.console import cli
 from common.machine.distributed import world
-from mixed_precision_dnns import experiment, published_files
-from mixed_precision_dnns.config import Config
-from mixed_precision_dnns.experiment import finish_epoch, learning_rate, prepare, report
-from mixed_precision_dnns.network import evaluate, train_step, within_budget
-
-# A float network to start from is trained with these settings of the run that needs it.
-PRETRAIN_KEYS = ("num_layers", "shortcut_type", "epochs", "batch_size", "steps_per_epoch", "seed", "dataset",
-                 "data_dir", "held_out", "published")
-
-
-def parse_args(argv):
-    return experiment.parse_args(argv, __doc__, Config, "train_resnet_quant_fp.cfg")
-
-
-def main(argv=None):
-    experiment.start(parse_args(argv), Config, __package__, PRETRAIN_KEYS, train)
+from common.machine.seeding import seed_everything
+from common.out_of_core import InCore, OutOfCore
+from common.runs.config import to_dict
+from common.runs.schedules import step_decay
+from common.runs.training import Run
+from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
+from mixed_precision_dnns.command_line import train_from_command_line
+from mixed_precision_dnns.config import Config, Experiment
+from mixed_precision_dnns.data import build_network_for, load_data, print_skipped
+from mixed_precision_dnns.epoch_logs import log_epoch, write_published_logs
+from mixed_precision_dnns.evaluation import report_best, top_errors
+from mixed_precision_dnns.network_size import QuantizedTensor
+from mixed_precision_dnns.quantized_network import QuantizedNetwork
+from mixed_precision_dnns.starting_weights import find_weights, load_starting_weights
 
 
-def train(cfg, folder, memory, resume, overwrite):
+def main(argv: Sequence[str] | None = None) -> None:
+    train_from_command_line(argv, __doc__, Config, train)
+
+
+def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: bool = False,
+          overwrite: bool = False) -> None:
     """Run the experiment `cfg` in `folder` and print what it has learned; `memory` says where its arrays are kept."""
-    run, data, networks, solver, tensors = prepare(cfg, folder, memory, resume, overwrite, "train_resnet.py")
-    (train_data, valid_data, test_data), (train_net, valid_net) = data, networks
+    nn.clear_parameters()
+    with world().main_first():
+        weights = find_weights(cfg, folder)
+        train_data, valid_data, test_data = load_data(cfg)
+    run = Run(folder, to_dict(cfg), resume, overwrite)
+    seed_everything(cfg.seed)
+    if weights:
+        load_starting_weights(weights, cfg, train_data)
+    graph = build_loss(cfg, build_network_for(cfg, train_data, train=True))
+    valid_net = build_network_for(cfg, valid_data, train=False)    # the same parameters, and running statistics
+    solver, tensors = make_solver(cfg), learned_tensors(cfg)
+    if not cfg.as_published:
+        clip_values(tensors)    # at its limit a scalar would get no gradient in the first step
+    run.attach(solver)
+    memory.attach(solver)
+
     for epoch in run.epochs(cfg.epochs):
-        solver.set_learning_rate(learning_rate(cfg, epoch))
+        solver.set_learning_rate(step_decay(cfg.initial_learning_rate, epoch,
+                                            drops=(cfg.epochs // 2, cfg.epochs * 3 // 4)))
         for image, label in run.steps(train_data):
             with memory:
-                values = train_step(train_net, solver, tensors, cfg, image, label)
+                values = clipped_update(graph, solver, tensors, cfg, image, label)
             run.record(**values)
             # The published script looks for the best parameters after every step, once a weight budget is met.
-            if cfg.published and cfg.target_weight_kbytes > 0 and within_budget(cfg, *valid_net.sizes()):
-                run.keep_best(evaluate(valid_net, valid_data))
+            if cfg.as_published and cfg.target_weight_kbytes > 0 and cfg.within_budget(*valid_net.sizes()):
+                run.keep_best(top_errors(valid_net.predict, valid_data, cfg.tops)[0])
         with memory.validation():
-            valid_error = evaluate(valid_net, valid_data)
-        finish_epoch(run, cfg, valid_net, [valid_error], solver.learning_rate(), tensors)
-        published_files.write(run.folder, run.rows, run.extras, tensors)
+            errors = top_errors(valid_net.predict, valid_data, cfg.tops)
+        sizes = valid_net.sizes()
+        # A network over budget is no result, however accurate: only those within it compete for the best.
+        if cfg.within_budget(*sizes):
+            run.keep_best(errors[0])
+        log_epoch(run, cfg, errors, sizes, solver.learning_rate(), tensors)
     if world().rank == 0:
-        published_files.write(run.folder, run.rows, run.extras, tensors)    # a kill may have come before the last row
-        report(run, cfg, valid_net, valid_data, test_data)
+        write_published_logs(run, cfg, tensors)    # a kill may have come before the last row
+        report_best(run, cfg, valid_net, valid_data, test_data)
+        print_skipped(train_data, valid_data, test_data)
+
+
+@attrs.frozen
+class TrainingGraph:
+    """A network with its loss; all variables but `label`, (batch, 1), have shape ()."""
+
+    network: QuantizedNetwork
+    label: nn.Variable
+    loss: nn.Variable
+    cross_entropy: nn.Variable
+    weights_over_budget: nn.Variable
+    activations_over_budget: nn.Variable
+
+    def values(self) -> dict[str, float]:
+        """Losses by the columns of the published log, and the share of wrong answers, after a forward pass."""
+        wrong = self.network.logits.d.argmax(1) != self.label.d[:, 0]
+        return {"error": wrong.mean(), "loss": float(self.loss.d), "loss1": float(self.cross_entropy.d),
+                "loss2": float(self.weights_over_budget.d), "loss3": float(self.activations_over_budget.d)}
+
+
+def build_loss(cfg: Experiment, network: QuantizedNetwork) -> TrainingGraph:
+    """Build the loss: cross entropy, and a penalty for the memory of weights and of activations over their budgets."""
+    label = nn.Variable((network.logits.shape[0], 1))
+    cross_entropy = F.mean(F.softmax_cross_entropy(network.logits, label))
+    weights = squared_excess(network.weight_kbytes, cfg.target_weight_kbytes)
+    activations = squared_excess(network.activation_kbytes, cfg.target_activation_kbytes)
+    loss = cross_entropy + cfg.initial_cost_lambda2 * weights + cfg.initial_cost_lambda3 * activations
+    # These are read after the backward pass has cleared what it no longer needs.
+    for variable in (loss, cross_entropy, weights, activations):
+        variable.persistent = True
+    return TrainingGraph(network, label, loss, cross_entropy, weights, activations)
+
+
+def squared_excess(kbytes: nn.Variable, target: float) -> nn.Variable:
+    """Squared hinge of a size over its budget (equation 10); 0 where there is no budget."""
+    return F.relu(kbytes - target) ** 2 if target > 0 else F.constant(0, ())
+
+
+def make_solver(cfg: Experiment) -> S.Solver:
+    """Make the solver of `cfg` for all trainable parameters of the current scope."""
+    learning_rate = cfg.initial_learning_rate
+    solver = S.Adam(learning_rate) if cfg.optimizer == "adam" else S.Momentum(learning_rate, momentum=0.9)
+    solver.set_parameters(nn.get_parameters())
+    return solver
+
+
+def clipped_update(graph: TrainingGraph, solver: S.Solver, tensors: Sequence[QuantizedTensor],
+                   cfg: Experiment, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
+    """Update the parameters once, with the scalars of `tensors` within their limits; returns the values before.
+
+    `image` is float32 (batch, channels, height, width), `label` int32 (batch, 1).
+    """
+    graph.network.image.d, graph.label.d = image, label
+    graph.loss.forward(clear_no_need_grad=True)
+    solver.zero_grad()
+    world().backward(graph.loss, solver)
+    solver.weight_decay(cfg.weight_decay)
+    if cfg.has_budget:
+        clip_gradients(tensors)
+    solver.update()
+    clip_values(tensors)
+    return graph.values()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ import attrs
 import pytest
 
 from common.machine.errors import UsageError
+from common.quantizers import QUANTIZER_NAMES
 from common.runs.config import from_dict, load_section, section_names, to_dict
-from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config
+from mixed_precision_dnns.config import RELU, Config
 
 HERE = Path(__file__).parent
 FLOAT_RUN = "DEFAULT/params_best.h5"

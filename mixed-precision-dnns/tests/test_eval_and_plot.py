@@ -8,6 +8,7 @@ import pytest
 from common.machine.errors import UsageError, UserError
 from common.runs.config import find_cfg, load_section, overrides_of
 from mixed_precision_dnns import benchmark, demo, eval, plot, train_resnet
+from mixed_precision_dnns.command_line import make_parser
 from mixed_precision_dnns.config import Config
 
 SMALL = ("--epochs", "2", "--steps-per-epoch", "1", "--batch-size", "4")
@@ -93,7 +94,7 @@ def test_plots_refuse(arguments, error, says, runs, monkeypatch):
 
 
 def test_the_demo_is_an_experiment_with_a_budget():
-    args = train_resnet.parse_args(list(demo.EXPERIMENT))
+    args = make_parser(None, Config).parse_args(demo.EXPERIMENT)
     cfg = load_section(Config, find_cfg(args.cfg, "mixed_precision_dnns"), args.experiment, overrides_of(args, Config))
     assert cfg.target_weight_kbytes == 90 and cfg.dataset == "digits"
 

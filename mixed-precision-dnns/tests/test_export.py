@@ -10,9 +10,11 @@ import pytest
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import write_json
-from mixed_precision_dnns import eval, export, network, summary, train_resnet
+from mixed_precision_dnns import eval, export, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.deployment import packed
+from mixed_precision_dnns.evaluation import evaluate_run
+from mixed_precision_dnns.quantized_network import build_network
 
 SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "-c", "cpu")
 EXPERIMENTS = {"uniform": ("PARAMETRIC_FP_WAQ_DELTA_XMAX",), "float": ("DEFAULT",),
@@ -63,7 +65,7 @@ def test_the_packed_network_is_the_trained_one(name, runs, cifar):
     built = stored.install(5)
     _, valid, test = eval.load_data(stored.cfg)
     expected = json.loads((runs / name / "result.json").read_text())
-    assert summary.evaluate_run(built, stored.cfg, valid, test) == expected
+    assert evaluate_run(built, stored.cfg, valid, test) == expected
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -93,7 +95,7 @@ def test_without_images_no_data_are_needed(runs, tmp_path, capsys):
 
 def test_refuses_a_range_that_is_not_finite():
     cfg = Config(a_quantize="parametric_pow2_b_xmin_relu")
-    network.build_network(cfg, 1, False, (3, 8, 8))
+    build_network(cfg, 1, False, (3, 8, 8))
     export.refuse_infinite_ranges(cfg, "run")
     scalars = nn.get_parameters()
     scalars["conv1/Aquant/parametric_pow2_b_xmin/n"].d = 8

@@ -9,13 +9,15 @@ from common.machine.context import use_context
 from common.machine.errors import UsageError
 from common.machine.files import beside_scripts
 from common.runs.config import load_section, section_names
-from mixed_precision_dnns import network, report
+from mixed_precision_dnns import report
+from mixed_precision_dnns.clipping import clip_values, learned_tensors
 from mixed_precision_dnns.config import Config, ImageNetConfig
+from mixed_precision_dnns.evaluation import ranks_of_labels
 from mixed_precision_dnns.imagenet_models import MODELS
-from mixed_precision_dnns.network import clip_values, learned_tensors, make_solver, ranks_of_labels, train_step
+from mixed_precision_dnns.layer_costs import cost_table, totals, trace_layers
 from mixed_precision_dnns.network_size import activation_kbytes, quantized_tensors, weight_kbytes
-from mixed_precision_dnns.operations import cost_table, totals, trace_layers
-from mixed_precision_dnns.resnet_cifar import resnet_cifar10
+from mixed_precision_dnns.quantized_network import build_network
+from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
 CFG = beside_scripts("mixed_precision_dnns", "train_imagenet.cfg")
 SHAPE, CLASSES = (3, 224, 224), 1000
@@ -34,7 +36,7 @@ def cpu():
 
 def build(model, batch=1, train=False, shape=SHAPE, num_classes=CLASSES, **keys):
     cfg = ImageNetConfig(model=model, **keys)
-    return cfg, network.build_network(cfg, batch, train, shape, num_classes, MODELS[model])
+    return cfg, build_network(cfg, batch, train, shape, num_classes)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -51,7 +53,7 @@ def test_sizes_are_the_published_ones(model):
 @pytest.mark.parametrize("model", MODELS)
 def test_layers_are_the_published_ones_in_their_order(model):
     cfg, _ = build(model, **U3)
-    published = json.loads(report.PUBLISHED_BITS.read_text())[model]
+    published = json.loads(report.PUBLISHED_BITWIDTHS.read_text())[model]
     tensors = quantized_tensors(cfg)
     weights = [t.numel for t in tensors if t.kind == "weights"]
     assert weights[:-1] + [weights[-1] + CLASSES] == [layer["weights"] for layer in published]
@@ -66,7 +68,7 @@ def test_layers_are_the_published_ones_in_their_order(model):
 def test_activations_are_counted_where_they_are(model):
     """The tensors that a trace finds are those that budgets count, in the same order."""
     cfg, _ = build(model)
-    layers = trace_layers(cfg, SHAPE, CLASSES, MODELS[model])
+    layers = trace_layers(cfg, SHAPE, CLASSES)
     weights = [t for t in quantized_tensors(cfg) if t.kind == "weights"]
     sizes = [t.numel for t in quantized_tensors(cfg) if t.kind == "activations"]
     assert len(layers) == len(weights)
@@ -95,8 +97,8 @@ def test_published_bits_give_the_published_size(capsys):
 
 def test_costs_of_a_cifar_network():
     cfg = Config(**U3, shortcut_type="b", w_bitwidth=3, a_bitwidth=5)
-    settings = (3, 32, 32), 10, resnet_cifar10
-    network.build_network(cfg, 1, False, *settings)
+    settings = (3, 32, 32), 10
+    build_network(cfg, 1, False, *settings)
     for tensor in quantized_tensors(cfg):
         tensor.scalars["xmax"].d = tensor.scalars["d"].d * (2 ** (3 - 1) - 1 if tensor.spec.sign else 2 ** 5 - 1)
     rows = cost_table(cfg, trace_layers(cfg, *settings))
@@ -112,11 +114,11 @@ def test_costs_of_a_cifar_network():
 @pytest.mark.parametrize("model", MODELS)
 def test_a_quantized_step_at_full_size(model):
     cfg, built = build(model, batch=2, train=True, w_stepsize=2 ** -6, **U3)
-    solver, tensors = make_solver(cfg), learned_tensors(cfg)
+    graph, solver, tensors = build_loss(cfg, built), make_solver(cfg), learned_tensors(cfg)
     clip_values(tensors)
     before = {name: p.d.copy() for name, p in nn.get_parameters().items()}
     image = np.random.default_rng(0).standard_normal((2, *SHAPE), dtype=np.float32)
-    values = train_step(built, solver, tensors, cfg, image, np.array([[1], [2]]))
+    values = clipped_update(graph, solver, tensors, cfg, image, np.array([[1], [2]]))
     assert all(np.isfinite(value) for value in values.values())
     after = nn.get_parameters()
     assert all(np.isfinite(p.d).all() for p in after.values())

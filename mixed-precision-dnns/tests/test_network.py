@@ -15,19 +15,13 @@ from common.quantizers import QUANTIZERS
 from common.quantizers.layers import LIMIT_MARGIN
 from common.runs.checkpoint import load_parameters, parameter_shapes, save_parameters
 from common.runs.config import load_section, section_names
+from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.config import Config, weight_quantization
-from mixed_precision_dnns.network import (
-    build_network,
-    clip_gradients,
-    clip_values,
-    evaluate,
-    is_quantizer_parameter,
-    learned_tensors,
-    make_solver,
-    train_step,
-    within_budget,
-)
+from mixed_precision_dnns.evaluation import top_errors
 from mixed_precision_dnns.network_size import QuantizedTensor, activation_kbytes, quantized_tensors
+from mixed_precision_dnns.quantized_network import build_network
+from mixed_precision_dnns.starting_weights import is_quantizer_parameter
+from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
 HERE = Path(__file__).parent
 FILES = {family: HERE.parent / f"train_resnet_quant_{family}.cfg" for family in ("fp", "pow2")}
@@ -62,6 +56,10 @@ def all_sections():
 
 def small_network(cfg, batch=2, train=True):
     return build_network(cfg, batch, train, SMALL)
+
+
+def small_graph(cfg):
+    return build_loss(cfg, small_network(cfg))
 
 
 def some_batch(batch=2, seed=0):
@@ -171,10 +169,10 @@ def first_step(cfg, weights):
     seed_everything(0)
     if weights:
         load_parameters(weights, float_shapes(), optional=is_quantizer_parameter)
-    network, solver, tensors = small_network(cfg), make_solver(cfg), learned_tensors(cfg)
+    graph, solver, tensors = small_graph(cfg), make_solver(cfg), learned_tensors(cfg)
     clip_values(tensors)
     before = {name: p.d.copy() for name, p in nn.get_parameters().items()}
-    losses = train_step(network, solver, tensors, cfg, *some_batch())
+    losses = clipped_update(graph, solver, tensors, cfg, *some_batch())
     parameters = nn.get_parameters()
     return (losses, [name for name, p in parameters.items() if not np.isfinite(p.d).all()],
             [name for name, p in parameters.items() if name.endswith("/W") and np.array_equal(p.d, before[name])])
@@ -216,37 +214,38 @@ def test_a_quantized_network_starts_from_float_weights_and_the_other_way_round(f
 # Budgets ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("key, loss, size", [("target_weight_kbytes", "loss_weights", "weight_kbytes"),
-                                             ("target_activation_kbytes", "loss_activations", "activation_kbytes")])
+@pytest.mark.parametrize("key, loss, size", [
+    ("target_weight_kbytes", "weights_over_budget", "weight_kbytes"),
+    ("target_activation_kbytes", "activations_over_budget", "activation_kbytes")])
 def test_loss_of_a_budget_is_a_squared_hinge(key, loss, size):
     cfg = Config(w_quantize="fp", a_quantize="fp_relu")
     kbytes = value(getattr(small_network(cfg), size))
     for target, excess in ((2, 0), (1, 0), (0.5, 0.5), (0.25, 0.75), (-1, 0)):
-        network = small_network(attrs.evolve(cfg, **{key: target * kbytes}))
-        assert value(getattr(network, loss)) == pytest.approx((excess * kbytes) ** 2, rel=1e-5), target
+        graph = small_graph(attrs.evolve(cfg, **{key: target * kbytes}))
+        assert value(getattr(graph, loss)) == pytest.approx((excess * kbytes) ** 2, rel=1e-5), target
 
 
 def test_a_budget_that_is_met_pulls_at_no_scalar():
-    network = small_network(attrs.evolve(U3, target_weight_kbytes=1000))
+    graph = small_graph(attrs.evolve(U3, target_weight_kbytes=1000))
     scalars = [s for t in learned_tensors(U3) for s in t.scalars.values()]
     for scalar in scalars:
         scalar.grad.zero()
-    network.loss_weights.forward()
-    network.loss_weights.backward()
+    graph.weights_over_budget.forward()
+    graph.weights_over_budget.backward()
     assert all(float(scalar.g) == 0 for scalar in scalars)
 
 
 def test_loss_adds_up():
     cfg = attrs.evolve(U3, target_weight_kbytes=10, target_activation_kbytes=0.1, initial_cost_lambda2=0.5,
                        initial_cost_lambda3=3)
-    network = small_network(cfg)
-    network.image.d, network.label.d = some_batch()
-    network.loss.forward()
-    values = network.values()
+    graph = small_graph(cfg)
+    graph.network.image.d, graph.label.d = some_batch()
+    graph.loss.forward()
+    values = graph.values()
     assert values["loss2"] > 0 and values["loss3"] > 0
     assert values["loss"] == pytest.approx(values["loss1"] + 0.5 * values["loss2"] + 3 * values["loss3"], rel=1e-6)
-    logits = network.logits.d.astype(np.float64)
-    cross_entropy = np.log(np.exp(logits).sum(1)) - np.take_along_axis(logits, network.label.d.astype(int), 1)[:, 0]
+    logits = graph.network.logits.d.astype(np.float64)
+    cross_entropy = np.log(np.exp(logits).sum(1)) - np.take_along_axis(logits, graph.label.d.astype(int), 1)[:, 0]
     assert values["loss1"] == pytest.approx(cross_entropy.mean(), rel=1e-5)
 
 
@@ -255,7 +254,7 @@ def test_loss_adds_up():
     (70, 7.9, False), (69.9, 8, False)])
 def test_within_budget(weight_target, activation_target, within):
     cfg = attrs.evolve(U3, target_weight_kbytes=weight_target, target_activation_kbytes=activation_target)
-    assert within_budget(cfg, 70, 8) == within
+    assert cfg.within_budget(70, 8) == within
 
 
 def pulled(cfg, kind):
@@ -350,9 +349,9 @@ def test_gradients_of_ranges_alone_are_clipped_to_their_smallest_value(quantizer
 def change_of_ranges(cfg):
     """Largest change of a scalar of a range in one step, in units of its smallest value."""
     nn.clear_parameters()
-    network, solver, tensors = small_network(cfg), make_solver(cfg), learned_tensors(cfg)
+    graph, solver, tensors = small_graph(cfg), make_solver(cfg), learned_tensors(cfg)
     before = [(float(t.scalars["d"].d), [float(s.d) for s in t.scalars.values()]) for t in tensors]
-    train_step(network, solver, tensors, cfg, *some_batch())
+    clipped_update(graph, solver, tensors, cfg, *some_batch())
     return max(abs(float(s.d) - old) / smallest for t, (smallest, values) in zip(tensors, before, strict=True)
                for s, old in zip(t.scalars.values(), values, strict=True))
 
@@ -366,8 +365,8 @@ def test_gradients_are_clipped_where_there_is_a_budget():
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_no_step_leaves_the_limits(quantizer):
     cfg = Config(w_quantize=quantizer, initial_learning_rate=100)
-    network, solver, tensors = small_network(cfg), make_solver(cfg), learned_tensors(cfg)
-    train_step(network, solver, tensors, cfg, *some_batch())
+    graph, solver, tensors = small_graph(cfg), make_solver(cfg), learned_tensors(cfg)
+    clipped_update(graph, solver, tensors, cfg, *some_batch())
     for tensor in tensors:
         for name, scalar in tensor.scalars.items():
             assert tensor.spec.limits[name][0] < float(scalar.d) < tensor.spec.limits[name][1]
@@ -383,14 +382,14 @@ def quantized(parameters, name):
 
 
 def test_quantized_weights_are_those_of_the_last_graph_that_was_computed():
-    train, test = small_network(U3, train=True), small_network(U3, train=False)
+    train, test = small_graph(U3), small_network(U3, train=False)
     solver, tensors, parameters = make_solver(U3), learned_tensors(U3), nn.get_parameters(grad_only=False)
     names = [name for name in parameters if name.endswith(("/W", "/b"))]
     before = {name: quantized(parameters, name) for name in names}
-    train_step(train, solver, tensors, U3, *some_batch())
+    clipped_update(train, solver, tensors, U3, *some_batch())
     for name in names:
         np.testing.assert_allclose(parameters[f"{name}_q"].d, before[name], atol=1e-6)
-    evaluate(test, [some_batch()])
+    top_errors(test.predict, [some_batch()], (1,))
     for name in names:
         np.testing.assert_allclose(parameters[f"{name}_q"].d, quantized(parameters, name), atol=1e-6)
     assert any(not np.array_equal(parameters[f"{name}_q"].d, before[name]) for name in names)
@@ -401,10 +400,10 @@ def test_the_rest_of_a_smaller_batch_does_not_count():
     image, label = some_batch(7)
     wrong = 0
     for k in range(7):
-        network.image.d, network.label.d = image[k], label[k]
+        network.image.d = image[k]
         network.logits.forward()
-        wrong += int(network.wrong()[0])
-    assert evaluate(network, [(image[:4], label[:4]), (image[4:], label[4:])]) == wrong / 7
+        wrong += int(network.logits.d[0].argmax() != label[k, 0])
+    assert top_errors(network.predict, [(image[:4], label[:4]), (image[4:], label[4:])], (1,)) == [wrong / 7]
     right = network.logits.d[:3].argmax(1)[:, None]
-    assert evaluate(network, [(image[4:], right)]) == 0
-    assert evaluate(network, [(image[4:], (right + 1) % 10)]) == 1
+    assert top_errors(network.predict, [(image[4:], right)], (1,)) == [0]
+    assert top_errors(network.predict, [(image[4:], (right + 1) % 10)], (1,)) == [1]

@@ -6,11 +6,13 @@ import pytest
 from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
-from mixed_precision_dnns import network
-from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config
+from common.quantizers import QUANTIZER_NAMES
+from mixed_precision_dnns.config import RELU, Config
 from mixed_precision_dnns.deployment import packed
 from mixed_precision_dnns.deployment.packed import Coding
+from mixed_precision_dnns.finished_run import FinishedRun
 from mixed_precision_dnns.network_size import quantized_tensors, weight_kbytes
+from mixed_precision_dnns.quantized_network import build_network
 
 SHAPE, CLASSES = (3, 8, 8), 10
 RANGES = {"n": (2, 6), "d": (2 ** -7, 2 ** -4), "xmin": (2 ** -9, 2 ** -5), "xmax": (0.05, 0.5)}
@@ -27,7 +29,7 @@ def some_network(quantizer, seed=0, **keys):
     """Configuration and network with random weights and scalars; its quantized weights are computed."""
     cfg = Config(w_quantize=quantizer, a_quantize=quantizer and quantizer + RELU, **keys)
     rng = np.random.default_rng(seed)
-    network.build_network(cfg, 2, False, SHAPE, CLASSES)
+    build_network(cfg, 2, False, SHAPE, CLASSES)
     for tensor in quantized_tensors(cfg):
         for name, scalar in tensor.scalars.items():
             scalar.d = np.exp(rng.uniform(*np.log(RANGES[name])))
@@ -36,7 +38,7 @@ def some_network(quantizer, seed=0, **keys):
             values = 0.1 * rng.standard_normal(parameter.shape)
             values.flat[:3] = 0.0, -1e-9, 9.0    # zero, what becomes -0, and beyond the range
             parameter.d = values
-    built = network.build_network(cfg, 2, False, SHAPE, CLASSES)
+    built = build_network(cfg, 2, False, SHAPE, CLASSES)
     return cfg, built, logits_of(built)
 
 
@@ -55,7 +57,7 @@ def quantized_weights(cfg):
 def test_unpacked_weights_have_the_same_bits(quantizer, tmp_path):
     cfg, _, logits = some_network(quantizer)
     expected = quantized_weights(cfg)
-    packed.save(tmp_path / "a.mpdnn", cfg, SHAPE, CLASSES)
+    packed.save(tmp_path / "a.mpdnn", FinishedRun(cfg, SHAPE, CLASSES))
     others = {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()
               if name not in expected and not name.endswith("_q")}
     nn.clear_parameters()
@@ -73,7 +75,7 @@ def test_unpacked_weights_have_the_same_bits(quantizer, tmp_path):
 @pytest.mark.parametrize("quantizer", EVERY)
 def test_weights_take_the_reported_size(quantizer, tmp_path):
     cfg, _, _ = some_network(quantizer)
-    sizes = packed.save(tmp_path / "a.mpdnn", cfg, SHAPE, CLASSES)
+    sizes = packed.save(tmp_path / "a.mpdnn", FinishedRun(cfg, SHAPE, CLASSES))
     kbytes = weight_kbytes(cfg)
     kbytes.forward()
     assert sizes.reported == pytest.approx(1024 * float(kbytes.d))
@@ -101,7 +103,7 @@ def test_a_level_that_u2_does_not_report_takes_a_bit():
 @pytest.mark.parametrize("keys", [{"published": True}, {"w_bitwidth": 6}, {"w_bitwidth": 6, "published": True}])
 def test_fixed_step_sizes_survive(keys, tmp_path):
     cfg, _, logits = some_network("fp", **keys)
-    packed.save(tmp_path / "a.mpdnn", cfg, SHAPE, CLASSES)
+    packed.save(tmp_path / "a.mpdnn", FinishedRun(cfg, SHAPE, CLASSES))
     nn.clear_parameters()
     np.testing.assert_array_equal(logits_of(packed.load(tmp_path / "a.mpdnn").install(2)), logits)
 
@@ -140,7 +142,7 @@ def test_codes_are_sign_and_magnitude():
     (lambda content: b"something else", UserError, "not a packed network"), (lambda content: b"", UserError, "not a")])
 def test_refuses_damaged_files(damage, error, says, tmp_path):
     cfg, _, _ = some_network("fp")
-    packed.save(tmp_path / "a.mpdnn", cfg, SHAPE, CLASSES)
+    packed.save(tmp_path / "a.mpdnn", FinishedRun(cfg, SHAPE, CLASSES))
     (tmp_path / "a.mpdnn").write_bytes(damage((tmp_path / "a.mpdnn").read_bytes()))
     with pytest.raises(error, match=says) as caught:
         packed.load(tmp_path / "a.mpdnn")

@@ -9,16 +9,17 @@ from onnx import numpy_helper
 from common.machine.context import native_functions, use_context
 from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
-from common.quantizers import quantize_uniform
-from mixed_precision_dnns import network
-from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config, ImageNetConfig
+from common.quantizers import QUANTIZER_NAMES, UNIFORM, grid_of, quantize_uniform
+from mixed_precision_dnns.config import RELU, Config, ImageNetConfig
 from mixed_precision_dnns.deployment import quantized_onnx
-from mixed_precision_dnns.deployment.quantized_onnx import OnnxNetwork, export_network, grid_of, integer_share
+from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
+from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share, uniform_rounding
+from mixed_precision_dnns.finished_run import FinishedRun
 from mixed_precision_dnns.imagenet_models import MODELS
 from mixed_precision_dnns.network_size import quantized_tensors
-from mixed_precision_dnns.resnet_cifar import resnet_cifar10
+from mixed_precision_dnns.quantized_network import build_network
 
-SMALL = ((3, 8, 8), 10, resnet_cifar10)
+SMALL = ((3, 8, 8), 10)
 TOLERANCE = 2e-5    # of the largest logit; seeds below are such that no activation lies on the border of two levels
 
 
@@ -41,14 +42,14 @@ def fill(rng):
 
 def exported(cfg, settings=SMALL, batch=2, scalars=None):
     """Logits of a random network of `cfg` in nnabla and in onnxruntime, and its model."""
-    network.build_network(cfg, batch, False, *settings)
+    build_network(cfg, batch, False, *settings)
     fill(np.random.default_rng(3))
     for tensor in quantized_tensors(cfg):
         for name, scalar in tensor.scalars.items():
             scalar.d = (scalars or {}).get(name, scalar.d)
     image = np.random.default_rng(4).standard_normal((batch, *settings[0]), dtype=np.float32)
-    expected = network.build_network(cfg, batch, False, *settings).predict(image).copy()
-    model = export_network(cfg, batch, settings)
+    expected = build_network(cfg, batch, False, *settings).predict(image).copy()
+    model = export_network(FinishedRun(cfg, *settings), batch)
     onnx.checker.check_model(model)
     return expected, OnnxNetwork(model.SerializeToString()).predict(image), model
 
@@ -71,7 +72,7 @@ def both(quantizer, **keys):
 def test_answers_agree(quantizer):
     expected, found, model = exported(both(quantizer))
     assert_agree(expected, found)
-    is_uniform = quantizer is not None and "pow2" not in quantizer
+    is_uniform = quantizer is not None and grid_of(quantizer) is UNIFORM
     assert ("QuantizeLinear" in kinds(model)) == ("DequantizeLinear" in kinds(model)) == is_uniform
     assert (integer_share(model) > 0.9) == is_uniform
     assert "BatchNormalization" not in kinds(model)
@@ -116,26 +117,26 @@ def test_a_range_that_is_no_multiple_of_the_step_size():
     for xmax, levels in ((1.4, 1), (1.6, 2)):
         with native_functions():
             y = quantize_uniform(x, F.constant(1, ()), F.constant(xmax, ()), sign=False)
-        grid = grid_of(y)
-        assert (grid.step_size, grid.levels, grid.source) == (1, levels, x)
+        rounding = uniform_rounding(y)
+        assert (rounding.step_size, rounding.levels, rounding.source) == (1, levels, x)
         y.forward()
         assert y.d.max() == levels
-    assert grid_of(x) is None and grid_of(F.relu(x)) is None
+    assert uniform_rounding(x) is None and uniform_rounding(F.relu(x)) is None
 
 
 @pytest.mark.parametrize("model", MODELS)
 def test_imagenet_networks(model):
     cfg = ImageNetConfig(model=model, w_quantize="parametric_fp_d_xmax", a_quantize="parametric_fp_d_xmax_relu",
                          w_stepsize=2 ** -6, a_stepsize=0.25, image_size=32)
-    expected, found, onnx_model = exported(cfg, ((3, 32, 32), 7, MODELS[model]), batch=1)
+    expected, found, onnx_model = exported(cfg, ((3, 32, 32), 7), batch=1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())
     assert "QuantizeLinear" in kinds(onnx_model) and integer_share(onnx_model) > 0.9
 
 
 def test_any_number_of_images(tmp_path):
-    network.build_network(Config(), 4, False, *SMALL)
+    build_network(Config(), 4, False, *SMALL)
     path = tmp_path / "network.onnx"
-    path.write_bytes(export_network(Config(), 4, SMALL).SerializeToString())
+    path.write_bytes(export_network(FinishedRun(Config(), *SMALL), 4).SerializeToString())
     exported, image = OnnxNetwork(path), np.random.default_rng(0).standard_normal((6, 3, 8, 8), dtype=np.float32)
     assert exported.shape == (4, 3, 8, 8)
     np.testing.assert_allclose(exported.predict(image), np.concatenate([exported.predict(image[:1]),

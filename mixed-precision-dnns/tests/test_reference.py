@@ -8,16 +8,11 @@ import numpy as np
 import pytest
 
 from common.runs.config import load_section
+from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.config import Config
-from mixed_precision_dnns.network import (
-    build_network,
-    clip_gradients,
-    clip_values,
-    has_budget,
-    learned_tensors,
-    make_solver,
-)
 from mixed_precision_dnns.network_size import activation_kbytes, quantized_tensors, weight_kbytes
+from mixed_precision_dnns.quantized_network import build_network
+from mixed_precision_dnns.train_resnet import build_loss, make_solver
 
 HERE = Path(__file__).parent
 CASES = sorted((HERE / "data").glob("net_*.json"))
@@ -40,7 +35,7 @@ def build(case, ref, fill):
     if case["initialisation"] == "float":
         build_network(Config(), batch, train=True)
         fill(case["seed"])
-    graphs = build_network(cfg, batch, train=True), build_network(cfg, batch, train=False)
+    graphs = build_loss(cfg, build_network(cfg, batch, train=True)), build_network(cfg, batch, train=False)
     if case["initialisation"] != "float":
         fill(case["seed"])
     if case["initialisation"] == "set":
@@ -102,11 +97,12 @@ def check_sizes(cfg, ref):
 
 
 def check_forward(train, ref):
-    train.image.d, train.label.d = ref["x"], ref["t"]
+    train.network.image.d, train.label.d = ref["x"], ref["t"]
     train.loss.forward(clear_no_need_grad=True)
-    assert_close(train.logits.d, ref["logits_train"], 1e-4)
-    for variable, key in ((train.loss, "loss"), (train.loss_ce, "loss_ce"), (train.loss_weights, "loss_weights"),
-                          (train.loss_activations, "loss_activations")):
+    assert_close(train.network.logits.d, ref["logits_train"], 1e-4)
+    for variable, key in ((train.loss, "loss"), (train.cross_entropy, "loss_ce"),
+                          (train.weights_over_budget, "loss_weights"),
+                          (train.activations_over_budget, "loss_activations")):
         np.testing.assert_allclose(variable.d, ref[key], rtol=1e-5)
     parameters = nn.get_parameters(grad_only=False)
     for name, value in group(ref, "after_forward").items():
@@ -125,7 +121,7 @@ def check_backward(train, solver, ref):
 def check_update(cfg, solver, ref):
     parameters, tensors = nn.get_parameters(), learned_tensors(cfg)
     solver.weight_decay(cfg.weight_decay)
-    if has_budget(cfg):
+    if cfg.has_budget:
         clip_gradients(tensors)
     used = group(ref, "grad_used")
     largest = max((np.abs(g).max() for g in used.values()), default=0)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.machine.errors import UsageError, UserError
 from common.workbench.testing import arrays_in, content, disturbed, same_arrays
-from mixed_precision_dnns import data, eval, export, report, train_imagenet
+from mixed_precision_dnns import data, eval, export, report, train_imagenet, train_resnet
 
 FIXED, LEARNED = "MOBILENETV2_FP_W4A4Q_INIT", "MOBILENETV2_PARAMETRIC_FP_WAMQ_DELTA_XMAX_CON_INIT"
 SHORT = ("--data-dir", "synthetic", "--image-size", "32", "--limit", "20", "--held-out", "0.1", "--batch-size", "4",
@@ -92,7 +92,7 @@ def test_an_interrupted_run_goes_on_with_the_same_bits(runs, tmp_path):
     shutil.copytree(runs / "MOBILENETV2", tmp_path / "MOBILENETV2")
     command = [LEARNED, *SHORT, "-o", str(tmp_path / LEARNED)]
     # The first step of the second epoch.
-    with disturbed(train_imagenet, "train_step", 3, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
+    with disturbed(train_resnet, "clipped_update", 3, KeyboardInterrupt()), pytest.raises(KeyboardInterrupt):
         train_imagenet.main(command)
     with pytest.raises(UsageError, match="holds a run already"):
         train_imagenet.main(command)

@@ -31,9 +31,10 @@ from common.workbench.testing import (
     same_parameters,
     script_of,
 )
-from mixed_precision_dnns import data, network, train_resnet
+from mixed_precision_dnns import data, evaluation, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.data import load_data
+from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
 
 SCRIPT = script_of(train_resnet)
 WQ, WQ_INIT = "PARAMETRIC_FP_WQ_DELTA_XMAX", "PARAMETRIC_FP_WQ_DELTA_XMAX_INIT"
@@ -128,7 +129,7 @@ def test_values_of_the_scalars_in_the_published_format(name, kind, scalar, num, 
 
 def test_best_parameters_are_those_of_the_network(finished):
     cfg = Config(w_quantize="parametric_fp_d_xmax", a_quantize="parametric_fp_d_xmax_relu")
-    shapes = parameter_shapes(lambda: network.build_network(cfg, 1, train=False))
+    shapes = parameter_shapes(lambda: build_network(cfg, 1, train=False))
     assert {name: value.shape for name, value in parameters_in(finished / "params_best.h5").items()} == shapes
     nn.load_parameters(str(finished / "params_best.h5"))
     assert nn.get_parameters(grad_only=False).keys() == shapes.keys()
@@ -145,8 +146,9 @@ def test_result_describes_the_best_parameters(finished):
     _, valid, test = load_data(cfg)
     load_parameters(finished / "params_best.h5", {n: p.shape for n, p in parameters_in(
         finished / "params_best.h5").items()})
-    net = data.build_network(cfg, test, train=False)
-    assert [network.evaluate(net, valid), network.evaluate(net, test)] == [result["valid_error"], result["test_error"]]
+    net = data.build_network_for(cfg, test, train=False)
+    errors = [evaluation.top_errors(net.predict, part, (1,))[0] for part in (valid, test)]
+    assert errors == [result["valid_error"], result["test_error"]]
 
 
 # Where a run starts -----------------------------------------------------------------------------------------------
@@ -210,7 +212,7 @@ def test_a_killed_run_resumes_to_the_same_bits(command, finished, tmp_path, cifa
 
 @pytest.mark.parametrize("number, at", [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
 def test_an_interrupted_run_resumes_to_the_same_bits(number, at, command, finished, tmp_path):
-    with disturbed(train_resnet, "train_step", at, number):
+    with disturbed(train_resnet, "clipped_update", at, number):
         result = command(WAQ, tmp_path / "run")
     epoch, step = (at - 1) // 2, (at - 1) % 2 + 1
     assert_one_line(result, 130, f"epoch {epoch + 1} after step {step}", "--resume", str(tmp_path / "run"))
@@ -238,8 +240,8 @@ def test_overwrite_starts_anew_and_another_seed_gives_other_bits(command, copy, 
 def scripted(monkeypatch, errors, sizes=((0, 0),)):
     """Replace what the run measures after each epoch; the last values stay."""
     errors, sizes = (itertools.chain(values, itertools.repeat(values[-1])) for values in (errors, sizes))
-    monkeypatch.setattr(train_resnet, "evaluate", lambda *args: next(errors))
-    monkeypatch.setattr(network.Network, "sizes", lambda self: next(sizes))
+    monkeypatch.setattr(train_resnet, "top_errors", lambda *args: [next(errors)])
+    monkeypatch.setattr(QuantizedNetwork, "sizes", lambda self: next(sizes))
 
 
 def test_the_best_parameters_are_those_of_the_first_lowest_error_within_the_budget(command, tmp_path, monkeypatch):
@@ -277,13 +279,13 @@ def test_published_trains_on_all_images_and_chooses_by_the_test_images(cifar):
 
 
 def test_published_reports_the_test_error_and_the_last_step(command, tmp_path, monkeypatch):
-    losses, step = [], train_resnet.train_step
+    losses, step = [], train_resnet.clipped_update
 
-    def train_step(*args):
+    def clipped_update(*args):
         losses.append(step(*args)["loss"])
         return {"error": 1.0, "loss": losses[-1], "loss1": losses[-1], "loss2": 0.0, "loss3": 0.0}
 
-    monkeypatch.setattr(train_resnet, "train_step", train_step)
+    monkeypatch.setattr(train_resnet, "clipped_update", clipped_update)
     assert command("DEFAULT", tmp_path, "--published", "true", "--epochs", 1)[0] == 0
     result, log = json.loads((tmp_path / "result.json").read_text()), rows_of(tmp_path / "log.csv")
     assert result["valid_error"] == result["test_error"] == float(log[0]["valid_error"])
@@ -311,24 +313,24 @@ def test_divergence_names_the_step(command, tmp_path):
 
 
 def test_divergence_keeps_the_last_good_state(command, copy, monkeypatch):
-    with disturbed(train_resnet, "train_step", 3, signal.SIGINT):    # a run that was stopped after its first epoch
+    with disturbed(train_resnet, "clipped_update", 3, signal.SIGINT):    # a run that was stopped after its first epoch
         command(WAQ, copy, "--overwrite")
     before = content(copy)
-    monkeypatch.setattr(train_resnet, "train_step", lambda *args: {"error": 0.0, "loss": math.nan})
+    monkeypatch.setattr(train_resnet, "clipped_update", lambda *args: {"error": 0.0, "loss": math.nan})
     result = command(WAQ, copy, "--resume")
     assert_one_line(result, 1, "loss is nan in epoch 2, step 2", str(copy / "checkpoint/latest.h5"))
     assert content(copy) == before
 
 
 def test_parameters_that_are_not_finite_are_never_kept(command, tmp_path, monkeypatch):
-    step = train_resnet.train_step
+    step = train_resnet.clipped_update
 
-    def train_step(*args):
+    def clipped_update(*args):
         losses = step(*args)
         nn.get_parameters()["fc/quantized_affine/b"].d = np.nan
         return losses
 
-    monkeypatch.setattr(train_resnet, "train_step", train_step)
+    monkeypatch.setattr(train_resnet, "clipped_update", clipped_update)
     result = command("DEFAULT", tmp_path, "--epochs", 1, "--steps-per-epoch", 1)
     assert_one_line(result, 1, "fc/quantized_affine/b is not finite")
     assert not (tmp_path / "checkpoint/latest.h5").exists() and not (tmp_path / "params_best.h5").exists()
@@ -383,7 +385,7 @@ def test_without_arguments(run_main):
 def deeper(tmp_path):
     """Parameters of a ResNet-32."""
     use_context("cpu")
-    network.build_network(Config(num_layers=32), 1, train=True)
+    build_network(Config(num_layers=32), 1, train=True)
     save_parameters(tmp_path / "deeper.h5")
     return tmp_path / "deeper.h5"
 

@@ -14,6 +14,7 @@ import math
 import struct
 import types
 import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -22,52 +23,47 @@ import numpy as np
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
-from common.quantizers import QUANTIZERS
+from common.quantizers import GRIDS
 from common.runs.config import to_dict
-from mixed_precision_dnns import network
-from mixed_precision_dnns.config import config_from
-from mixed_precision_dnns.data import model_of
-from mixed_precision_dnns.network_size import FLOAT_BITS, quantized_tensors
-from mixed_precision_dnns.summary import levels_of
+from mixed_precision_dnns.config import Experiment, config_from
+from mixed_precision_dnns.finished_run import FinishedRun
+from mixed_precision_dnns.network_size import FLOAT_BITS, QuantizedTensor, quantized_tensors
+from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
+from mixed_precision_dnns.tensor_table import levels_of
 
 MAGIC = b"MPDNN\x001\n"
+FLOAT = "float"    # kind of a coding
 _SIZES = struct.Struct("<IIII")
 
 
 @attrs.frozen
 class Coding:
-    """How a tensor is coded: `kind` is "uniform", "pow2" or "float"; `smallest` its step size or smallest magnitude."""
+    """How a tensor is coded: `kind` is a name of `GRIDS` or FLOAT; `smallest` its step size or smallest magnitude."""
 
     kind: str
     bits: int
     smallest: float = 1.0
 
-    def encode(self, values):
+    def encode(self, values: np.ndarray) -> np.ndarray:
         """Codes uint32 (n,) of float32 values (n,) that lie on the levels."""
-        if self.kind == "float":
+        if self.kind == FLOAT:
             return values.view(np.uint32)
-        return _indices(values, self.kind, self.smallest) | (np.signbit(values).astype(np.uint32) << (self.bits - 1))
+        return self.numbers(values) | (np.signbit(values).astype(np.uint32) << (self.bits - 1))
 
-    def decode(self, codes):
+    def numbers(self, values: np.ndarray) -> np.ndarray:
+        """Number of the magnitude of each value, uint32 (n,)."""
+        return GRIDS[self.kind].number_of(np.abs(values.astype(np.float64)) / self.smallest).astype(np.uint32)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
         """Values float32 (n,) of codes uint32 (n,)."""
-        if self.kind == "float":
+        if self.kind == FLOAT:
             return codes.view(np.float32)
         sign = codes >> (self.bits - 1)
-        index = (codes & ((1 << (self.bits - 1)) - 1)).astype(np.float32)
-        if self.kind == "uniform":
-            magnitude = index * np.float32(self.smallest)
-        else:
-            magnitude = np.ldexp(self.smallest, index.astype(np.int64)).astype(np.float32)
+        magnitude = GRIDS[self.kind].magnitude_of(codes & ((1 << (self.bits - 1)) - 1), self.smallest)
         return np.copysign(magnitude, np.where(sign, np.float32(-1), np.float32(1)))
 
 
-def _indices(values, kind, smallest):
-    """Number of the magnitude of each value, uint32 (n,)."""
-    magnitude = np.abs(values.astype(np.float64)) / smallest
-    return (np.log2(magnitude) if kind == "pow2" else np.rint(magnitude)).astype(np.uint32)
-
-
-def coding_of(tensor, values, parameters):
+def coding_of(tensor: QuantizedTensor, values: np.ndarray, parameters: Mapping[str, nn.Variable]) -> Coding:
     """Find how a weight or bias tensor is to be coded.
 
     Parameters
@@ -75,7 +71,7 @@ def coding_of(tensor, values, parameters):
     tensor : QuantizedTensor
     values : float32 (n,)
         Its quantized values.
-    parameters : dict of str to nn.Variable
+    parameters : mapping of str to nn.Variable
         All of the network.
 
     Returns
@@ -84,22 +80,19 @@ def coding_of(tensor, values, parameters):
         With the bits that the budget counts. Only where U2 has more levels than that, as its step size is rounded, and
         the weights use them, it takes one bit more.
     """
-    quantizer = tensor.spec.quantizer
-    if quantizer is None:
-        return Coding("float", FLOAT_BITS)
-    bits = tensor.bits()
-    bits.forward()
-    smallest, _, _ = levels_of(tensor, int(bits.d), parameters)
-    is_pow2 = QUANTIZERS[quantizer].is_pow2 if tensor.spec.is_parametric else quantizer == "pow2"
-    kind = "pow2" if is_pow2 else "uniform"
-    needed = int(_indices(values, kind, smallest).max()).bit_length() + 1
-    return Coding(kind, max(int(bits.d), needed), smallest)
+    if tensor.spec.quantizer is None:
+        return Coding(FLOAT, FLOAT_BITS)
+    bits = int(_number(tensor.bits()))
+    smallest, _, _ = levels_of(tensor, bits, parameters)
+    assert smallest is not None
+    coding = Coding(tensor.spec.grid.name, bits, smallest)
+    return attrs.evolve(coding, bits=max(bits, int(coding.numbers(values).max()).bit_length() + 1))
 
 
 # Streams of bits --------------------------------------------------------------------------------------------------
 
 
-def pack(coded):
+def pack(coded: Iterable[tuple[np.ndarray, int]]) -> bytes:
     """Write codes one after the other.
 
     Parameters
@@ -122,7 +115,7 @@ def pack(coded):
     return b"".join(parts) + np.packbits(rest).tobytes()
 
 
-def unpack(stream, layout):
+def unpack(stream: bytes, layout: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
     """Read what `pack` wrote.
 
     Parameters
@@ -154,7 +147,7 @@ class Packed:
 
     Attributes
     ----------
-    cfg : mixed_precision_dnns.config.Config or ImageNetConfig
+    cfg : Config or ImageNetConfig
     image_shape : tuple of int
     num_classes : int
     parameters : dict of str to float32 array
@@ -164,27 +157,27 @@ class Packed:
     codings : dict of str to Coding
     """
 
-    cfg: object
-    image_shape: tuple
+    cfg: Experiment
+    image_shape: tuple[int, ...]
     num_classes: int
-    parameters: dict
-    step_sizes: dict
-    codings: dict
+    parameters: dict[str, np.ndarray]
+    step_sizes: dict[str, float]
+    codings: dict[str, Coding]
 
-    def install(self, batch_size):
-        """Build the test-mode network in the current parameter scope, with these parameters; returns the `Network`."""
+    def install(self, batch_size: int) -> QuantizedNetwork:
+        """Build the network for testing in the current parameter scope, with these parameters."""
         # Quantized weights are no basis to derive step sizes from anew, as the published script did.
-        cfg = attrs.evolve(self.cfg, published=False) if self.cfg.published else self.cfg
+        cfg = attrs.evolve(self.cfg, published=False) if self.cfg.as_published else self.cfg
 
         def build():
-            return network.build_network(cfg, batch_size, False, self.image_shape, self.num_classes, model_of(cfg))
+            return build_network(cfg, batch_size, False, self.image_shape, self.num_classes)
 
         build()
-        found = nn.get_parameters(grad_only=False)
+        created = nn.get_parameters(grad_only=False)
         for name, values in self.parameters.items():
-            found[name].d = values
+            created[name].d = values
         for name, step_size in self.step_sizes.items():
-            found[f"{name}_q"].info = types.SimpleNamespace(step_size=step_size)
+            created[f"{name}_q"].info = types.SimpleNamespace(step_size=step_size)
         return build()    # fixed quantizers have their step sizes in the graph
 
 
@@ -197,27 +190,15 @@ class Sizes:
     reported: float
 
 
-def save(path, cfg, image_shape, num_classes):
-    """Write the network of the current parameter scope, whose quantized weights have been computed.
-
-    Parameters
-    ----------
-    path : path
-    cfg : mixed_precision_dnns.config.Config or ImageNetConfig
-    image_shape : tuple of int
-    num_classes : int
-
-    Returns
-    -------
-    Sizes
-    """
+def save(path: Path, run: FinishedRun) -> Sizes:
+    """Write the network of the current parameter scope, whose quantized weights have been computed."""
     parameters = nn.get_parameters(grad_only=False)
-    tensors = [tensor for tensor in quantized_tensors(cfg) if tensor.kind != "activations"]
+    tensors = [tensor for tensor in quantized_tensors(run.cfg) if tensor.kind != "activations"]
     values = {tensor.name: quantized_values(tensor.name, parameters) for tensor in tensors}
     codings = {tensor.name: coding_of(tensor, values[tensor.name].ravel(), parameters) for tensor in tensors}
     others = {name: p.d for name, p in parameters.items() if name not in values and not name.endswith(("/W_q", "/b_q"))}
     description = zlib.compress(json.dumps({
-        "config": to_dict(cfg), "image_shape": list(image_shape), "num_classes": num_classes,
+        "config": to_dict(run.cfg), "image_shape": list(run.image_shape), "num_classes": run.num_classes,
         "weights": [{"name": name, "shape": list(values[name].shape), **attrs.asdict(coding)}
                     for name, coding in codings.items()],
         "step_sizes": {name: parameters[f"{name}_q"].info.step_size for name in values
@@ -232,17 +213,17 @@ def save(path, cfg, image_shape, num_classes):
     return Sizes(len(MAGIC) + 4 + len(content) - len(stream), len(stream), reported)
 
 
-def _number(variable):
+def _number(variable: nn.Variable) -> float:
     variable.forward()
     return float(variable.d)
 
 
-def quantized_values(name, parameters):
+def quantized_values(name: str, parameters: Mapping[str, nn.Variable]) -> np.ndarray:
     """Quantized values of a weight or bias, float32; its own where it has no quantizer."""
     return np.array(parameters.get(f"{name}_q", parameters[name]).d, np.float32)
 
 
-def load(path):
+def load(path: str | Path) -> Packed:
     """Read a file that `save` wrote.
 
     Returns

@@ -9,19 +9,12 @@ import numpy as np
 import pytest
 
 from common.machine.context import use_context
-from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
-from mixed_precision_dnns.config import QUANTIZER_NAMES, RELU, Config
-from mixed_precision_dnns.network import build_network
+from common.quantizers import POWER_OF_TWO, QUANTIZER_NAMES, STATIC_QUANTIZERS, grid_of
+from mixed_precision_dnns.config import RELU, Config
+from mixed_precision_dnns.evaluation import evaluate_run, format_result
 from mixed_precision_dnns.network_size import QuantizedTensor, activation_kbytes, quantized_tensors, weight_kbytes
-from mixed_precision_dnns.summary import (
-    COLUMNS,
-    evaluate_run,
-    format_result,
-    format_table,
-    layer_table,
-    mean_bits,
-    write_table,
-)
+from mixed_precision_dnns.quantized_network import build_network
+from mixed_precision_dnns.tensor_table import COLUMNS, format_table, mean_bits, tensor_table, write_table
 
 SMALL = (3, 8, 8)
 RANGES = {"n": (2, 6), "d": (2 ** -7, 2 ** -3), "xmin": (2 ** -9, 2 ** -3), "xmax": (0.2, 4)}
@@ -54,7 +47,7 @@ def described(quantizer):
     tensors = quantized_tensors(cfg)
     for name, scalar in ((name, scalar) for tensor in tensors for name, scalar in tensor.scalars.items()):
         scalar.d = np.exp(rng.uniform(*np.log(RANGES[name])))
-    parameters, rows = nn.get_parameters(grad_only=False), layer_table(cfg)
+    parameters, rows = nn.get_parameters(grad_only=False), tensor_table(cfg)
     described = [Described(tensor, {name: float(scalar.d) for name, scalar in tensor.scalars.items()},
                            levels_of(tensor, parameters), row) for tensor, row in zip(tensors, rows, strict=True)]
     sizes = weight_kbytes(cfg), activation_kbytes(cfg, "max"), activation_kbytes(cfg, "sum")
@@ -71,10 +64,10 @@ def levels_of(tensor, parameters):
     x, q = nn.Variable.from_numpy_array(np.concatenate([half, -half])), f"{tensor.name}_q"
     step_size = parameters[q].info.step_size if q in parameters and not spec.is_parametric else spec.stepsize
     if spec.is_parametric:
-        zero = {"with_zero": not spec.sign} if QUANTIZERS[spec.quantizer].is_pow2 else {}
-        y = QUANTIZERS[spec.quantizer].quantize(x, *tensor.scalars.values(), sign=spec.sign, limits=spec.limits, **zero)
+        y = spec.parametrization.quantize(x, *tensor.scalars.values(), limits=spec.limits,
+                                          **spec.grid.settings(spec.sign))
     else:
-        y = STATIC_QUANTIZERS[spec.quantizer](x, step_size, spec.bitwidth, spec.sign)
+        y = STATIC_QUANTIZERS[spec.quantizer].quantize(x, step_size, spec.bitwidth, spec.sign)
     y.forward()
     return np.unique(y.d.astype(np.float64))
 
@@ -122,8 +115,8 @@ def test_levels_are_those_in_the_table(kind, quantizer):
 def test_bits_used_are_those_that_the_levels_need(kind, quantizer):
     for levels, row in ((each.levels, each.row) for each in described(quantizer)[0] if each.tensor.kind == kind):
         # One bit says the sign of a weight, or whether an activation is a power of two; the others say which level.
-        one_more = kind != "activations" or "pow2" in quantizer
-        needed = math.log2((levels > 0).sum() + ("pow2" not in quantizer)) + one_more
+        is_pow2 = grid_of(quantizer) is POWER_OF_TWO
+        needed = math.log2((levels > 0).sum() + (not is_pow2)) + (kind != "activations" or is_pow2)
         lowest = 1 if kind == "activations" else 2    # of the limits
         assert row["bits_used"] == max(math.ceil(needed), lowest), row
 
@@ -142,14 +135,14 @@ def test_levels_of_u2_can_take_one_bit_more(n, xmax, bits_used, step_size, large
     build_network(cfg, 1, train=False, image_shape=SMALL)
     scope = "conv1/quantized_conv/Wquant/parametric_fp_b_xmax"
     nn.get_parameters()[f"{scope}/n"].d, nn.get_parameters()[f"{scope}/xmax"].d = n, xmax
-    row = layer_table(cfg)[0]
+    row = tensor_table(cfg)[0]
     assert (row["tensor"], row["bits"], row["bits_used"]) == ("conv1/quantized_conv/W", n, bits_used)
     assert (row["step_size"], row["range"]) == pytest.approx((step_size, largest))
 
 
 def test_float_tensors_have_no_levels():
     build_network(Config(), 1, train=False, image_shape=SMALL)
-    assert {(row["bits"], row["bits_used"], row["step_size"], row["range"]) for row in layer_table(Config())} == {
+    assert {(row["bits"], row["bits_used"], row["step_size"], row["range"]) for row in tensor_table(Config())} == {
         (32, 32, None, None)}
 
 
@@ -212,7 +205,7 @@ def test_result_of_a_run():
     network.logits.forward()
     right = network.logits.d.argmax(1)[:, None]
     result = evaluate_run(network, cfg, [(image, right)], [(image, (right + [[0], [1]]) % 10)])
-    rows = layer_table(cfg)
+    rows = tensor_table(cfg)
     assert (result["valid_error"], result["test_error"]) == (0, 0.5)
     assert (result["weight_bits"], result["activation_bits"]) == (2, 4)
     assert result["weight_kbytes"] == pytest.approx(268346 * 2 / 8192)

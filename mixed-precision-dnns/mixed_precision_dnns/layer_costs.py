@@ -1,13 +1,17 @@
 """What the layers of a network cost: bits, kB, multiplications and bit operations."""
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import nnabla as nn
 
 from common.console.tables import align
 from common.machine.context import native_functions
+from mixed_precision_dnns.config import Experiment, without_quantizers
 from mixed_precision_dnns.network_size import BITS_PER_KB, FLOAT_BITS, quantized_tensors
+from mixed_precision_dnns.quantized_network import build_logits
 
 COLUMNS = ("layer", "weights", "bits", "kbytes", "macs", "input_bits", "bit_operations")
 # Functions that leave quantized values what they are.
@@ -25,26 +29,23 @@ class Layer:
     source: int | None
 
 
-def trace_layers(cfg, image_shape, num_classes, model):
+def trace_layers(cfg: Experiment, image_shape: tuple[int, ...], num_classes: int) -> list[Layer]:
     """List the layers of a network in the order of their weights.
 
     Parameters
     ----------
-    cfg : mixed_precision_dnns.config.QuantizationConfig
+    cfg : Experiment
     image_shape : tuple of int
         (channels, height, width).
     num_classes : int
-    model : callable
-        As for `mixed_precision_dnns.network.build_network`.
 
     Returns
     -------
     list of Layer
     """
     # In the float network each quantizer is a single function, a ReLU.
-    plain = attrs.evolve(cfg, w_quantize=None, a_quantize=None, target_weight_kbytes=-1, target_activation_kbytes=-1)
     with native_functions(), nn.parameter_scope("scratch", OrderedDict()):
-        logits = model(nn.Variable((1, *image_shape)), num_classes, plain, test=True)
+        logits = build_logits(nn.Variable((1, *image_shape)), num_classes, without_quantizers(cfg), test=True)
     functions = {}
     logits.visit(functions.setdefault)
     layers, source, num_activations = [], {}, 0    # source: variable -> number of the activation tensor in it
@@ -62,13 +63,14 @@ def trace_layers(cfg, image_shape, num_classes, model):
     return layers
 
 
-def cost_table(cfg, layers, activation_bits=None):
+def cost_table(cfg: Experiment, layers: Sequence[Layer],
+               activation_bits: int | None = None) -> list[dict[str, Any]]:
     """Describe the layers of a network that has been built in the current parameter scope.
 
     Parameters
     ----------
-    cfg : mixed_precision_dnns.config.QuantizationConfig
-    layers : list of Layer
+    cfg : Experiment
+    layers : sequence of Layer
         From `trace_layers`.
     activation_bits : int, optional
         Bits of all activation tensors; those of the network if not given.
@@ -102,7 +104,7 @@ def _value(bits):
     return int(bits.d)
 
 
-def totals(rows):
+def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sums of the table, with mean bits per weight and per multiplication."""
     sums = {column: sum(row[column] for row in rows) for column in ("weights", "kbytes", "macs", "bit_operations")}
     mean = {"bits": sum(row["bits"] * row["weights"] for row in rows) / sums["weights"],
@@ -110,7 +112,7 @@ def totals(rows):
     return {"layer": "all", **sums, **mean}
 
 
-def format_costs(rows):
+def format_costs(rows: Sequence[dict[str, Any]]) -> str:
     """Format the table and its totals for a terminal; multiplications in millions, bit operations in billions."""
     def cells(row):
         return (row["layer"], f"{row['weights']:d}", f"{row['bits']:.3g}", f"{row['kbytes']:.2f}",

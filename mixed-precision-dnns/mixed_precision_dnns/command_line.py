@@ -1,0 +1,33 @@
+"""The command line of the training scripts."""
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from common.console import cli
+from common.runs.config import find_cfg, overrides_of
+from common.runs.experiments import add_experiment_flags, open_experiment
+from mixed_precision_dnns.config import QuantizationConfig
+from mixed_precision_dnns.starting_weights import missing_starts
+
+
+def make_parser(description: str | None, cls: type[QuantizationConfig]) -> argparse.ArgumentParser:
+    """Make a parser of the flags of an experiment (`common.runs.experiments`) and of `--pretrain`."""
+    parser = cli.parser(description)
+    add_experiment_flags(parser, cls, cls.cfg_file)
+    parser.add_argument("--pretrain", action="store_true",
+                        help="first train the network that CONFIG starts from, where its weights are missing")
+    return parser
+
+
+def train_from_command_line(argv: Sequence[str] | None, description: str | None, cls: type[QuantizationConfig],
+                            train: Callable[..., None]) -> None:
+    """Run the experiment that the command line names by `train(cfg, folder, memory, resume, overwrite)`."""
+    args = make_parser(description, cls).parse_args(argv)
+    cfg, memory = open_experiment(args, cls, __package__)
+    folder = Path(args.output or args.experiment)
+    if args.pretrain:
+        shared = {key: value for key, value in overrides_of(args, cls).items() if key in cls.start_keys}
+        for start in missing_starts(cfg, folder, find_cfg(args.cfg, __package__), shared):
+            print(f"first {start.folder.name}, which {start.needed_by} starts from", flush=True)
+            train(start.cfg, start.folder, memory, resume=True)
+    train(cfg, folder, memory, args.resume, args.overwrite)
