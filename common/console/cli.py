@@ -13,7 +13,7 @@ from common.machine.distributed import launched_rank, launched_size
 from common.machine.errors import UsageError, UserError
 
 INTERRUPTED = 130
-_TURN = 0.5    # seconds that a rank leaves to each before it to say what they fail of as well
+_TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
 
 
 class _Parser(argparse.ArgumentParser):

@@ -43,7 +43,7 @@ def _overview(name, package, commands):
     """List the commands with the first line of what their modules say; these are not imported."""
     table = align(((command, _first_line(f"{package}.{command}")) for command in commands), left=2)
     return (f"usage: {name} COMMAND ...\n\n{textwrap.indent(table, '  ')}\n\n"
-            f"What a command takes: {name} COMMAND --help")
+            f"Arguments of a command: {name} COMMAND --help")
 
 
 def _first_line(module):

@@ -42,8 +42,8 @@ def use_context(name: str = "auto", device_id: str | int = "0") -> str:
     Parameters
     ----------
     name
-        `cpu`, `cudnn` (a GPU), or `auto`: a GPU if there is a working one, otherwise the CPU. `auto` says so on stderr
-        if the extension is installed and does not work.
+        `cpu`, `cudnn` (a GPU), or `auto`: a GPU if there is a working one, otherwise the CPU. With `auto`, a line on
+        stderr says why the CPU computes if the extension is installed and does not work.
     device_id
         Which GPU, counted from 0.
 
@@ -83,9 +83,9 @@ def on_gpu() -> bool:
 
 @contextlib.contextmanager
 def native_functions() -> Iterator[None]:
-    """Inside, layers are made of nnabla's own functions on a CPU, too: to export a graph, or to compare with them.
+    """Within this block, layers are made of nnabla's own functions on a CPU, too.
 
-    It holds for the current thread.
+    Exports of a graph need them, and comparisons with them. It holds for the current thread.
     """
     token = _native.set(True)
     try:
@@ -138,7 +138,7 @@ def _gpu_context(device_id: str) -> nn.Context:
 
 @contextlib.contextmanager
 def _muted_nnabla():
-    """Keep off the terminal what the extension prints and logs when it fails: the caller says it in one line."""
+    """Keep what the extension prints and logs when it fails off the terminal: the caller says it in one line."""
     logger = logging.getLogger("nnabla")
     disabled, logger.disabled = logger.disabled, True
     try:
@@ -186,7 +186,7 @@ def _try_out(context):
 
 def _explain(error):
     """Say in one line why the GPU does not work and what to do."""
-    # nnabla's errors tell first where in its sources they arose. The last line: (call) failed with "reason" (code).
+    # nnabla's errors begin with the place in its sources. Their last line is: (call) failed with "reason" (code).
     last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
     reason = re.sub(r'^\(.*\) failed with "(.*)".*', r"\1", last_line)
     if "libcuda.so" in reason:

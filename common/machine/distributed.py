@@ -35,7 +35,7 @@ def find_mpirun() -> str | None:
 
 
 def start_ranks(num: int, command: Sequence[str], *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of ours on several processes of this machine, and wait for it; root may, too.
+    """Run a command on several processes of this machine, and wait for it. It works for root, too.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def start_ranks(num: int, command: Sequence[str], *flags: str) -> subprocess.Com
 
 
 def launched_rank() -> int:
-    """Number of this process among those that mpirun started, 0 without it; known without MPI."""
+    """Number of this process among those that mpirun started, 0 without mpirun. This does not need MPI."""
     return _of_launcher("RANK", 0)
 
 
@@ -67,7 +67,7 @@ def _of_launcher(name: str, default: int) -> int:
 
 
 class World:
-    """The processes that train together; this class is the one of a process that is alone.
+    """The processes that train together. This class itself is for a process that trains alone.
 
     Attributes
     ----------

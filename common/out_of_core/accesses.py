@@ -49,7 +49,7 @@ def accesses_of(f: Any) -> Accesses:
 
 
 def is_python(f: Any) -> bool:
-    """Whether a function is written in Python: it touches what it likes, whatever it is named like."""
+    """Whether a function is written in Python: it may touch any array, whatever its name says."""
     return f.name == "Callback"
 
 
@@ -59,7 +59,7 @@ def is_known(f: Any) -> bool:
 
 
 def needed_inputs(f: Any) -> list[int]:
-    """Indices of the inputs whose data nnabla keeps for the backward of `f`, for gradients that nobody wants, too."""
+    """Indices of the inputs whose data nnabla keeps for the backward of `f`, also for gradients that are not wanted."""
     num = range(len(f.inputs))
     return [j for j in num if f.need_grad and any(f.grad_depends_input_data(i, j) for i in num)]
 

@@ -1,4 +1,4 @@
-"""What an iteration needs, from the functions that nnabla's hooks report and without a look at its arrays."""
+"""How much memory an iteration needs, from the functions that nnabla's hooks report; its arrays are not read."""
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,12 +49,12 @@ class Observer:
         self._solvers = solvers
 
     def minimum(self) -> tuple[int, str, bool]:
-        """Smallest feasible budget in bytes and what sets it.
+        """Smallest feasible budget in bytes, and the function or update that sets it.
 
         Returns
         -------
         num_bytes : int
-        what : str
+        cause : str
         exact : bool
             Whether the accesses of all functions are known, and the solvers if they matter; otherwise two states are
             taken for granted for each parameter.
@@ -62,9 +62,9 @@ class Observer:
         blocks = [self._block(f, direction) for direction, members in split_passes(self.functions) for f in members]
         if None in self.functions:
             blocks += self._updates() if self._solvers else self._guessed_updates()
-        num_bytes, what = max(blocks, key=lambda block: block[0], default=(0, "nothing"))
+        num_bytes, cause = max(blocks, key=lambda block: block[0], default=(0, "nothing"))
         exact = all(f is None or is_known(f) for f in self.functions)
-        return num_bytes, what, exact and (bool(self._solvers) or not what.startswith("update"))
+        return num_bytes, cause, exact and (bool(self._solvers) or not cause.startswith("update"))
 
     def in_core(self) -> int:
         """Most bytes that live at a time if nothing is swapped."""

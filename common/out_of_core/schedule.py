@@ -101,7 +101,7 @@ class _State:
 
 
 class _Planner:
-    """The state of the plan in the making; the methods carry nnabla's steps.
+    """A plan while it is made; the methods are nnabla's steps.
 
     `head` and `tail` are positions in the list of accesses: the next one to prefetch, and the oldest swap-out that has
     not been waited for. `used`, `leaving` and `window` are bytes: on the GPU, on their way out, in the window.

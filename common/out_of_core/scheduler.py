@@ -9,7 +9,7 @@
         evaluate(image)
 
 nnabla's `SwapInOutScheduler` does the work. It records the first iteration and plans the later ones from it, and ends
-the process if one of them touches more arrays than the first did; what stands here keeps that from happening.
+the process if one of them touches more arrays than the first did; this module prevents that.
 """
 import argparse
 import contextlib
@@ -46,10 +46,10 @@ _SMALLER = 0.8    # factor of the budget when memory ran out all the same
 class OutOfCore:
     """Keeps the arrays of an iteration on the host, and on the GPU only those that are needed soon.
 
-    As a context manager it surrounds a training iteration: inputs, forward, `zero_grad`, backward, update. Results are
-    those without it, bit for bit. The first iteration is recorded and slow. Where a later one runs other functions, or
-    more, it is recorded again. Values read within the block (`loss.d`) in some iterations and not in others make the
-    plan miss its aim for that iteration; read them after the block.
+    As a context manager it surrounds a training iteration: inputs, forward, `zero_grad`, backward, update. The results
+    are the same as without it, bit for bit. The first iteration is recorded and slow. Where a later one runs other
+    functions, or more, it is recorded again. Values read within the block (`loss.d`) in some
+    iterations and not in others make the plan miss its aim for that iteration; read them after the block.
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ class OutOfCore:
                 self._fall_back()
 
     def _fall_back(self):
-        smallest, what, _ = self._training.minimum()
+        smallest, cause, _ = self._training.minimum()
         if self.budget * _SMALLER < smallest:
-            raise UserError(f"out of memory with a budget of {self.budget} bytes, and {what} needs {smallest}; "
+            raise UserError(f"out of memory with a budget of {self.budget} bytes, and {cause} needs {smallest}; "
                             "use a smaller batch or image") from None
         self.budget = int(self.budget * _SMALLER)
         free_caches(self.virtual)
@@ -188,7 +188,7 @@ class _Iteration:
         self._recorded: list | None = None
 
     def minimum(self) -> tuple[int, str, bool]:
-        """Smallest feasible budget, what sets it, and whether that is exact; of the iteration recorded last."""
+        """Smallest feasible budget of the iteration recorded last, its cause, and whether that is exact."""
         return self._observer.minimum()
 
     def __enter__(self) -> "_Iteration":
@@ -230,9 +230,9 @@ class _Iteration:
             raise UserError(self._explain_too_small()) from None
 
     def _explain_too_small(self):
-        smallest, what, exact = self._observer.minimum()
+        smallest, cause, exact = self._observer.minimum()
         return (f"budget {self.owner.budget} bytes is too small for this {self.kind} iteration: the smallest feasible "
-                f"one is {'' if exact else 'about '}{smallest} bytes ({format_bytes(smallest)}), set by {what}; a "
+                f"one is {'' if exact else 'about '}{smallest} bytes ({format_bytes(smallest)}), set by {cause}; a "
                 "smaller batch or image lowers it, as does splitting that function; what was trained so far is kept")
 
     def _begin_recording(self):

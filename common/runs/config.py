@@ -107,7 +107,7 @@ def choice(default: str | int | None, options: Collection[str | int | None], *, 
             return value
         raise ValueError(value)
 
-    return _field(parse, "one of " + ", ".join(_shown(option) for option in options), default, help, "NAME")
+    return _field(parse, "one of " + ", ".join(_spelled(option) for option in options), default, help, "NAME")
 
 
 def flag(default: bool, *, help: str = "") -> Any:
@@ -235,7 +235,7 @@ def add_config_flags(parser: argparse.ArgumentParser, cls: type) -> None:
     """
     group = parser.add_argument_group("override the section")
     for field in attrs.fields(cls):
-        about, allowed, default = field.metadata["help"], field.metadata["allowed"], _shown(field.default)
+        about, allowed, default = field.metadata["help"], field.metadata["allowed"], _spelled(field.default)
         group.add_argument(_flag_name(field.name), dest=field.name, default=argparse.SUPPRESS,
                            **field.metadata["argument"],
                            help=f"{about} ({allowed}; default: {default})".replace("%", "%%"))
@@ -313,8 +313,8 @@ def _range_text(noun, at_least, above, at_most):
     return " ".join([noun, " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)]).strip()
 
 
-def _shown(value):
-    """Spell a value as a file or a flag would; what cannot be seen there gets a word."""
+def _spelled(value):
+    """Spell a value as it stands in a file or in a flag; None, no name and an empty text get a word."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

@@ -154,9 +154,9 @@ class Run:
             if not math.isfinite(value):
                 self._diverged(f"{name} is {value}")
 
-    def _diverged(self, what):
+    def _diverged(self, cause):
         kept = f"the last good state is in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved yet"
-        raise UserError(f"{what} in epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}; {kept}; "
+        raise UserError(f"{cause} in epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}; {kept}; "
                         "lower the learning rate")
 
     def means(self) -> dict[str, float]:
@@ -244,7 +244,7 @@ def train_step(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> flo
 
 @contextlib.contextmanager
 def _deferred_interrupts() -> Iterator[list[int]]:
-    """Yield a list that a first Ctrl-C or SIGTERM puts its number into, instead of interrupting; a second one does."""
+    """Yield a list into which a first Ctrl-C or SIGTERM puts its number; only a second one interrupts."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

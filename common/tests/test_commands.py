@@ -50,7 +50,7 @@ def test_without_a_command_all_are_listed(argv, monkeypatch, capsys):
     status, out, err = call(monkeypatch, capsys, "/usr/bin/" + argv[0], *argv[1:])
     assert status == 0 and not err
     usage, _, *rows, _, hint = out.splitlines()
-    assert usage == "usage: x-umx COMMAND ..." and hint == "What a command takes: x-umx COMMAND --help"
+    assert usage == "usage: x-umx COMMAND ..." and hint == "Arguments of a command: x-umx COMMAND --help"
     assert [row.split()[0] for row in rows] == list(COMMANDS)
     assert rows[2].startswith("  train     Train X-UMX")
 

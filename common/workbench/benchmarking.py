@@ -1,9 +1,11 @@
 """Times that can be compared: what is measured takes turns, so that a busy machine slows all of it."""
+import argparse
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,46 +14,43 @@ from common.audio.files import AudioWriter
 from common.console.values import positive_int
 from common.machine.files import write_json
 
+Numbers = Mapping[str, Mapping[str, float]]    # row -> unit -> number
 
-def add_benchmark_flags(parser, rounds):
+
+def add_benchmark_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
     """Add `--rounds`, which is `rounds` by default, and `--output`."""
     parser.add_argument("--rounds", type=positive_int, default=rounds,
                         help="how often each thing is measured (default: %(default)s)")
     parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
 
 
-def measure_all(measures, output):
+def measure_all(measures: Mapping[str, Callable[[], Numbers]], output: str | Path | None) -> None:
     """Measure one thing after the other; print each at once, and write all at the end.
 
     Parameters
     ----------
-    measures : dict of str to callable
-        Each returns what `show` prints.
-    output : path or None
+    measures
+        Each returns what `print_numbers` takes.
+    output
         JSON file of the numbers.
     """
     results = {}
     for name, measure in measures.items():
         results[name] = measure()
-        show(name, results[name])
+        print_numbers(name, results[name])
     if output:
         write_json(output, results)
 
 
-def take_turns(functions, rounds):
+def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Call functions one after the other, round by round, after a first call of each that is not counted.
-
-    Parameters
-    ----------
-    functions : dict of str to callable
-    rounds : int
 
     Returns
     -------
     dict of str to list of float
         Seconds of each function in each round.
     """
-    seconds = {name: [] for name in functions}
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()    # compiles, allocates
     for _ in range(rounds):
@@ -62,12 +61,12 @@ def take_turns(functions, rounds):
     return seconds
 
 
-def median_ratio(times, others):
+def median_ratio(times: Sequence[float], others: Sequence[float]) -> float:
     """Median over the rounds of the ratio of two times of the same round."""
     return statistics.median(a / b for a, b in zip(times, others, strict=True))
 
 
-def compare(functions, rounds, slow):
+def compare(functions: Mapping[str, Callable[[], object]], rounds: int, slow: str) -> dict[str, dict[str, float]]:
     """Time functions in turns.
 
     Returns
@@ -80,28 +79,32 @@ def compare(functions, rounds, slow):
             for name, times in seconds.items()}
 
 
-def show(name, rows):
-    """Print the numbers of one measurement: for each row a dict of numbers by their unit."""
+def print_numbers(name: str, numbers: Numbers) -> None:
+    """Print the numbers of one measurement."""
     print(name, flush=True)
-    for row, values in rows.items():
+    for row, values in numbers.items():
         print(f"  {row:44} " + "   ".join(f"{value:.3g} {unit}" for unit, value in values.items()), flush=True)
 
 
-def decaying_noise(seconds, sample_rate):
+def decaying_noise(seconds: float, sample_rate: int) -> np.ndarray:
     """Something like music: stereo noise that decays twice a second, float32 (samples, 2)."""
     samples = round(seconds * sample_rate)
     envelope = np.exp(-(np.arange(samples) % (sample_rate / 2)) / (0.18 * sample_rate))[:, None]
     return (np.random.default_rng(0).standard_normal((samples, 2)) * envelope * 0.2).astype(np.float32)
 
 
-def separate_long_file(package, model, minutes, sample_rate):
+def separate_long_file(package: str, model: str | Path, minutes: int, sample_rate: int) -> dict[str, float]:
     """Run the script `separate` of a package on a file, in a process of its own.
 
     Parameters
     ----------
-    package, model : str
-        Which has the module `separate`; what `--model` gets.
-    minutes, sample_rate : int
+    package
+        It has the module `separate`.
+    model
+        The value of `--model`.
+    minutes
+        Length of the file.
+    sample_rate
 
     Returns
     -------
