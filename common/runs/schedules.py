@@ -24,6 +24,23 @@ def step_decay(initial: float, epoch: int, drops: Sequence[int], factor: float =
     return initial * factor ** sum(epoch >= drop for drop in drops)
 
 
+def poly_decay(initial: float, final: float, power: float, time: float, end: float) -> float:
+    """Learning rate that falls from `initial` to `final` with a power of the time that is left.
+
+    Parameters
+    ----------
+    initial, final, power
+    time, end
+        Now, and when the training is over; both in epochs, or both in updates.
+
+    Examples
+    --------
+    >>> [round(poly_decay(0.01, 1e-4, 0.9, iteration, 100), 5) for iteration in (0, 50, 99)]
+    [0.01, 0.00541, 0.00026]
+    """
+    return (initial - final) * (1 - time / end) ** power + final
+
+
 def plateau_decay(initial: float, values: Sequence[float], factor: float = 0.1, patience: int = 10, cooldown: int = 10,
                   min_rate: float = 0.0, eps: float = 1e-8, threshold: float = 1e-4) -> float:
     """Learning rate that drops when a loss has not improved for a while.

@@ -7,10 +7,11 @@ dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), 
 small, on one scale: what a pixel is has to be seen from what is near, and from what is far.
 """
 import multiprocessing
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-import cv2
+import attrs
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
@@ -25,11 +26,11 @@ from common.layers import relu
 from common.machine.context import use_context
 from common.machine.files import make_folder, write_json
 from common.machine.seeding import seed_everything
+from common.runs.schedules import poly_decay
 from common.runs.training import train_step
 from d3net.blocks import Style, convolution, d2_block, normalize
-from d3net.scenes.augmentation import standardize
 from d3net.scenes.metrics import ConfusionMatrix
-from d3net.scenes.training import poly_decay
+from d3net.scenes.standardization import standardize
 
 VARIANTS = {"multidilated": "multidilated", "per_layer": "one dilation per layer", "none": "no dilation"}
 SIZE = 64, 128    # of the images, pixels
@@ -38,7 +39,7 @@ BATCH, RATE, WEIGHT_DECAY = 4, 1e-2, 5e-4
 METRICS = {"miou": "mean IoU", "pixel_accuracy": "pixels right"}
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--seeds", type=positive_int, default=5, metavar="N",
                         help="trainings of each network (default: %(default)s)")
@@ -54,24 +55,35 @@ def main(argv=None):
     use_context(args.context, args.device_id)
     scenes = [load_scenes(args.data_dir, split) for split in ("train", "val")]
     folder = make_folder(args.output)
-    tasks = [(variant, seed, args, *scenes) for seed in range(args.seeds) for variant in VARIANTS]
+    tasks = [Training(variant, seed, args.steps, args.context, args.device_id, *scenes)
+             for seed in range(args.seeds) for variant in VARIANTS]
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        scores = list(progress(pool.map(_score, tasks), total=len(tasks), desc="trainings"))
-    results = {variant: [score for (name, *_), score in zip(tasks, scores, strict=True) if name == variant]
+        scores = list(progress(pool.map(Training.score, tasks), total=len(tasks), desc="trainings"))
+    results = {variant: [score for task, score in zip(tasks, scores, strict=True) if task.variant == variant]
                for variant in VARIANTS}
     write_json(Path(folder) / "result.json", results)
     print(format_table(results))
 
 
-def _score(task):
-    """Train and evaluate one network, in a process of its own."""
-    variant, seed, args, train_scenes, val_scenes = task
-    use_context(args.context, args.device_id)
-    train(variant, *train_scenes, seed, args.steps)
-    return evaluate(variant, *val_scenes)
+@attrs.frozen
+class Training:
+    """A network to train and to score, in a process of its own. Scenes are those of `load_scenes`."""
+
+    variant: str
+    seed: int
+    steps: int
+    context: str
+    device_id: str
+    train_scenes: tuple[np.ndarray, np.ndarray]
+    valid_scenes: tuple[np.ndarray, np.ndarray]
+
+    def score(self) -> dict[str, float]:
+        use_context(self.context, self.device_id)
+        train(self.variant, *self.train_scenes, self.seed, self.steps)
+        return evaluate(self.variant, *self.valid_scenes)
 
 
-def load_scenes(data_dir, split):
+def load_scenes(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Read the scenes of a split, made small.
 
     Returns
@@ -81,6 +93,9 @@ def load_scenes(data_dir, split):
     labels : int16 (scenes, 1, *SIZE)
         -1: ignored.
     """
+    # Here, as only this needs it.
+    import cv2
+
     images, labels = [], []
     for pair in find_pairs(data_dir, split):
         image, label = read_pair(pair)
@@ -90,15 +105,15 @@ def load_scenes(data_dir, split):
     return np.stack(images), np.where(labels == IGNORE, np.int16(-1), labels)
 
 
-def network(image, dilation, test):
+def network(image: nn.Variable, dilation: str, test: bool) -> nn.Variable:
     """Build a small network, a D2 block between two convolutions.
 
     Parameters
     ----------
     image : nn.Variable (batch, 3, height, width)
-    dilation : str
+    dilation
         A name of `d3net.blocks.DILATIONS`.
-    test : bool
+    test
 
     Returns
     -------
@@ -112,13 +127,12 @@ def network(image, dilation, test):
     return F.interpolate(logits, output_size=image.shape[2:], mode="linear", align_corners=False, half_pixel=True)
 
 
-def train(dilation, images, labels, seed, steps):
+def train(dilation: str, images: np.ndarray, labels: np.ndarray, seed: int, steps: int) -> list[float]:
     """Train the network, whose parameters are made anew, on batches that follow from the seed alone.
 
     Returns
     -------
-    list of float
-        Loss of each step.
+    Loss of each step.
     """
     nn.clear_parameters()
     seed_everything(seed)
@@ -136,13 +150,12 @@ def train(dilation, images, labels, seed, steps):
     return losses
 
 
-def evaluate(dilation, images, labels):
+def evaluate(dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Score the network, with its present parameters.
 
     Returns
     -------
-    dict
-        {name in METRICS: share from 0 to 1}
+    Name in `METRICS` -> share from 0 to 1.
     """
     image = nn.Variable((1, *images.shape[1:]))
     logits = network(image, dilation, test=True)

@@ -6,6 +6,7 @@
 More flags: python d3net/eval.py mss --help
 """
 import argparse
+from collections.abc import Sequence
 
 from common.console import cli
 from d3net.music import evaluation as eval_mss
@@ -14,7 +15,7 @@ from d3net.scenes import evaluation as eval_segmentation
 TASKS = {"mss": eval_mss, "segmentation": eval_segmentation}
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     tasks = parser.add_subparsers(dest="task", required=True, metavar="mss|segmentation")
     for name, module in TASKS.items():
@@ -23,7 +24,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     return TASKS[args.task].evaluate(args)
 

@@ -2,7 +2,9 @@
 
 Lists of a multi-scale network run down the scales and up again: 2 D + 1 blocks for D scales below the first.
 """
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import attrs
 import yaml
@@ -12,21 +14,25 @@ from common.machine.files import beside_scripts
 from common.runs.config import from_dict
 
 FOLDER = beside_scripts(__package__, "hparams")
+AS_PUBLISHED = -1    # of a key of an experiment that stands in the hyper-parameters, too
+LARGEST_SEED = 2 ** 31 - 1
 SCALES = 4    # of the segmentation network: 4, 8, 16 and 32 pixels a step
 
+
+Check = Callable[[Any], bool]
 
 # Fields: each takes what a YAML file holds and raises a ValueError that names the key.
 
 
-def _is_count(value):
+def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
-def _field(is_valid, expected):
+def _field(is_valid: Check, expected: str) -> Any:
     def check(instance, field, value):
         if not is_valid(value):
             raise ValueError(f"{field.name} = {_as_lists(value)!r} is not allowed ({expected})")
@@ -34,15 +40,15 @@ def _field(is_valid, expected):
     return attrs.field(converter=_as_tuples, validator=check)
 
 
-def _as_tuples(value):
+def _as_tuples(value: Any) -> Any:
     return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
-def _as_lists(value):
+def _as_lists(value: Any) -> Any:
     return list(map(_as_lists, value)) if isinstance(value, tuple) else value
 
 
-def _all(is_valid, length=None):
+def _all(is_valid: Check, length: int | None = None) -> Check:
     """Check a tuple, of `length` items if given, otherwise of at least one."""
     def check(value):
         right_length = isinstance(value, tuple) and (len(value) == length if length else len(value) > 0)
@@ -50,27 +56,27 @@ def _all(is_valid, length=None):
     return check
 
 
-def _count():
+def _count() -> Any:
     return _field(_is_count, "a positive integer")
 
 
-def _number():
+def _number() -> Any:
     return _field(_is_number, "a number >= 0")
 
 
-def _counts(length=None):
+def _counts(length: int | None = None) -> Any:
     return _field(_all(_is_count, length), f"{length or 'one or more'} positive integers")
 
 
-def _is_rate(value):
+def _is_rate(value: Any) -> bool:
     return _is_number(value) and 0 < value <= 1
 
 
-def _rates(length=None):
+def _rates(length: int | None = None) -> Any:
     return _field(_all(_is_rate, length), f"{length or 'one or more'} numbers above 0, at most 1")
 
 
-def _lists_of(is_valid, expected):
+def _lists_of(is_valid: Check, expected: str) -> Any:
     return _field(_all(_all(is_valid)), f"one list of {expected} for each band")
 
 
@@ -80,34 +86,34 @@ class MultiScale:
 
     Parameters
     ----------
-    bins : tuple of int
+    bins
         First bin, and the one after the last.
-    num_features : int
+    num_features
         Channels of the convolution before it.
-    dens_k, num_layers, n_blocks : tuple of int (2 depth + 1)
+    dens_k, num_layers, n_blocks : (2 depth + 1)
         Growth, layers of a D2 block and number of D2 blocks, of every D3 block on the way down and up.
-    comp_rates : tuple of float (2 depth or more)
+    comp_rates : (2 depth or more)
         Share of the channels that remain between two scales; those from number `depth` on count, on the way up.
     """
 
-    bins = attrs.field()
-    num_features = attrs.field()
-    dens_k = attrs.field()
-    num_layers = attrs.field()
-    n_blocks = attrs.field()
-    comp_rates = attrs.field()
+    bins: tuple[int, int]
+    num_features: int
+    dens_k: tuple[int, ...]
+    num_layers: tuple[int, ...]
+    n_blocks: tuple[int, ...]
+    comp_rates: tuple[float, ...]
 
     @property
-    def depth(self):
+    def depth(self) -> int:
         """How often height and width are halved."""
         return len(self.dens_k) // 2
 
     @property
-    def num_bins(self):
+    def num_bins(self) -> int:
         """Width of the band."""
         return self.bins[1] - self.bins[0]
 
-    def check(self, name):
+    def check(self, name: str) -> None:
         """Raise a ValueError if the lists do not belong together or the bins cannot be halved `depth` times."""
         lengths = {len(numbers) for numbers in (self.dens_k, self.num_layers, self.n_blocks)}
         if len(lengths) > 1 or len(self.dens_k) % 2 == 0 or len(self.comp_rates) < 2 * self.depth:
@@ -126,29 +132,29 @@ class MSSHyperParameters:
     each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in frames.
     """
 
-    valid_signal_idx = _count()
-    band_split_idxs = _counts()
-    num_init_features = _counts()
-    num_layer_blocks = _lists_of(_is_count, "positive integers")
-    dens_k = _lists_of(_is_count, "positive integers")
-    b_n_blocks = _lists_of(_is_count, "positive integers")
-    comp_rates = _lists_of(_is_rate, "numbers above 0, at most 1")
-    f_num_init_features = _count()
-    f_num_layer_block = _counts()
-    f_dens_k = _counts()
-    f_n_blocks = _counts()
-    f_comp_rates = _rates()
-    ttl_num_layer_block = _count()
-    ttl_dens_k = _count()
-    patch_length = _count()
-    n_channels = _count()
-    fft_size = _count()
-    hop_size = _count()
-    fs = _count()
-    test_patch_len = _count()
-    out_shift = _count()
+    valid_signal_idx: int = _count()
+    band_split_idxs: tuple[int, ...] = _counts()
+    num_init_features: tuple[int, ...] = _counts()
+    num_layer_blocks: tuple[tuple[int, ...], ...] = _lists_of(_is_count, "positive integers")
+    dens_k: tuple[tuple[int, ...], ...] = _lists_of(_is_count, "positive integers")
+    b_n_blocks: tuple[tuple[int, ...], ...] = _lists_of(_is_count, "positive integers")
+    comp_rates: tuple[tuple[float, ...], ...] = _lists_of(_is_rate, "numbers above 0, at most 1")
+    f_num_init_features: int = _count()
+    f_num_layer_block: tuple[int, ...] = _counts()
+    f_dens_k: tuple[int, ...] = _counts()
+    f_n_blocks: tuple[int, ...] = _counts()
+    f_comp_rates: tuple[float, ...] = _rates()
+    ttl_num_layer_block: int = _count()
+    ttl_dens_k: int = _count()
+    patch_length: int = _count()
+    n_channels: int = _count()
+    fft_size: int = _count()
+    hop_size: int = _count()
+    fs: int = _count()
+    test_patch_len: int = _count()
+    out_shift: int = _count()
 
-    def __attrs_post_init__(self):
+    def __attrs_post_init__(self) -> None:
         num_bands = len(self.band_split_idxs) + 1
         for key in ("num_init_features", "num_layer_blocks", "dens_k", "b_n_blocks", "comp_rates"):
             if len(getattr(self, key)) != num_bands:
@@ -165,26 +171,26 @@ class MSSHyperParameters:
             raise ValueError(f"out_shift = {self.out_shift}: test_patch_len is not a multiple of it")
 
     @property
-    def bins(self):
+    def bins(self) -> int:
         """Number of bins of a spectrum."""
         return self.fft_size // 2 + 1
 
     @property
-    def bands(self):
-        """Networks of the bands, a list of `MultiScale`."""
+    def bands(self) -> list[MultiScale]:
+        """Networks of the bands."""
         edges = (0, *self.band_split_idxs, self.valid_signal_idx)
         rows = zip(edges[:-1], edges[1:], self.num_init_features, self.dens_k, self.num_layer_blocks, self.b_n_blocks,
                    self.comp_rates, strict=True)
         return [MultiScale((first, last), *row) for first, last, *row in rows]
 
     @property
-    def full(self):
-        """Network of all bins, a `MultiScale`."""
+    def full(self) -> MultiScale:
+        """Network of all bins."""
         return MultiScale((0, self.valid_signal_idx), self.f_num_init_features, self.f_dens_k, self.f_num_layer_block,
                           self.f_n_blocks, self.f_comp_rates)
 
     @property
-    def frame_multiple(self):
+    def frame_multiple(self) -> int:
         """What the number of frames must be a multiple of: they are halved as often as the bins."""
         return 2 ** max(network.depth for network in (*self.bands, self.full))
 
@@ -198,32 +204,34 @@ class SegmentationHyperParameters:
     standardize images.
     """
 
-    batch_size = _count()
-    num_init_features = _count()
-    num_layers = _counts(SCALES)
-    n_blocks = _counts(SCALES)
-    dens_k = _counts(SCALES)
-    block_comp = _rates(SCALES)
-    intermediate_out_ch = _counts(SCALES)
-    trans_comp_factor = _count()
-    dense_n_out_layer_block = _counts(SCALES)
-    dilation = _field(_all(lambda value: isinstance(value, bool), SCALES), f"{SCALES} times true or false")
-    channels = _count()
-    image_height = _count()
-    image_width = _count()
-    num_classes = _count()
-    max_iter = _count()
-    save_interval = _count()
-    lr = _number()
-    momentum = _number()
-    weight_decay = _number()
-    power = _number()
-    min_lr = _number()
-    mean = _field(_all(_is_number, 3), "3 numbers >= 0")
-    std = _field(_all(lambda value: _is_number(value) and value > 0, 3), "3 numbers above 0")
-    palette = _field(_all(_all(lambda value: _is_number(value) and value <= 255, 3)), "lists of red, green and blue")
+    batch_size: int = _count()
+    num_init_features: int = _count()
+    num_layers: tuple[int, ...] = _counts(SCALES)
+    n_blocks: tuple[int, ...] = _counts(SCALES)
+    dens_k: tuple[int, ...] = _counts(SCALES)
+    block_comp: tuple[float, ...] = _rates(SCALES)
+    intermediate_out_ch: tuple[int, ...] = _counts(SCALES)
+    trans_comp_factor: int = _count()
+    dense_n_out_layer_block: tuple[int, ...] = _counts(SCALES)
+    dilation: tuple[bool, ...] = _field(_all(lambda value: isinstance(value, bool), SCALES),
+                                        f"{SCALES} times true or false")
+    channels: int = _count()
+    image_height: int = _count()
+    image_width: int = _count()
+    num_classes: int = _count()
+    max_iter: int = _count()
+    save_interval: int = _count()
+    lr: float = _number()
+    momentum: float = _number()
+    weight_decay: float = _number()
+    power: float = _number()
+    min_lr: float = _number()
+    mean: tuple[float, ...] = _field(_all(_is_number, 3), "3 numbers >= 0")
+    std: tuple[float, ...] = _field(_all(lambda value: _is_number(value) and value > 0, 3), "3 numbers above 0")
+    palette: tuple[tuple[float, ...], ...] = _field(_all(_all(lambda value: _is_number(value) and value <= 255, 3)),
+                                                    "lists of red, green and blue")
 
-    def __attrs_post_init__(self):
+    def __attrs_post_init__(self) -> None:
         if len(self.palette) != self.num_classes:
             raise ValueError(f"palette: {len(self.palette)} colours for {self.num_classes} classes")
         for stage, (kept, layers) in enumerate(zip(self.dense_n_out_layer_block, self.num_layers, strict=True), 1):
@@ -231,17 +239,34 @@ class SegmentationHyperParameters:
                 raise ValueError(f"dense_n_out_layer_block: {kept} of {layers} layers in stage {stage}")
 
 
-def load_mss(name_or_path):
+HyperParameters = MSSHyperParameters | SegmentationHyperParameters
+Kind = TypeVar("Kind", MSSHyperParameters, SegmentationHyperParameters)
+
+
+def as_published(kind: Callable[..., Any], meaning: str, published: str) -> Any:
+    """Make the field of an experiment that overrides a hyper-parameter, `published` in the published files.
+
+    `kind` is `common.runs.config.integer` or `number`.
+    """
+    return kind(AS_PUBLISHED, at_least=AS_PUBLISHED, help=f"{meaning}; -1: as in the hyper-parameters, {published}")
+
+
+def replace_given(hparams: Kind, **values: Any) -> Kind:
+    """Return hyper-parameters with those of `values` that are not `AS_PUBLISHED`; UsageError if one is not allowed."""
+    given = {key: value for key, value in values.items() if value != AS_PUBLISHED}
+    try:
+        return attrs.evolve(hparams, **given)
+    except ValueError as error:
+        raise UsageError(f"the hyper-parameters with {given}: {error}") from error
+
+
+def load_mss(name_or_path: str | Path) -> MSSHyperParameters:
     """Read the hyper-parameters of a music network.
 
     Parameters
     ----------
-    name_or_path : str or path
+    name_or_path
         A target (`vocals`, `drums`, `bass`, `other`), a test configuration (`tiny`, `tiny_bass`), or a YAML file.
-
-    Returns
-    -------
-    MSSHyperParameters
 
     Raises
     ------
@@ -251,17 +276,13 @@ def load_mss(name_or_path):
     return _load(MSSHyperParameters, name_or_path, FOLDER / "mss")
 
 
-def load_segmentation(name_or_path):
+def load_segmentation(name_or_path: str | Path) -> SegmentationHyperParameters:
     """Read the hyper-parameters of a segmentation network.
 
     Parameters
     ----------
-    name_or_path : str or path
+    name_or_path
         `D3Net_L`, `D3Net_S` (or with a hyphen), `tiny`, or a YAML file.
-
-    Returns
-    -------
-    SegmentationHyperParameters
 
     Raises
     ------
@@ -271,19 +292,13 @@ def load_segmentation(name_or_path):
     return _load(SegmentationHyperParameters, name_or_path, FOLDER / "segmentation")
 
 
-def save_hyper_parameters(path, hparams):
-    """Write hyper-parameters as a YAML file that `load_mss` or `load_segmentation` reads.
-
-    Parameters
-    ----------
-    path : path
-    hparams : MSSHyperParameters or SegmentationHyperParameters
-    """
+def save_hyper_parameters(path: str | Path, hparams: HyperParameters) -> None:
+    """Write hyper-parameters as a YAML file that `load_mss` or `load_segmentation` reads."""
     values = {key: _as_lists(value) for key, value in attrs.asdict(hparams, recurse=False).items()}
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
-def _load(cls, name_or_path, folder):
+def _load(cls: type[Kind], name_or_path: str | Path, folder: Path) -> Kind:
     path = _find(str(name_or_path), folder)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -299,7 +314,7 @@ def _load(cls, name_or_path, folder):
         raise UsageError(str(error)) from error
 
 
-def _find(name, folder):
+def _find(name: str, folder: Path) -> Path:
     published = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
     if name.replace("-", "_") in published:
         return published[name.replace("-", "_")]

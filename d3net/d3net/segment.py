@@ -5,9 +5,12 @@
 
 Writes for each image <name>_overlay.png, <name>_labelTrainIds.png (0 to 18) and <name>_color.png to the output folder.
 """
+import argparse
 import contextlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import numpy as np
@@ -15,33 +18,37 @@ from tqdm import tqdm
 
 from common.console import cli
 from common.console.progress import progress
-from common.datasets.cityscapes import CLASSES, SYNTHETIC, find_pairs, read_image
+from common.datasets.cityscapes import CLASSES, SYNTHETIC, SceneFile, find_pairs, read_image
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, replacing
+from common.machine.lazy_names import lazy_names
 from common.pictures.image_files import SUFFIXES, encode_png
-from d3net.scenes.flags import add_model_flags, segmenter_of
+from d3net.scenes.network import SegmenterFlags, add_model_flags
 from d3net.scenes.overlay import colour_map, overlay
-from d3net.scenes.segmenter import Segmenter
+
+if TYPE_CHECKING:
+    from d3net.scenes.segmenter import Segmenter
 
 __all__ = ["Segmenter", "main"]
+__getattr__ = lazy_names({"Segmenter": "d3net.scenes.segmenter"})
 
 OVERLAY, LABELS, COLOURS = "_overlay.png", "_labelTrainIds.png", "_color.png"
-SHOWN = 4    # classes that the line of an image names
+NAMED_CLASSES = 4    # in the line of an image
 
 
 @attrs.frozen
 class Input:
     """An image to read, and the beginning of the names of what is written, relative to the output folder."""
 
-    source = attrs.field()
-    name = attrs.field()
+    source: Path | SceneFile
+    name: str
 
-    def outputs(self, folder):
+    def outputs(self, folder: Path) -> list[Path]:
         """Paths of overlay, labels and colours."""
         return [folder / f"{self.name}{suffix}" for suffix in (OVERLAY, LABELS, COLOURS)]
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("files", nargs="*", metavar="IMAGE", help="images, or folders of images")
     parser.add_argument("--inputs", "--test-image-file", "-i", nargs="+", default=[], metavar="IMAGE",
@@ -52,19 +59,19 @@ def parse_args(argv):
     return parser.parse_intermixed_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     folder = Path(args.output)
     inputs = find_inputs([*args.files, *args.inputs])
     check_outputs(inputs, folder)
-    segmenter = segmenter_of(args)
-    make_folder(folder)    # rather now than after the first image
-    failed = segment_files(segmenter, inputs, folder)
-    print(f"{len(inputs) - failed} of {len(inputs)} images are segmented in {folder}")
-    return 1 if failed else 0
+    segmenter = SegmenterFlags.of_flags(args).make()
+    make_folder(folder)    # now, so that an error does not wait for the first image
+    num_failed = segment_files(segmenter, inputs, folder)
+    print(f"{len(inputs) - num_failed} of {len(inputs)} images are segmented in {folder}")
+    return 1 if num_failed else 0
 
 
-def find_inputs(names):
+def find_inputs(names: Sequence[str]) -> list[Input]:
     """List the images in files and folders; in folders also in the folders in them, whose names are kept.
 
     What this command wrote to a folder is no input. Images of the same name get different ones: `street`, `street-2`.
@@ -100,7 +107,7 @@ def _sources(name):
     return [(inner, inner.relative_to(path).with_suffix("").as_posix()) for inner in found]
 
 
-def _with_distinct_names(sources):
+def _with_distinct_names(sources: Sequence[tuple[Path | SceneFile, str]]) -> list[Input]:
     wanted, taken, inputs = {name for _, name in sources}, set(), []
     for source, name in sources:
         free, number = name, 1
@@ -112,7 +119,7 @@ def _with_distinct_names(sources):
     return inputs
 
 
-def check_outputs(inputs, folder):
+def check_outputs(inputs: Sequence[Input], folder: Path) -> None:
     """Raise a UsageError if a result would take the place of an input, or the folder cannot be one."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: not a folder; choose another --output")
@@ -122,37 +129,30 @@ def check_outputs(inputs, folder):
             raise UsageError(f"{path}: an input that would be overwritten; choose another --output")
 
 
-def segment_files(segmenter, inputs, folder):
-    """Segment images one by one; what cannot be read is said in a line on stderr, and the others are done.
-
-    Parameters
-    ----------
-    segmenter : Segmenter
-    inputs : list of Input
-    folder : pathlib.Path
+def segment_files(segmenter: "Segmenter", inputs: Sequence[Input], folder: Path) -> int:
+    """Segment images one by one. One that cannot be read is named in a line on stderr, and the others go on.
 
     Returns
     -------
-    int
-        How many failed.
+    How many failed.
     """
-    failed = done = 0
+    num_failed = num_done = 0
     try:
         for item in progress(inputs, unit="image"):
             try:
                 labels = segment_file(segmenter, item, folder)
             except UserError as error:
-                failed += 1
+                num_failed += 1
                 tqdm.write(f"error: {error}", sys.stderr)
             else:
-                done += 1
+                num_done += 1
                 tqdm.write(f"{item.source} -> {folder / item.name}_*.png: {describe(labels, segmenter)}", sys.stdout)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; {done} of {len(inputs)} images are segmented in {folder}") from None
-    return failed
+        raise KeyboardInterrupt(f"interrupted; {num_done} of {len(inputs)} images are segmented in {folder}") from None
+    return num_failed
 
 
-def segment_file(segmenter, item, folder):
+def segment_file(segmenter: "Segmenter", item: Input, folder: Path) -> np.ndarray:
     """Segment an image and write overlay, labels and colours: all of them or none.
 
     Returns
@@ -162,22 +162,21 @@ def segment_file(segmenter, item, folder):
     """
     image = read_image(item.source)
     labels = segmenter.segment(image)
-    palette = segmenter.hparams.palette
-    overlay_path, *_ = paths = item.outputs(folder)
-    if overlay_path.parent != folder:
-        make_folder(overlay_path.parent)
+    palette, paths = segmenter.hparams.palette, item.outputs(folder)
+    if paths[0].parent != folder:
+        make_folder(paths[0].parent)
     pictures = overlay(image, labels, palette), labels, colour_map(labels, palette)
-    with contextlib.ExitStack() as stack:    # the names change when all are written
+    with contextlib.ExitStack() as stack:    # no file gets its name before all are written
         for path, pixels in zip(paths, pictures, strict=True):
             stack.enter_context(replacing(path)).write_bytes(encode_png(pixels))
     return labels
 
 
-def describe(labels, segmenter):
+def describe(labels: np.ndarray, segmenter: "Segmenter") -> str:
     """Say which classes cover most of an image: 'road 41 %, sky 20 %'."""
     classes = CLASSES if segmenter.hparams.num_classes == len(CLASSES) else range(segmenter.hparams.num_classes)
     shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
-    largest = np.argsort(-shares, kind="stable")[:SHOWN]
+    largest = np.argsort(-shares, kind="stable")[:NAMED_CLASSES]
     return ", ".join(f"{classes[number]} {shares[number]:.0%}" for number in largest if shares[number] > 0)
 
 

@@ -8,6 +8,7 @@
 The second argument is a section of the task's .cfg file. What each task takes: train.py mss --help.
 """
 import argparse
+from collections.abc import Sequence
 
 from common.console import cli
 from d3net.music import training as train_mss
@@ -16,7 +17,7 @@ from d3net.scenes import training as train_segmentation
 TASKS = {"mss": train_mss, "segmentation": train_segmentation}
 
 
-def parse_args(argv=None):
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, help="mss or segmentation")
     for name, module in TASKS.items():
@@ -26,7 +27,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     TASKS[args.task].start(args)
 

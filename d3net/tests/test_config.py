@@ -6,8 +6,9 @@ from common.machine.errors import UsageError
 from common.machine.files import beside_scripts
 from common.runs.config import load_section, overrides_of, section_names
 from d3net import train
-from d3net.config import SOURCES, MSSConfig, SegmentationConfig
 from d3net.hyperparameters import load_mss, load_segmentation
+from d3net.music.config import SOURCES, MSSConfig
+from d3net.scenes.config import SegmentationConfig
 
 CLASSES = {"mss": MSSConfig, "segmentation": SegmentationConfig}
 # Published default, another value.

@@ -13,6 +13,7 @@ from common.pictures.image_files import write_png
 from d3net.hyperparameters import load_segmentation
 from d3net.scenes import evaluation as eval_segmentation
 from d3net.scenes.metrics import ConfusionMatrix
+from d3net.scenes.network import PUBLISHED, SegmenterFlags
 from d3net.scenes.segmenter import Segmenter
 
 
@@ -38,7 +39,7 @@ def segmenter(segmentation_weights):
 @pytest.fixture
 def run(root, segmenter, monkeypatch):
     """Evaluate with the small network, which is made once, in the folder 'scores'; return status and scores."""
-    monkeypatch.setattr(eval_segmentation, "segmenter_of", lambda args: segmenter)
+    monkeypatch.setattr(SegmenterFlags, "make", lambda flags: segmenter)
 
     def run(*argv, data_dir=root):
         parser = cli.parser("")
@@ -147,8 +148,8 @@ def test_generated_scenes_and_a_limit(run):
 
 
 def test_published_scores_stand_beside_those_of_the_published_networks():
-    for name, numbers in eval_segmentation.PUBLISHED_MIOU.items():
-        assert eval_segmentation.published_miou(load_segmentation(name)) == numbers
+    for name, model in PUBLISHED.items():
+        assert eval_segmentation.published_miou(load_segmentation(name)) == model.miou
     assert eval_segmentation.published_miou(load_segmentation("tiny")) == {}
     table = eval_segmentation.format_table(ConfusionMatrix(19).add(np.arange(19), np.arange(19)), {"paper": 79.5})
     assert table.splitlines()[20].split() == ["mean", "100.0", "100.0", "79.5"]

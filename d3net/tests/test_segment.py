@@ -11,7 +11,7 @@ from common.pictures.image_files import read_image, read_indices, write_png
 from common.workbench.testing import assert_one_line, disturbed, run_python, script_of
 from d3net import segment
 from d3net.hyperparameters import load_segmentation
-from d3net.scenes.flags import model_name
+from d3net.scenes.network import SegmenterFlags
 from d3net.scenes.overlay import colour_map, overlay
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -26,7 +26,7 @@ def segmenter(segmentation_weights):
 @pytest.fixture
 def run(segmenter, monkeypatch):
     """Run the command with the small network, which is made once; return its status."""
-    monkeypatch.setattr(segment, "segmenter_of", lambda args: segmenter)
+    monkeypatch.setattr(SegmenterFlags, "make", lambda flags: segmenter)
     return lambda *argv: segment.main([*map(str, argv)])
 
 
@@ -146,7 +146,7 @@ def test_published_flags_and_the_default_model():
     args = segment.parse_args(["--test-image-file", "a.png", "-cfg", "D3Net_S", "-c", "cpu", "-m", "w.h5"])
     assert (args.inputs, args.config, args.context, args.model) == (["a.png"], "D3Net_S", "cpu", "w.h5")
     for argv, name in (([], "D3Net-L"), (["--config", "D3Net_S"], "D3Net-S"), (["--config", "mine.yaml"], "D3Net-L")):
-        assert model_name(segment.parse_args(["a.png", *argv])) == name
+        assert SegmenterFlags.of_flags(segment.parse_args(["a.png", *argv])).model == name
 
 
 def test_the_command_itself(segmentation_weights):

@@ -27,10 +27,10 @@ from common.workbench.testing import (
     write_stems,
 )
 from d3net import train
-from d3net.config import SOURCES, MSSConfig
 from d3net.hyperparameters import load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
 from d3net.music import training as train_mss
+from d3net.music.config import SOURCES, MSSConfig
 from d3net.music.data import GAINS, Songs
 from d3net.music.training import Graphs, magnitudes, train_step, validate
 

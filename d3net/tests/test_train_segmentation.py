@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from common.runs.checkpoint import load_state, save_parameters
+from common.runs.schedules import poly_decay
 from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
@@ -23,11 +24,12 @@ from common.workbench.testing import (
     train_until_killed,
 )
 from d3net import train
-from d3net.config import SegmentationConfig
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
 from d3net.scenes import training as train_segmentation
+from d3net.scenes.config import SegmentationConfig
 from d3net.scenes.data import Scenes
-from d3net.scenes.training import Predictor, build_loss, poly_decay, train_step, validate
+from d3net.scenes.training import build_loss, train_step
+from d3net.scenes.validation import Predictor, validate
 from d3net.segmentation_model import BACKBONE, backbone
 
 SIZE = 64, 96    # of the images below, pixels

@@ -12,11 +12,13 @@ import yaml
 from common.machine.errors import UsageError, UserError
 from common.runs.checkpoint import load_parameters, parameter_shapes, save_parameters
 from common.workbench.testing import served
-from d3net import weights
 from d3net.hyperparameters import FOLDER, load_mss, load_segmentation, save_hyper_parameters
 from d3net.mss_model import TARGETS, D3NetMSS
+from d3net.music import weights as music_weights
+from d3net.music.weights import mss_files
+from d3net.scenes import network
+from d3net.scenes.weights import pretrained_backbone, segmentation_file
 from d3net.segmentation_model import d3net_segmentation
-from d3net.weights import mss_files, pretrained_backbone, segmentation_file
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -167,8 +169,8 @@ def test_hyper_parameters_are_given_or_follow_from_the_name(tmp_path):
 def server(tmp_path, monkeypatch):
     """Serves the folder `server.folder` under the published names."""
     with served(tmp_path / "published") as running:
-        for table in ("PUBLISHED_MSS", "PUBLISHED_SEGMENTATION", "PUBLISHED_BACKBONES"):
-            monkeypatch.setattr(weights, table, running.addresses(getattr(weights, table)))
+        monkeypatch.setattr(music_weights, "PUBLISHED_MSS", running.addresses(music_weights.PUBLISHED_MSS))
+        monkeypatch.setattr(network, "BASE", f"http://127.0.0.1:{running.server_port}")
         yield running
 
 
@@ -211,7 +213,7 @@ def test_backbones_are_fetched_or_given(server, cache, tmp_path):
 
 
 def test_without_network_one_line_says_which_file_to_put_where(cache, monkeypatch):
-    monkeypatch.setattr(weights, "PUBLISHED_MSS", {"d3net-mss": "http://127.0.0.1:1/d3net-mss.zip"})
+    monkeypatch.setattr(music_weights, "PUBLISHED_MSS", {"d3net-mss": "http://127.0.0.1:1/d3net-mss.zip"})
     assert f"put the file at {cache / 'd3net-mss.zip'}" in refused(UserError, mss_files, "d3net-mss")
 
 

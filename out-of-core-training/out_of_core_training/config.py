@@ -5,7 +5,7 @@ import attrs
 
 from common.machine.errors import UsageError
 from common.runs.config import choice, integer, number, text
-from common.runs.schedules import step_decay
+from common.runs.schedules import poly_decay, step_decay
 from out_of_core_training.models import NETWORKS, checked_size
 from out_of_core_training.networks.deeplab import BACKBONES
 
@@ -109,5 +109,5 @@ def learning_rate(cfg, epoch, step, num_steps):
     if cfg.schedule == "step":
         return step_decay(peak, epoch, [round(share * cfg.epochs) for share in DROPS])
     if cfg.schedule == "poly":
-        return peak * (1 - now / cfg.epochs) ** POLY_POWER
+        return poly_decay(peak, 0, POLY_POWER, now, cfg.epochs)
     return peak * min(1, 2 * (1 - now / cfg.epochs))

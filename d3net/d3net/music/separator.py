@@ -18,7 +18,7 @@ from d3net.mss_model import TARGETS, D3NetMSS
 from d3net.music.network import DEFAULT, NETWORK, PATCH_OVERLAPS
 from d3net.music.overlap_add import overlap_add, patch_starts
 from d3net.music.spectrogram import Spectrogram
-from d3net.weights import mss_files
+from d3net.music.weights import mss_files
 
 RESIDUAL = "residual"
 
@@ -35,7 +35,7 @@ class Separator(StemSeparator):
     Parameters
     ----------
     model : str or path
-        See `d3net.weights.mss_files`.
+        See `d3net.music.weights.mss_files`.
     targets : sequence of str or None
         Sources to return, by name; None: all that the model has.
     flip : bool

@@ -23,9 +23,9 @@ from common.runs.curves import write_series
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
 from common.runs.training import BEST, CHECKPOINT, Run, train_step
-from d3net.config import MSSConfig
 from d3net.hyperparameters import load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
+from d3net.music.config import MSSConfig
 from d3net.music.data import Songs
 
 PANELS = (("loss", ("train_loss", "valid_loss")), ("learning rate", ("learning_rate",)))

@@ -2,19 +2,26 @@
 
 The order of the random draws is that of the published pipeline, so that one generator makes the same samples.
 """
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
 from common.datasets.cityscapes import IGNORE
+from d3net.scenes.standardization import MEAN, STD, standardize
 
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)    # RGB
 SMALLEST, LARGEST = 0.5, 2.0    # scale
 MOST = 0.75    # share of a crop that one class may have
 TRIES = 10
 _LEVELS = np.arange(256, dtype=np.float32)
 
+Size = tuple[int, int]    # height and width, pixels
+Pair = tuple[np.ndarray, np.ndarray]    # image and label
+Random = np.random.RandomState
 
-def training_sample(image, label, rng, size, mean=MEAN, std=STD):
+
+def training_sample(image: np.ndarray, label: np.ndarray, rng: Random, size: Size, mean: Sequence[float] = MEAN,
+                    std: Sequence[float] = STD) -> Pair:
     """Make one sample of an image and its label.
 
     Parameters
@@ -22,8 +29,8 @@ def training_sample(image, label, rng, size, mean=MEAN, std=STD):
     image : uint8 (height, width, 3), BGR
     label : uint8 (height, width)
         Classes, or 255: ignored.
-    rng : np.random.RandomState
-    size : (int, int)
+    rng
+    size
         Height and width of the sample.
     mean, std : 3 floats, RGB
         As for `standardize`.
@@ -44,7 +51,7 @@ def training_sample(image, label, rng, size, mean=MEAN, std=STD):
     return image, np.where(label == IGNORE, np.int16(-1), label)[None]
 
 
-def scale(image, label, rng):
+def scale(image: np.ndarray, label: np.ndarray, rng: Random) -> Pair:
     """Resize to 0.5 to 2 times the size, keeping the aspect ratio."""
     height, width = label.shape
     new_height = max(1, int(height * (rng.random_sample() * (LARGEST - SMALLEST) + SMALLEST)))
@@ -53,7 +60,7 @@ def scale(image, label, rng):
             cv2.resize(label, size, interpolation=cv2.INTER_NEAREST))
 
 
-def crop(image, label, rng, size):
+def crop(image: np.ndarray, label: np.ndarray, rng: Random, size: Size) -> Pair:
     """Cut out a part of `size`, or less where there is less, that shows several classes and not mostly one.
 
     After ten parts that do not, the next is taken as it is.
@@ -68,17 +75,17 @@ def crop(image, label, rng, size):
     return image[part], label[part]
 
 
-def _draw_part(shape, rng, size):
+def _draw_part(shape: tuple[int, ...], rng: Random, size: Size) -> tuple[slice, slice]:
     top, left = (rng.randint(0, max(have - want, 0) + 1) for have, want in zip(shape, size, strict=True))
     return np.s_[top:top + size[0], left:left + size[1]]
 
 
-def flip(image, label, rng):
+def flip(image: np.ndarray, label: np.ndarray, rng: Random) -> Pair:
     """Swap left and right with probability 1/2."""
     return (image[:, ::-1], label[:, ::-1]) if rng.rand() < 0.5 else (image, label)
 
 
-def distort(image, rng):
+def distort(image: np.ndarray, rng: Random) -> np.ndarray:
     """Change brightness, contrast, saturation and hue of a uint8 (height, width, 3) BGR, each with probability 1/2."""
     image = np.ascontiguousarray(image)
     if rng.randint(2):
@@ -93,49 +100,28 @@ def distort(image, rng):
     return image if contrast_first else _change_contrast(image, rng)
 
 
-def _change_contrast(image, rng):
+def _change_contrast(image: np.ndarray, rng: Random) -> np.ndarray:
     return cv2.LUT(image, _bytes(_LEVELS * rng.uniform(0.5, 1.5))) if rng.randint(2) else image
 
 
-def _map_hsv(image, channel, table):
+def _map_hsv(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
     hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
     hsv[..., channel] = cv2.LUT(hsv[..., channel], table)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)
 
 
-def _bytes(values):
+def _bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(values, 0, 255).astype(np.uint8)
 
 
-def standardize(image, mean=MEAN, std=STD):
-    """Bring an image to what the network takes.
-
-    Parameters
-    ----------
-    image : uint8 (height, width, 3), BGR
-    mean, std : 3 floats, RGB
-        In grey levels.
-
-    Returns
-    -------
-    float32 (3, height, width), RGB
-        (image - mean) / std.
-    """
-    out = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, (centre, spread) in enumerate(zip(mean, std, strict=True)):
-        values = ((np.arange(256) - centre) / spread).astype(np.float32)
-        np.take(values, image[..., 2 - channel], out=out[channel], mode="clip")    # the other modes go over a copy
-    return out
-
-
-def pad(image, label, size):
+def pad(image: np.ndarray, label: np.ndarray, size: Size) -> Pair:
     """Fill up at the bottom and at the right: a standardized image with 0, the mean; its label with 255, ignored.
 
     Parameters
     ----------
     image : float32 (3, height, width)
     label : uint8 (height, width)
-    size : (int, int)
+    size
         Not less than height and width.
 
     Returns

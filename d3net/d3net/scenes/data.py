@@ -1,15 +1,18 @@
 """Street scenes for training and validation, as an experiment of segmentation asks for them."""
 import collections
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
-from common.datasets.cityscapes import CLASSES, SYNTHETIC, find_pairs, read_pair
+from common.datasets.cityscapes import CLASSES, SYNTHETIC, Pair, find_pairs, read_pair
 from common.datasets.multitrack import parallel_map
 from common.machine.distributed import world
 from common.machine.errors import UsageError
 from common.machine.seeding import derived_seed
-from d3net.scenes.augmentation import standardize, training_sample
+from d3net.hyperparameters import SegmentationHyperParameters
+from d3net.scenes.config import SegmentationConfig
+from d3net.scenes.standardization import standardize
 
 AHEAD = 2    # batches that wait for the consumer
 SMALLEST = 32    # pixels, which are one on the coarsest scale of the network
@@ -24,10 +27,10 @@ class Scenes:
 
     Parameters
     ----------
-    cfg : SegmentationConfig
-    hparams : SegmentationHyperParameters
+    cfg
+    hparams
         With the values that `cfg` changes.
-    steps : int
+    steps
         Of all epochs together.
 
     Raises
@@ -36,7 +39,7 @@ class Scenes:
         No images where `data_dir` says, or sizes that do not suit the network.
     """
 
-    def __init__(self, cfg, hparams, steps):
+    def __init__(self, cfg: SegmentationConfig, hparams: SegmentationHyperParameters, steps: int):
         if not cfg.data_dir:
             raise UsageError("--data-dir: name the folder of Cityscapes, or 'synthetic'")
         if hparams.num_classes != len(CLASSES):
@@ -47,18 +50,15 @@ class Scenes:
             raise UsageError(f"--image-height {self.size[0]} --image-width {self.size[1]}: the network needs "
                              f"{SMALLEST} pixels or more")
         self.cfg, self.hparams, self.steps = cfg, hparams, steps
-        self.train_pairs, self.valid_pairs = find_pairs(cfg.data_dir, "train"), self._validation_pairs()
+        self.train_pairs = find_pairs(cfg.data_dir, "train")
+        self.valid_pairs: list[Pair] = []    # stays empty if the data set has no such folder
+        if cfg.data_dir == SYNTHETIC or (Path(cfg.data_dir) / "leftImg8bit" / "val").is_dir():
+            self.valid_pairs = find_pairs(cfg.data_dir, "val")[:cfg.valid_images or None]
 
-    def _validation_pairs(self):
-        """List the validation images; none if the data set has no such folder."""
-        if self.cfg.data_dir != SYNTHETIC and not (Path(self.cfg.data_dir) / "leftImg8bit" / "val").is_dir():
-            return []
-        return find_pairs(self.cfg.data_dir, "val")[:self.cfg.valid_images or None]
-
-    def __len__(self):
+    def __len__(self) -> int:
         return min(self.cfg.epoch_length, self.steps)
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Return an iterator over the batches of an epoch, from step `start` on.
 
         What it yields depends on the arguments only. The next batches are made in threads, which end with the iterator;
@@ -73,7 +73,7 @@ class Scenes:
         first, last = epoch * self.cfg.epoch_length, min((epoch + 1) * self.cfg.epoch_length, self.steps)
         return self._ahead(range(first + start, last))
 
-    def _ahead(self, iterations):
+    def _ahead(self, iterations: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         waiting = collections.deque()
         with parallel_map(self.cfg.workers, "scenes") as start_all:
             for iteration in iterations:
@@ -83,19 +83,22 @@ class Scenes:
             while waiting:
                 yield _stacked(waiting.popleft())
 
-    def _items(self, iteration):
-        """Number of the samples, counted from the first epoch on, that this rank has in an iteration."""
+    def _items(self, iteration: int) -> range:
+        """Numbers of the samples, counted from the first epoch on, that this rank has in an iteration."""
         together = self.hparams.batch_size * world().size
         return range(iteration * together, (iteration + 1) * together)[world().rows(self.hparams.batch_size)]
 
-    def _sample(self, item):
+    def _sample(self, item: int) -> tuple[np.ndarray, np.ndarray]:
+        # Brings OpenCV, which flags and configurations do without.
+        from d3net.scenes.augmentation import training_sample
+
         number, place = divmod(item, len(self.train_pairs))
         order = np.random.default_rng((self.cfg.seed, ORDER, number)).permutation(len(self.train_pairs))
         image, label = read_pair(self.train_pairs[order[place]])
         rng = np.random.RandomState(derived_seed(self.cfg.seed, item, SAMPLE))
         return training_sample(image, label, rng, self.size, self.hparams.mean, self.hparams.std)
 
-    def validation(self):
+    def validation(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield the validation images of this rank, whole.
 
         Yields
@@ -109,6 +112,6 @@ class Scenes:
                 yield standardize(image, self.hparams.mean, self.hparams.std), label
 
 
-def _stacked(samples):
+def _stacked(samples: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     images, labels = zip(*samples, strict=True)    # waits, and raises what a thread raised
     return np.stack(images), np.stack(labels)

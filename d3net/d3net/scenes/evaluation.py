@@ -1,11 +1,14 @@
 """Score a segmentation model on Cityscapes, or on data of its layout: mean intersection over union.
 
-For each image a file of counts is kept, so that a run that was interrupted goes on where it was.
+A file keeps the counts of each image, so that a run that was interrupted goes on where it was.
 """
+import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -14,21 +17,21 @@ from tqdm import tqdm
 from common.console.progress import progress
 from common.console.tables import align
 from common.console.values import positive_int
-from common.datasets.cityscapes import CLASSES, SPLITS, SceneFile, find_pairs, read_pair
+from common.datasets.cityscapes import CLASSES, SPLITS, Pair, SceneFile, find_pairs, read_pair
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_json
-from d3net.hyperparameters import load_segmentation
-from d3net.scenes.flags import add_model_flags, model_name, segmenter_of
+from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation
 from d3net.scenes.metrics import ConfusionMatrix
+from d3net.scenes.network import PUBLISHED, SegmenterFlags, add_model_flags
 
-# Mean intersection over union in percent on the 500 validation images of Cityscapes, by the published configuration:
-# arXiv 2011.11844, and the README of the published NNabla weights.
-PUBLISHED_MIOU = {"D3Net_S": {"paper": 79.5, "NNabla": 79.9}, "D3Net_L": {"paper": 80.6, "NNabla": 81.0}}
+if TYPE_CHECKING:
+    from d3net.scenes.segmenter import Segmenter
+
 NETWORK_KEYS = ("num_init_features", "num_layers", "n_blocks", "dens_k", "block_comp", "intermediate_out_ch",
                 "trans_comp_factor", "dense_n_out_layer_block", "dilation", "num_classes")
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `evaluate` takes."""
     parser.add_argument("--data-dir", required=True, metavar="DIR",
                         help="folder of Cityscapes, with leftImg8bit and gtFine in it; 'synthetic' generates scenes")
@@ -39,99 +42,109 @@ def add_arguments(parser):
     add_model_flags(parser)
 
 
-def evaluate(args):
-    """Score the model that the flags name, print the table, and write `scores.json`.
+def evaluate(args: argparse.Namespace) -> int:
+    """Score what the flags of `add_arguments` name, as `score_model` does; return the exit status."""
+    flags = SegmenterFlags.of_flags(args)
+    return score_model(flags, args.data_dir, args.split, args.limit, args.output or f"scores-{Path(flags.model).stem}")
 
-    Images are taken whole, in one scale. One that cannot be scored is said in a line on stderr, and left out.
+
+def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | None, output: str) -> int:
+    """Score a model, print the table, and write `scores.json`.
+
+    Images are taken whole, in one scale. One that cannot be scored is named in a line on stderr, and left out.
 
     Parameters
     ----------
-    args : argparse.Namespace
-        Of the flags of `add_arguments`.
+    flags
+    data_dir, split
+        As for `common.datasets.cityscapes.find_pairs`.
+    limit
+        Only the first so many images; None: all.
+    output
+        Folder of the scores.
 
     Returns
     -------
-    int
-        Exit status: 1 if an image could not be scored.
+    Exit status: 1 if an image could not be scored.
 
     Raises
     ------
     UsageError, UserError
-        As `find_pairs`, `segmenter_of`; the model has other classes; the output folder cannot be written to.
+        As `find_pairs` and `SegmenterFlags.make`; the model has other classes; the output folder cannot be written to.
     """
-    pairs = find_pairs(args.data_dir, args.split)[:args.limit]
-    segmenter = segmenter_of(args)
-    name, classes = model_name(args), segmenter.hparams.num_classes
-    if classes != len(CLASSES):
-        raise UsageError(f"{name}: tells {classes} classes, and Cityscapes has {len(CLASSES)}")
-    folder = make_folder(args.output or f"scores-{Path(name).stem}")
-    made_with = settings(segmenter)
-    matrix, failed = score_images(pairs, segmenter, folder / args.split, made_with)
-    path = folder / "scores.json"
-    about = {"model": name, "data_dir": str(args.data_dir), "split": args.split, "images": len(pairs) - len(failed)}
-    write_json(path, {**about, "made_with": made_with, "failed": failed, **summary(matrix)})
-    if len(failed) < len(pairs):
-        print(f"\n{about['images']} images of '{args.split}'")
+    pairs = find_pairs(data_dir, split)[:limit]
+    segmenter = flags.make()
+    num_classes = segmenter.hparams.num_classes
+    if num_classes != len(CLASSES):
+        raise UsageError(f"{flags.model}: tells {num_classes} classes, and Cityscapes has {len(CLASSES)}")
+    folder, made_with = make_folder(output), settings(segmenter)
+    matrix, failed = score_images(pairs, segmenter, folder / split, made_with)
+    path, num_scored = folder / "scores.json", len(pairs) - len(failed)
+    write_json(path, {"model": flags.model, "data_dir": data_dir, "split": split, "images": num_scored,
+                      "made_with": made_with, "failed": failed, **summary(matrix)})
+    if num_scored:
+        print(f"\n{num_scored} images of '{split}'")
         print(format_table(matrix, published_miou(segmenter.hparams)), flush=True)
     print(f"wrote {path}")
     return 1 if failed else 0
 
 
-def settings(segmenter):
+def settings(segmenter: "Segmenter") -> dict[str, Any]:
     """Return what determines the labels, JSON-able."""
     hparams = attrs.asdict(segmenter.hparams)
     return {"weights": hashlib.sha256(Path(segmenter.file.path).read_bytes()).hexdigest(),
             "hparams": {key: hparams[key] for key in (*NETWORK_KEYS, "mean", "std")}, "precision": segmenter.precision}
 
 
-def score_images(pairs, segmenter, folder, made_with):
-    """Compare the labels of images with the truth; write `<name>.json` for each, and take those that are there.
+def score_images(pairs: Sequence[Pair], segmenter: "Segmenter", folder: Path, made_with: dict[str, Any]
+                 ) -> tuple[ConfusionMatrix, list[str]]:
+    """Compare predictions with labels. `<name>.json` keeps the counts of each image, and is used if it is there.
 
     Parameters
     ----------
-    pairs : sequence of common.datasets.cityscapes.Pair
-    segmenter : object
-        Has `segment(image)`, as `d3net.scenes.segmenter.Segmenter`.
-    folder : path
-        A file in it is taken as it is if it was made of the same image and label and with the same `made_with`.
-    made_with : dict
-        What determines the labels: weights and settings, JSON-able.
+    pairs
+    segmenter
+        Only its `segment(image)` is used.
+    folder
+        A file in it is used if it was made of the same image and label and with the same `made_with`.
+    made_with
+        What determines the predictions: weights and settings, JSON-able.
 
     Returns
     -------
-    matrix : ConfusionMatrix
+    matrix
         Of all images together.
-    failed : list of str
+    failed
         Names of the images without scores.
     """
-    folder, total, failed, found = Path(folder), ConfusionMatrix(len(CLASSES)), [], 0
+    total, failed, num_found = ConfusionMatrix(len(CLASSES)), [], 0
     try:
         with progress(pairs, unit="image") as bar:
             for pair in bar:
                 try:
-                    counts, was_there = _counts(pair, segmenter, folder / f"{pair.name}.json", made_with)
+                    counts, found = _counts(pair, segmenter, folder / f"{pair.name}.json", made_with)
                 except UserError as error:
                     failed.append(pair.name)
                     tqdm.write(f"error: {error}", sys.stderr)
                     continue
                 total.counts[...] += counts
-                found += was_there
+                num_found += found
                 bar.set_postfix_str(f"mIoU {total.mean_iou():.1%}")
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted; run again to go on with the images that are left") from None
-    if found:
-        print(f"{found} of {len(pairs)} images were scored in {folder} already")
+    if num_found:
+        print(f"{num_found} of {len(pairs)} images were scored in {folder} already")
     return total, failed
 
 
-def _counts(pair, segmenter, path, made_with):
-    """Confusion matrix of an image, and whether it was there already."""
+def _counts(pair: Pair, segmenter: "Segmenter", path: Path, made_with: dict[str, Any]) -> tuple[np.ndarray, bool]:
+    """Return the confusion matrix of an image, and whether it was in its file already."""
     origin = json.loads(json.dumps({**made_with, "image": _key(pair.image), "label": _key(pair.label)}))
     try:
         stored = json.loads(path.read_text())
         if stored["made_with"] == origin:
             return np.array(stored["confusion"], np.int64).reshape(len(CLASSES), len(CLASSES)), True
-    except (OSError, ValueError, KeyError, TypeError):    # no file, or one of somebody else
+    except (OSError, ValueError, KeyError, TypeError):    # no file, or one that holds something else
         pass
     image, label = read_pair(pair)
     counts = ConfusionMatrix(len(CLASSES)).add(segmenter.segment(image), label).counts
@@ -141,8 +154,8 @@ def _counts(pair, segmenter, path, made_with):
     return counts, False
 
 
-def _key(source):
-    """Something JSON-able that changes with the content of an image or label."""
+def _key(source: Path | SceneFile) -> str | list:
+    """Return something JSON-able that changes with the content of an image or label."""
     if isinstance(source, SceneFile):
         return str(source)
     try:
@@ -152,15 +165,15 @@ def _key(source):
     return [str(Path(source).resolve()), status.st_size, status.st_mtime_ns]
 
 
-def published_miou(hparams):
-    """Return {label: percent} published for a network of these hyper-parameters; empty if it is one of one's own."""
-    def network(hparams):
+def published_miou(hparams: SegmentationHyperParameters) -> Mapping[str, float]:
+    """Return the published scores of a network, whose number -> percent; empty if no such network is published."""
+    def network(hparams: SegmentationHyperParameters) -> list:
         return [getattr(hparams, key) for key in NETWORK_KEYS]
-    return next((numbers for name, numbers in PUBLISHED_MIOU.items()
-                 if network(load_segmentation(name)) == network(hparams)), {})
+    return next((model.miou for model in PUBLISHED.values()
+                 if network(load_segmentation(model.name)) == network(hparams)), {})
 
 
-def summary(matrix):
+def summary(matrix: ConfusionMatrix) -> dict[str, Any]:
     """Return the scores, as shares of 1, JSON-able; None for a class that does not occur."""
     rows = zip(CLASSES, matrix.iou(), matrix.class_accuracy(), matrix.counts.sum(1), strict=True)
     return {"mean_iou": _or_none(matrix.mean_iou()), "pixel_accuracy": _or_none(matrix.pixel_accuracy()),
@@ -170,23 +183,12 @@ def summary(matrix):
             "confusion": matrix.counts.tolist()}
 
 
-def _or_none(value):
+def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def format_table(matrix, published):
-    """Lay out the scores in percent.
-
-    Parameters
-    ----------
-    matrix : ConfusionMatrix
-    published : dict of str to float
-        Label -> mean intersection over union in percent.
-
-    Returns
-    -------
-    str
-    """
+def format_table(matrix: ConfusionMatrix, published: Mapping[str, float]) -> str:
+    """Lay out the scores in percent; `published` are mean intersections over union."""
     shares = matrix.counts.sum(1) / max(1, matrix.counts.sum())
     lines = [["%", "IoU", "accuracy", "pixels", *published]]
     lines += [[name, *map(_percent, row), *("" for _ in published)]
@@ -203,5 +205,5 @@ def format_table(matrix, published):
     return "\n".join(table)
 
 
-def _percent(value):
+def _percent(value: float) -> str:
     return "-" if np.isnan(value) else f"{100 * value:.1f}"

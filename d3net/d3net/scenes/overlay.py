@@ -1,10 +1,11 @@
 """Labels as colours, alone or laid over the image."""
 import numpy as np
+from numpy.typing import ArrayLike
 
 from common.datasets.cityscapes import PALETTE
 
 
-def colour_map(labels, palette=PALETTE):
+def colour_map(labels: np.ndarray, palette: ArrayLike = PALETTE) -> np.ndarray:
     """Give each class its colour.
 
     Parameters
@@ -18,11 +19,12 @@ def colour_map(labels, palette=PALETTE):
     uint8 (height, width, 3), BGR
     """
     colours = np.zeros((256, 3), np.uint8)
-    colours[:len(palette)] = np.asarray(palette)[:, ::-1]
+    known = np.asarray(palette)[:, ::-1]    # BGR
+    colours[:len(known)] = known
     return colours[labels]
 
 
-def overlay(image, labels, palette=PALETTE):
+def overlay(image: np.ndarray, labels: np.ndarray, palette: ArrayLike = PALETTE) -> np.ndarray:
     """Mix an image with the colours of its labels, half and half, rounded down.
 
     Parameters

@@ -1,33 +1,36 @@
 """Segmentation of street scenes with D3Net: image in, class of every pixel out."""
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
 
-import cv2
 import nnabla as nn
 import numpy as np
 
 from common.inference.engines import check_engine, compile_network
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
-from d3net.scenes.augmentation import standardize
+from d3net.scenes.network import DEFAULT
+from d3net.scenes.standardization import standardize
+from d3net.scenes.weights import segmentation_file
 from d3net.segmentation_model import d3net_segmentation
-from d3net.weights import segmentation_file
 
 SMALLEST = 32    # pixels; the coarsest scale of the network has one for every 32
 KEPT = 2    # compiled networks, one for each size of image; each holds the weights
 
 
 class Segmenter:
-    """Tells the class of every pixel.
+    """Finds the class of every pixel.
 
         labels = Segmenter("D3Net-S").segment(cv2.imread("street.jpg"))    # uint8 (height, width)
 
     Parameters
     ----------
-    model : str or path
-        See `d3net.weights.segmentation_file`.
-    config : str or path, optional
+    model
+        See `d3net.scenes.weights.segmentation_file`.
+    config
         Hyper-parameters, by name or of a file; if not given, those that belong to the model.
-    engine, precision : str
+    engine, precision
         See `common.inference.engines`.
 
     Attributes
@@ -41,7 +44,8 @@ class Segmenter:
         As `segmentation_file`; the weights do not fit the hyper-parameters; no such engine.
     """
 
-    def __init__(self, model="D3Net-L", config=None, *, engine="auto", precision="float32"):
+    def __init__(self, model: str | Path = DEFAULT, config: str | Path | None = None, *, engine: str = "auto",
+                 precision: str = "float32"):
         check_engine(engine, precision)
         self.file = segmentation_file(model, config)
         self.hparams = self.file.hparams
@@ -52,11 +56,11 @@ class Segmenter:
             smallest = nn.Variable((1, 3, SMALLEST, SMALLEST))
             load_parameters(self.file.path, parameter_shapes(lambda: d3net_segmentation(smallest, self.hparams)))
 
-    def _scope(self):
+    def _scope(self) -> AbstractContextManager:
         """The parameters of this object, apart from all others."""
         return nn.parameter_scope("segmenter", self._parameters)
 
-    def segment(self, image):
+    def segment(self, image: np.ndarray) -> np.ndarray:
         """Find the most probable class of every pixel.
 
         Parameters
@@ -72,11 +76,11 @@ class Segmenter:
         Raises
         ------
         ValueError
-            It is no such image.
+            `image` has another type or shape.
         """
         return self.probabilities(image).argmax(0).astype(np.uint8)
 
-    def probabilities(self, image):
+    def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Estimate how probable each class is at every pixel.
 
         Parameters
@@ -98,18 +102,17 @@ class Segmenter:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"image of {image.dtype} {image.shape}: uint8 (height, width, 3) is wanted")
         height, width = image.shape[:2]
-        if min(height, width) < SMALLEST:    # there would be nothing left on the coarsest scale
-            image = cv2.copyMakeBorder(image, 0, max(0, SMALLEST - height), 0, max(0, SMALLEST - width),
-                                       cv2.BORDER_REPLICATE)
+        missing = [(0, max(0, SMALLEST - extent)) for extent in (height, width)]
+        image = np.pad(image, [*missing, (0, 0)], mode="edge")    # or nothing would be left on the coarsest scale
         x = standardize(image, self.hparams.mean, self.hparams.std)[None]
         probabilities, = self._network(image.shape[:2])(x)
         return probabilities[0, :, :height, :width]
 
-    def _network(self, size):
+    def _network(self, size: tuple[int, int]) -> Callable[..., list[np.ndarray]]:
         """Return the network compiled for images of (height, width)."""
         return self._networks.get(
             size, lambda: compile_network(self._build, [(1, 3, *size)], self.engine, self.precision))
 
-    def _build(self, image):
+    def _build(self, image: nn.Variable) -> nn.Variable:
         with self._scope():
             return d3net_segmentation(image, self.hparams)
