@@ -12,6 +12,7 @@ from common.machine.errors import UsageError
 from common.machine.seeding import derived_seed
 
 AUGMENTATIONS = ("gain", "channelswap")
+GAINS = 0.25, 1.25    # limits of the gain, where a paper has none of its own
 AHEAD = 2    # batches that wait for the consumer
 
 
@@ -26,7 +27,7 @@ class Draw:
     swap = attrs.field(default=False)    # left and right
 
 
-def draw_item(rng, durations, sources, seq_dur, gains=(0.25, 1.25), augmentations=AUGMENTATIONS):
+def draw_item(rng, durations, sources, seq_dur, gains=GAINS, augmentations=AUGMENTATIONS):
     """Draw what is random in a training item, in the order in which the published code draws.
 
     Source by source: track, start, then what `augmentations` names, in their order.
@@ -97,7 +98,7 @@ class TrainingBatches:
         batch in an epoch.
     """
 
-    def __init__(self, tracks, sources, batch_size, seq_dur, seed, samples_per_track=64, gains=(0.25, 1.25),
+    def __init__(self, tracks, sources, batch_size, seq_dur, seed, samples_per_track=64, gains=GAINS,
                  augmentations=AUGMENTATIONS, workers=2, world=None):
         self.world = world or World()
         self.tracks, self.sources, self.batch_size = list(tracks), tuple(sources), batch_size

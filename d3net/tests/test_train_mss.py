@@ -1,4 +1,5 @@
 """Training for music separation: the data, what a run writes, the same bits after a kill, one line for bad input."""
+import functools
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ import soundfile
 
 from common.runs.checkpoint import load_state, save_parameters
 from common.runs.schedules import step_decay
+from common.separation.training import Losses
 from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
@@ -31,8 +33,7 @@ from d3net.hyperparameters import load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
 from d3net.music import training as train_mss
 from d3net.music.config import SOURCES, MSSConfig
-from d3net.music.data import GAINS, Songs
-from d3net.music.training import Graphs, magnitudes, train_step, validate
+from d3net.music.training import GAINS, build_graph, magnitudes, open_songs, train_step, usable_frames, validate
 
 RATE, SONG = 8000, 4000    # Hz, samples
 SMALL = ("--seq-dur", "0.1", "--valid-dur", "0.2", "--batch-size", "2", "--samples-per-track", "2", "--epochs", "2",
@@ -60,6 +61,10 @@ def songs(tmp_path_factory, hparams):
 
 def small(songs, **values):
     return MSSConfig(**{"root": str(songs), "seq_dur": 0.1, "valid_dur": 0.2, "batch_size": 2} | values)
+
+
+def losses_of(hparams, test, patch_length=0, target="vocals"):
+    return Losses(functools.partial(build_graph, D3NetMSS(hparams, target), test, patch_length))
 
 
 def arguments(output, root, *flags):
@@ -95,7 +100,7 @@ def test_training_steps_agree_with_the_reference(fill):
     g = np.random.RandomState(7)
     mixture = (0.1 * g.randn(2, 2, 33792)).astype(np.float32)
     target = (0.5 * mixture + 0.02 * g.randn(2, 2, 33792)).astype(np.float32)
-    loss = Graphs(D3NetMSS(load_mss("tiny"), "tiny"), test=False).loss(mixture, target, frames=32)
+    loss = losses_of(load_mss("tiny"), test=False, target="tiny")(mixture, target)
     fill(7)
     solver = S.Adam(1e-3)
     solver.set_parameters(nn.get_parameters())
@@ -104,8 +109,8 @@ def test_training_steps_agree_with_the_reference(fill):
 
 
 def test_weight_decay_pulls_every_parameter_towards_zero(hparams):
-    graphs = Graphs(D3NetMSS(hparams, "vocals"), test=False)
-    loss = graphs.loss(*np.random.default_rng(0).standard_normal((2, 1, 2, 112), np.float32), frames=8)
+    losses = losses_of(hparams, test=False, patch_length=8)
+    loss = losses(*np.random.default_rng(0).standard_normal((2, 1, 2, 112), np.float32))
     loss.forward(), loss.backward()
     for parameter in nn.get_parameters().values():
         parameter.d = 1.0
@@ -131,11 +136,11 @@ def test_the_rate_falls_to_a_tenth_as_the_published_one():
 
 def test_only_the_first_frames_count(hparams):
     rng = np.random.default_rng(0)
-    graphs = Graphs(D3NetMSS(hparams, "vocals"), test=True)
+    losses = losses_of(hparams, test=True, patch_length=8)
     mixture, target = rng.standard_normal((2, 1, 2, 640), np.float32)
 
     def loss(mixture, target):
-        value = graphs.loss(mixture, target, frames=8)
+        value = losses(mixture, target)
         value.forward()
         return float(value.d)
 
@@ -161,34 +166,37 @@ def test_magnitudes_are_those_of_the_spectrogram(hparams):
 
 def test_a_batch_is_a_mixture_and_its_target(songs, hparams):
     quiet = {"source_augmentations": ("gain",), "workers": 0}
-    batches = {target: next(Songs(small(songs, target=target, **quiet), hparams).epoch(0))
+    batches = {target: next(open_songs(small(songs, target=target, **quiet), hparams).epoch(0))
                for target in (*SOURCES, "accompaniment")}
     mixture = batches["vocals"][0]
-    assert mixture.shape == batches["vocals"][1].shape == (2, 2, 800)
+    assert mixture.shape == (2, 2, 800) and batches["vocals"][1].shape == (2, 1, 2, 800)
     for other, _ in batches.values():
         assert np.array_equal(other, mixture)
-    np.testing.assert_allclose(sum(batches[source][1] for source in SOURCES), mixture, atol=1e-6)
-    np.testing.assert_allclose(batches["accompaniment"][1] + batches["vocals"][1], mixture, atol=1e-6)
+    np.testing.assert_allclose(sum(batches[source][1] for source in SOURCES)[:, 0], mixture, atol=1e-6)
+    np.testing.assert_allclose((batches["accompaniment"][1] + batches["vocals"][1])[:, 0], mixture, atol=1e-6)
 
 
 def test_gains_are_those_of_this_paper(songs, monkeypatch, hparams):
     draws = []
-    monkeypatch.setattr("d3net.music.data.TrainingBatches", lambda *args: draws.append(args))
-    Songs(small(songs), hparams)
+    monkeypatch.setattr("common.datasets.songs.TrainingBatches", lambda *args: draws.append(args))
+    open_songs(small(songs), hparams)
     assert GAINS in draws[0] and GAINS == (0.75, 1.25) and SOURCES in draws[0]
 
 
 def test_validation_is_the_mean_over_songs_of_the_mean_over_pieces(songs, hparams):
-    network, data = D3NetMSS(hparams, "vocals"), Songs(small(songs), hparams)
-    graphs = Graphs(network, test=True)
-    pieces = [piece for song in data.validation() for piece in song]
-    losses = []
-    for mixture, target in pieces:
-        value = graphs.loss(mixture, target, data.num_frames(mixture.shape[-1]))
-        value.forward()
-        losses.append(float(value.d))
-    assert len(losses) == 2 and losses[0] != losses[1]
-    assert validate(graphs, data) == pytest.approx(np.mean(losses))
+    data, losses = open_songs(small(songs), hparams), losses_of(hparams, test=True)
+    values = []
+    for mixture, target in (piece for song in data.validation() for piece in song):
+        loss = losses(mixture, target)
+        loss.forward()
+        values.append(float(loss.d))
+    assert len(values) == 2 and values[0] != values[1]
+    assert validate(losses, data.validation()) == pytest.approx(np.mean(values))
+
+
+@pytest.mark.parametrize("samples, frames", [(32, 2), (48, 4), (63, 4), (64, 4), (79, 4), (80, 6)])
+def test_frames_come_in_multiples_of_what_the_network_takes(samples, frames, hparams):
+    assert usable_frames(samples, hparams) == frames
 
 
 # What a run writes ----------------------------------------------------------------------------------------------------
@@ -220,7 +228,7 @@ def test_the_log_and_the_series_tell_the_same(finished):
 
 def test_the_best_parameters_give_the_loss_in_the_log(finished, songs, hparams):
     nn.load_parameters(str(finished / "vocals.h5"))
-    loss = validate(Graphs(D3NetMSS(hparams, "vocals"), test=True), Songs(small(songs), hparams))
+    loss = validate(losses_of(hparams, test=True), open_songs(small(songs), hparams).validation())
     assert loss == pytest.approx(min(row["valid_loss"] for row in log_of(finished / "vocals")), rel=1e-5)
 
 
@@ -229,7 +237,7 @@ def test_the_statistics_of_the_songs_start_the_network(songs, tmp_path, command,
     monkeypatch.setattr(train_mss, "train_step", lambda *args: seen.update(
         {name: p.d.copy() for name, p in nn.get_parameters().items()}) or 0.0)
     assert command(tmp_path / "run", "--epochs", 1)[0] == 0
-    mean, std = Songs(small(songs), hparams).statistics()
+    mean, std = open_songs(small(songs), hparams).statistics(hparams.fft_size, hparams.hop_size)
     np.testing.assert_array_equal(seen["vocals/in_offset"].ravel(), mean)
     np.testing.assert_array_equal(seen["vocals/in_scale"].ravel(), std)
 

@@ -1,4 +1,5 @@
 """The command that trains: what a run writes, the same bits after a kill, and what it says to bad input."""
+import functools
 import itertools
 import json
 import shutil
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from common.datasets.songs import Songs
 from common.runs.checkpoint import load_state
 from common.runs.config import section_names
 from common.runs.schedules import plateau_decay
+from common.separation.training import Losses, validate
 from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
@@ -28,7 +31,7 @@ from common.workbench.testing import (
 from x_umx import train
 from x_umx.config import Config
 from x_umx.model import SOURCES
-from x_umx.network import Graphs, build_graph, shortest_excerpt, validate
+from x_umx.network import build_graph, shortest_excerpt
 from x_umx.weights import find_weights
 
 SCRIPT = script_of(train)
@@ -78,10 +81,14 @@ def assert_same_run(a, b):
     assert_same_files(a, b, ("params_best.h5", "best_xumx.h5", "checkpoint/latest.h5"), ("log.csv",))
 
 
+def valid_losses(cfg):
+    return Losses(functools.partial(build_graph, cfg, False))
+
+
 def scripted(monkeypatch, losses):
     """Replace the validation losses of a run; the last one stays."""
     values = itertools.chain(losses, itertools.repeat(losses[-1]))
-    monkeypatch.setattr(train, "validate", lambda graphs, songs: next(values))
+    monkeypatch.setattr(train, "validate", lambda losses, songs: next(values))
 
 
 # What a run writes ----------------------------------------------------------------------------------------------------
@@ -116,7 +123,8 @@ def test_the_best_parameters_give_the_loss_in_the_log(finished, songs):
     cfg = Config(root=str(songs), nfft=64, nhop=16, hidden_size=8, seq_dur=0.1, valid_dur=0.2, batch_size=2,
                  sample_rate=RATE, bandwidth=3000)
     nn.load_parameters(str(finished / "best_xumx.h5"))
-    loss = validate(Graphs(cfg, train=False), train.Songs(cfg).validation())
+    songs = Songs(cfg, cfg.targets, RATE, shortest=shortest_excerpt(cfg))
+    loss = validate(valid_losses(cfg), songs.validation())
     assert loss == pytest.approx(min(row["valid_loss"] for row in log_of(finished)), rel=1e-5)
 
 
@@ -243,7 +251,7 @@ def small(**values):
 def test_the_shortest_excerpt_has_a_loss(umx_train):
     cfg = small(umx_train=umx_train)
     samples = shortest_excerpt(cfg)
-    graph = build_graph(cfg, 1, samples, train=True)
+    graph = build_graph(cfg, True, 1, samples)
     rng = np.random.default_rng(0)
     graph.fill(rng.standard_normal((1, 2, samples)), rng.standard_normal((1, len(cfg.targets), 2, samples)))
     graph.loss.forward()
@@ -252,17 +260,17 @@ def test_the_shortest_excerpt_has_a_loss(umx_train):
 
 def test_the_validation_loss_is_the_mean_over_songs_of_the_mean_over_pieces():
     cfg, rng = small(), np.random.default_rng(0)
-    graphs = Graphs(cfg, train=False)
+    losses = valid_losses(cfg)
     pieces = [(rng.standard_normal((1, 2, n)).astype(np.float32), rng.standard_normal((1, 4, 2, n)).astype(np.float32))
               for n in (600, 600, 700)]
-    a, b, c = (validate(graphs, [[piece]]) for piece in pieces)
+    a, b, c = (validate(losses, [[piece]]) for piece in pieces)
     assert len({a, b, c}) == 3
-    assert validate(graphs, [pieces[:2], pieces[2:]]) == pytest.approx(((a + b) / 2 + c) / 2)
+    assert validate(losses, [pieces[:2], pieces[2:]]) == pytest.approx(((a + b) / 2 + c) / 2)
 
 
 def test_a_perfect_estimate_of_a_silent_source_has_no_loss():
     cfg = small(umx_train=True)
-    graph = build_graph(cfg, 1, 640, train=False)
+    graph = build_graph(cfg, False, 1, 640)
     nn.get_parameters()["output_mean"].d = -100    # the mask is zero
     graph.fill(np.ones((1, 2, 640)), np.zeros((1, 1, 2, 640)))
     graph.loss.forward()
@@ -273,12 +281,12 @@ def test_a_perfect_estimate_of_a_silent_source_has_no_loss():
 
 
 def test_mono_takes_the_mean_of_both_channels():
-    graph = build_graph(small(nb_channels=1), 1, 640, train=False)
+    graph = build_graph(small(nb_channels=1), False, 1, 640)
     rng = np.random.default_rng(0)
     mixture, targets = rng.standard_normal((1, 2, 640)), rng.standard_normal((1, 4, 2, 640))
     graph.fill(mixture, targets)
     np.testing.assert_allclose(graph.mixture.d, mixture.mean(1, keepdims=True), atol=1e-6)
-    np.testing.assert_allclose(graph.target.d, targets.mean(2), atol=1e-6)
+    np.testing.assert_allclose(graph.targets.d, targets.mean(2), atol=1e-6)
 
 
 # The same bits --------------------------------------------------------------------------------------------------------
@@ -337,9 +345,9 @@ def test_an_overwritten_run_leaves_no_weights_of_the_old_one(command, copy):
     (("--nb-channels", 3), ["--nb-channels 3: not allowed"]),
     (("--source-augmentations", "pitch"), ["--source-augmentations pitch"]),
     (("--seq-dur", 1), ["0.50 s only, less than --seq-dur 1", "choose --seq-dur 0.5 or less"]),
-    (("--seq-dur", 0.04), ["--seq-dur 0.04: too short", "at least 0.052 s"]),
-    (("UMX", "--seq-dur", 0.007), ["--seq-dur 0.007: too short", "at least 0.008 s"]),
-    (("--valid-dur", 0.04), ["--valid-dur 0.04: too short"]),
+    (("--seq-dur", 0.04), ["--seq-dur: 0.04 s are too short", "at least 0.052 s"]),
+    (("UMX", "--seq-dur", 0.007), ["--seq-dur: 0.007 s are too short", "at least 0.008 s"]),
+    (("--valid-dur", 0.04), ["--valid-dur: 0.04 s are too short"]),
     (("--seq-dur", 0), ["batch size 2", "--seq-dur 0"]),
     (("--batch-size", 5), ["batch size 5", "1 to 4"]),
     (("UMX", "--source", "piano"), ["source = 'piano' is none of the sources bass, drums, vocals, other"]),

@@ -6,6 +6,7 @@ Parameters are random: they do not change the time. Both sides of a ratio take t
 median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
 Several minutes, most of them nnabla's.
 """
+import functools
 import importlib.util
 import statistics
 import tempfile
@@ -25,6 +26,7 @@ from common.layers.recurrent import lstm
 from common.machine.context import native_functions, use_context
 from common.runs.checkpoint import save_parameters
 from common.runs.training import update_parameters
+from common.separation.training import Losses
 from common.separation.wiener import multichannel_wiener
 from common.workbench.benchmarking import (
     add_benchmark_flags,
@@ -35,7 +37,7 @@ from common.workbench.benchmarking import (
 )
 from x_umx.config import Config
 from x_umx.model import SAMPLE_RATE, CrossNetOpenUnmix
-from x_umx.network import Graphs
+from x_umx.network import build_graph
 from x_umx.separator import Separator
 
 LSTM_SHAPE = (129, 8, 512)    # frames, batch, features: 3 s
@@ -168,7 +170,7 @@ def step_times(rounds):
 def step_function(targets):
     """Build the graph of a step on the parameters of the current scope, and return a function that takes it."""
     cfg = Config()
-    loss = Graphs(cfg, train=True).loss(targets.sum(1), targets)
+    loss = Losses(functools.partial(build_graph, cfg, True))(targets.sum(1), targets)
     solver = S.Adam(cfg.lr)
     solver.set_parameters(nn.get_parameters())
     return lambda: update_parameters(loss, solver, cfg.weight_decay)

@@ -1,8 +1,8 @@
 """The keys of an experiment of music separation, with the published names and defaults."""
 import attrs
 
-from common.datasets.remixing import AUGMENTATIONS
-from common.runs.config import flag, integer, names, number, text
+from common.datasets.songs import SongsConfig
+from common.runs.config import integer, names, number, text
 from d3net.hyperparameters import LARGEST_SEED, MSSHyperParameters, as_published, replace_given
 
 SOURCES = ("vocals", "drums", "bass", "other")    # in this order they are drawn and added up
@@ -10,7 +10,7 @@ ACCOMPANIMENT = "accompaniment"    # all sources but the vocals
 
 
 @attrs.frozen(kw_only=True)
-class MSSConfig:
+class MSSConfig(SongsConfig):
     """An experiment of music separation: a section of `mss.cfg`. The text of each key is its `help`.
 
     Raises
@@ -25,18 +25,10 @@ class MSSConfig:
                                           "the target")
     sources: tuple[str, ...] = names(SOURCES, help="what the mixtures are made of")
 
-    root: str | None = text(None, help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for "
-                                       "each song; 'synthetic' generates music; none: synthetic")
-    is_wav: bool = flag(False, help="read the WAV version of MUSDB18")
-    setup_file: str | None = text(None, help="YAML file in the root that lists the validation songs; none: those of "
-                                             "musdb")
-    samples_per_track: int = integer(64, at_least=1, help="excerpts per song and epoch")
-    source_augmentations: tuple[str, ...] = names(AUGMENTATIONS, options=AUGMENTATIONS, help="changes of each excerpt")
     seq_dur: float = number(6.0, above=0, help="length of the training excerpts in seconds")
     patch_length: int = integer(0, at_least=0, help="frames of an excerpt that are trained on, its first ones; 0: all "
                                                     "that the network can take")
     valid_dur: float = number(6.0, above=0, help="length of the pieces of the validation songs in seconds")
-    workers: int = integer(2, at_least=0, help="threads that read the excerpts to come")
 
     epochs: int = integer(50, at_least=1, help="passes over the songs")
     batch_size: int = integer(6, at_least=1, help="excerpts per update")
@@ -54,9 +46,9 @@ class MSSConfig:
             raise ValueError(f"target = {self.target!r}: there is no source but the vocals")
 
     @property
-    def target_sources(self) -> list[int]:
-        """Indices of the sources that add up to the target."""
-        return [index for index, source in enumerate(self.sources)
+    def target_sources(self) -> list[str]:
+        """Sources that add up to the target."""
+        return [source for source in self.sources
                 if source == self.target or self.target == ACCOMPANIMENT != source != "vocals"]
 
     def resolved(self, hparams: MSSHyperParameters) -> MSSHyperParameters:

@@ -4,6 +4,8 @@ The folder of --output gets TARGET.h5, the parameters with the lowest loss in va
 hyper-parameters, TARGET_final.h5, the parameters of the last epoch, and a folder TARGET with log, curves and
 checkpoint. Trainings of several targets may share it.
 """
+import argparse
+import functools
 import time
 from pathlib import Path
 
@@ -12,56 +14,57 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 
+from common.audio.stft import num_frames
 from common.audio.stft_functions import spectrum
+from common.datasets.songs import Songs
 from common.machine.distributed import world
 from common.machine.errors import UsageError
-from common.machine.files import link, replacing
+from common.machine.files import replacing
 from common.machine.seeding import seed_everything
+from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import save_parameters
 from common.runs.config import to_dict
-from common.runs.curves import write_series
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
-from common.runs.training import BEST, CHECKPOINT, Run, train_step
-from d3net.hyperparameters import load_mss, save_hyper_parameters
+from common.runs.training import CHECKPOINT, Run, train_step
+from common.separation.training import Losses, LossGraph, finish_epoch, scaled_rates, validate
+from d3net.hyperparameters import MSSHyperParameters, load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
 from d3net.music.config import MSSConfig
-from d3net.music.data import Songs
 
-PANELS = (("loss", ("train_loss", "valid_loss")), ("learning rate", ("learning_rate",)))
 PUBLISHED_BATCH = 6    # excerpts per update that learning rate and weight decay are meant for
+GAINS = (0.75, 1.25)
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_experiment_flags(parser, MSSConfig, "mss.cfg", "vocals")
 
 
-def start(args):
+def start(args: argparse.Namespace) -> None:
     """Train as the command line says."""
     cfg, memory = open_experiment(args, MSSConfig, __package__)
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
-def train(cfg, output, memory, resume=False, overwrite=False):
+def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool = False,
+          overwrite: bool = False) -> None:
     """Train the network of `cfg` in a folder, and keep the parameters with the lowest loss in validation.
 
     `memory` says where the arrays are kept.
     """
     hparams = cfg.resolved(load_mss(cfg.hparams or cfg.target))
-    songs = Songs(cfg, hparams)
+    songs = open_songs(cfg, hparams)
     if not songs.valid_tracks:
         print("no validation songs: the training loss takes the place of theirs", flush=True)
     run = open_run(cfg, hparams, output, resume, overwrite)
     nn.clear_parameters()
     seed_everything(cfg.seed)
     network = D3NetMSS(hparams, cfg.target)
-    graphs, valid_graphs = Graphs(network, test=False), Graphs(network, test=True)
+    losses = Losses(functools.partial(build_graph, network, False, cfg.patch_length))
+    valid_losses = Losses(functools.partial(build_graph, network, True, 0))
     network(nn.Variable((1, hparams.frame_multiple, hparams.n_channels, hparams.bins)))    # makes the parameters
-    network.set_statistics(*songs.statistics())
-    # The published rule scales learning rate and weight decay by ranks times batch / 6, and adds up the gradients of
-    # the ranks. Here they are averaged, so the weight decay is smaller by their number; to Adam both are the same.
-    scale = cfg.batch_size / PUBLISHED_BATCH
-    learning_rate, weight_decay = cfg.lr * world().size * scale, cfg.weight_decay * scale
+    network.set_statistics(*songs.statistics(hparams.fft_size, hparams.hop_size))
+    learning_rate, weight_decay = scaled_rates(cfg.lr, cfg.weight_decay, cfg.batch_size, PUBLISHED_BATCH)
     solver = S.Adam(learning_rate)
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
@@ -71,19 +74,46 @@ def train(cfg, output, memory, resume=False, overwrite=False):
         solver.set_learning_rate(step_decay(learning_rate, epoch, drops=(cfg.lr_drop_epoch,)))
         started = time.perf_counter()
         for mixture, target in run.steps(songs):
-            frames = cfg.patch_length or songs.num_frames(mixture.shape[-1])
             with memory:
-                loss = train_step(graphs.loss(mixture, target, frames), solver, weight_decay)
+                loss = train_step(losses(mixture, target), solver, weight_decay)
             run.record(loss=loss)
         seconds = time.perf_counter() - started
         train_loss = run.means()["loss"]
         with memory.validation():
-            valid_loss = validate(valid_graphs, songs) if songs.valid_tracks else train_loss
-        finish_epoch(run, cfg, train_loss, valid_loss, solver.learning_rate(), seconds)
+            valid_loss = validate(valid_losses, songs.validation()) if songs.valid_tracks else train_loss
+        finish_epoch(run, {"train_loss": train_loss, "valid_loss": valid_loss, "learning_rate": solver.learning_rate()},
+                     output / f"{cfg.target}.h5", seconds, per="epoch")
+        print(f"epoch {len(run.rows)}/{cfg.epochs}: training loss {train_loss:.4f}, validation loss {valid_loss:.4f}, "
+              f"lowest {run.best:.4f}, {seconds:.1f} s", flush=True)
     save_parameters(output / f"{cfg.target}_final.h5", run.parameters)
 
 
-def open_run(cfg, hparams, output, resume, overwrite):
+def open_songs(cfg: MSSConfig, hparams: MSSHyperParameters) -> Songs:
+    """Find the songs of an experiment.
+
+    Raises
+    ------
+    UsageError, UserError
+        As of `Songs`; hyper-parameters or a patch length that do not suit them.
+    """
+    if hparams.n_channels != 2:
+        raise UsageError(f"n_channels = {hparams.n_channels} in the hyper-parameters: music is read in stereo")
+    most, multiple = usable_frames(round(cfg.seq_dur * hparams.fs), hparams), hparams.frame_multiple
+    shortest = max((multiple - 1) * hparams.hop_size, hparams.fft_size // 2 + 1)
+    songs = Songs(cfg, cfg.target_sources, hparams.fs, shortest=shortest, add_up=True, gains=GAINS)
+    if cfg.patch_length % multiple or cfg.patch_length > most:
+        raise UsageError(f"--patch-length {cfg.patch_length}: choose a multiple of {multiple} up to {most}, "
+                         f"the frames of --seq-dur {cfg.seq_dur:g}; for more, raise that")
+    return songs
+
+
+def usable_frames(samples: int, hparams: MSSHyperParameters) -> int:
+    """Count the frames of an excerpt that the network can take: the first ones, in a multiple of its own."""
+    frames = num_frames(samples, hparams.fft_size, hparams.hop_size)
+    return frames // hparams.frame_multiple * hparams.frame_multiple
+
+
+def open_run(cfg: MSSConfig, hparams: MSSHyperParameters, output: Path, resume: bool, overwrite: bool) -> Run:
     """Start or resume the run of a target in a folder that it may share with others."""
     folder, weights = output / cfg.target, output / f"{cfg.target}.h5"
     if weights.exists() and not (resume or overwrite or (folder / CHECKPOINT).exists()):
@@ -98,93 +128,26 @@ def open_run(cfg, hparams, output, resume, overwrite):
     return run
 
 
-class Graphs:
-    """Losses of a network; a graph is built once for each batch size and length.
+def build_graph(network: D3NetMSS, test: bool, patch_length: int, batch_size: int, num_samples: int) -> LossGraph:
+    """Build the graph of a network and its loss for the first frames of stereo waveforms.
 
     Parameters
     ----------
-    network : D3NetMSS
-    test : bool
+    network
+    test
         Normalize by the running statistics instead of those of the batch.
+    patch_length
+        How many frames; 0: all that the network can take.
+    batch_size, num_samples
     """
-
-    def __init__(self, network, test):
-        self.network, self.test, self.graphs = network, test, {}
-
-    def loss(self, mixture, target, frames):
-        """Return the loss, not computed yet, of the first frames of waveforms.
-
-        Parameters
-        ----------
-        mixture, target : array (batch, 2, samples)
-        frames : int
-            A multiple of what the network asks for.
-
-        Returns
-        -------
-        nn.Variable ()
-        """
-        key = (*mixture.shape, frames)
-        if key not in self.graphs:
-            self.graphs[key] = self._build(mixture.shape, frames)
-        *inputs, loss = self.graphs[key]
-        for variable, waveforms in zip(inputs, (mixture, target), strict=True):
-            variable.d = waveforms
-        return loss
-
-    def _build(self, shape, frames):
-        hparams = self.network.hparams
-        mixture, target = nn.Variable(shape), nn.Variable(shape)
-        x, wanted = (magnitudes(waveforms, hparams, frames) for waveforms in (mixture, target))
-        return mixture, target, F.mean(F.squared_error(self.network(x, self.test), wanted))
+    frames = patch_length or usable_frames(num_samples, network.hparams)
+    mixture, target = (nn.Variable((batch_size, 2, num_samples)) for _ in range(2))
+    x, wanted = (magnitudes(waveforms, network.hparams, frames) for waveforms in (mixture, target))
+    return LossGraph(mixture, target, F.mean(F.squared_error(network(x, test), wanted)))
 
 
-def magnitudes(waveforms, hparams, frames):
-    """Take the first frames of a magnitude spectrogram.
-
-    Parameters
-    ----------
-    waveforms : nn.Variable (batch, channels, samples)
-    hparams : MSSHyperParameters
-    frames : int
-
-    Returns
-    -------
-    nn.Variable (batch, frames, channels, bins)
+def magnitudes(waveforms: nn.Variable, hparams: MSSHyperParameters, frames: int) -> nn.Variable:
+    """Take the first frames of a magnitude spectrogram: (batch, channels, samples) -> (batch, frames, channels, bins).
     """
     magnitude = spectrum(waveforms, hparams.fft_size, hparams.hop_size)[2]    # (frames, batch, channels, bins)
     return F.transpose(magnitude[:frames], (1, 0, 2, 3))
-
-
-def validate(graphs, songs):
-    """Mean loss over the validation songs of the mean over their pieces.
-
-    Returns
-    -------
-    float
-    """
-    def piece_loss(mixture, target):
-        loss = graphs.loss(mixture, target, songs.num_frames(mixture.shape[-1]))
-        loss.forward(clear_buffer=True)
-        return float(loss.d)
-
-    total = 0.0
-    for song in songs.validation():
-        losses = [piece_loss(*piece) for piece in song]
-        total += sum(losses) / len(losses)
-    return float(world().sum(total)) / len(songs.valid_tracks)
-
-
-def finish_epoch(run, cfg, train_loss, valid_loss, learning_rate, seconds):
-    """Keep the parameters if they are the best, log and save."""
-    run.require_finite(valid_loss=valid_loss)
-    if run.keep_best(valid_loss):
-        link(run.folder / BEST, run.folder.parent / f"{cfg.target}.h5")
-    run.finish_epoch({"train_loss": train_loss, "valid_loss": valid_loss, "learning_rate": learning_rate}, PANELS,
-                     seconds)
-    for name, column in (("Training loss", "train_loss"), ("Validation loss", "valid_loss"),
-                         ("learning rate", "learning_rate")):
-        write_series(run.folder, name, [row[column] for row in run.rows])
-    write_series(run.folder, "training time per epoch", run.extras)
-    print(f"epoch {len(run.rows)}/{cfg.epochs}: training loss {train_loss:.4f}, validation loss {valid_loss:.4f}, "
-          f"lowest {run.best:.4f}, {seconds:.1f} s", flush=True)
