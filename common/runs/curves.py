@@ -41,8 +41,8 @@ def plot_curves(path: str | Path, rows: Sequence[Mapping[str, float]], panels: S
     save_figure(path, figure)
 
 
-def write_series(folder: str | Path, name: str, values: Sequence[float]) -> None:
-    """Write `<name>.series.txt` as nnabla's monitors do: a line with index and value for each epoch.
+def write_series(folder: str | Path, name: str, values: Sequence[float], indices: Sequence[int] | None = None) -> None:
+    """Write `<name>.series.txt` as nnabla's monitors do: a line for each value, with its index.
 
     Parameters
     ----------
@@ -50,6 +50,10 @@ def write_series(folder: str | Path, name: str, values: Sequence[float]) -> None
     name
         Blanks become hyphens in the file's name.
     values
+        One for each epoch, unless `indices` says otherwise.
+    indices
+        0, 1, 2... if not given.
     """
-    lines = (f"{epoch} {value:g}\n" for epoch, value in enumerate(values))
+    indices = range(len(values)) if indices is None else indices
+    lines = (f"{index} {value:g}\n" for index, value in zip(indices, values, strict=True))
     write_text(Path(folder) / f"{name.replace(' ', '-')}.series.txt", "".join(lines))

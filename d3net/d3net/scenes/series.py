@@ -1,5 +1,5 @@
 """The files that the published training writes: means of several updates, as nnabla's monitors lay them out."""
-from common.machine.files import write_text
+from common.runs.curves import write_series
 from common.runs.training import Run
 
 NAMES = ("Training loss", "Learning rate", "Training time per iteration")
@@ -12,6 +12,6 @@ def record_series(run: Run, interval: int, iteration: int, learning_rate: float,
     if (iteration + 1) % interval == 0:
         rows.append([iteration, *(sum(values) / len(values) for values in zip(*pending, strict=True))])
         pending.clear()
-        for column, name in enumerate(NAMES, 1):
-            write_text(run.folder / f"{name.replace(' ', '-')}.series.txt",
-                       "".join(f"{row[0]} {row[column]:g}\n" for row in rows))
+        iterations, *columns = zip(*rows, strict=True)
+        for name, means in zip(NAMES, columns, strict=True):
+            write_series(run.folder, name, means, iterations)
