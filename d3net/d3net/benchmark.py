@@ -11,7 +11,9 @@ import shutil
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -44,7 +46,7 @@ SAMPLE_RATE = 44100
 LONG_MINUTES = 10
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--duration", type=positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
@@ -60,15 +62,15 @@ def main(argv=None):
         "memory": long_file}, args.output)
 
 
-def music_network():
+def music_network() -> D3NetMSS:
     return D3NetMSS(load_mss("vocals"), "vocals")
 
 
-def street_network(image):
+def street_network(image: nn.Variable) -> nn.Variable:
     return d3net_segmentation(image, load_segmentation("D3Net_S"))
 
 
-def engines(build, shape, rounds):
+def engines(build: Callable[[nn.Variable], nn.Variable], shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
     """Run a network on each engine that is installed, and as nnabla's graph."""
     x = np.random.default_rng(0).random(shape, np.float32)
     with nn.parameter_scope("benchmark", OrderedDict()):
@@ -82,7 +84,7 @@ def engines(build, shape, rounds):
         return compare(functions, rounds, "nnabla's functions")
 
 
-def wiener(rounds):
+def wiener(rounds: int) -> dict[str, Any]:
     """The multichannel filter against one that inverts a matrix for every bin of every frame."""
     mixture = stft(decaying_noise(30, SAMPLE_RATE).T, 4096, 1024)    # (2, bins, frames)
     shares = np.random.default_rng(1).random((4, *mixture.shape), np.float32)
@@ -91,7 +93,7 @@ def wiener(rounds):
                     "matrix by matrix": lambda: matrix_filter(estimates, mixture)}, rounds, "matrix by matrix")
 
 
-def matrix_filter(estimates, mixture):
+def matrix_filter(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     """The filter of the published code: arrays of matrices (frames, bins, 2, 2) in double precision."""
     y = estimates.transpose(0, 3, 2, 1).astype(np.complex128)    # (sources, frames, bins, channels)
     x = mixture.transpose(2, 1, 0).astype(np.complex128)
@@ -104,7 +106,7 @@ def matrix_filter(estimates, mixture):
     return (v[..., None, None] * (covariance[:, None] @ weighted))[..., 0]
 
 
-def training_step(rounds):
+def training_step(rounds: int) -> dict[str, Any]:
     """Forward and backward pass and update of the segmentation network, with our convolution and with nnabla's."""
     with nn.parameter_scope("benchmark", OrderedDict()):
         ours = step_function()
@@ -113,7 +115,7 @@ def training_step(rounds):
         return compare({"ours": ours, "nnabla's functions": published}, rounds, "nnabla's functions")
 
 
-def step_function():
+def step_function() -> Callable[[], None]:
     rng = np.random.default_rng(0)
     image = nn.Variable.from_numpy_array(rng.standard_normal(STEP_IMAGES).astype(np.float32))
     label = nn.Variable.from_numpy_array(rng.integers(0, 19, (STEP_IMAGES[0], 1, *STEP_IMAGES[2:])))
@@ -130,7 +132,7 @@ def step_function():
     return step
 
 
-def separation(seconds):
+def separation(seconds: int) -> dict[str, Any]:
     """Separate audio in memory into four stems, as published: overlapping patches, averaged with sides swapped."""
     audio = decaying_noise(seconds, SAMPLE_RATE)
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +143,7 @@ def separation(seconds):
     return {f"{seconds} s": {"s": duration, "real-time factor": duration / seconds}}
 
 
-def long_file():
+def long_file() -> dict[str, Any]:
     """Separate a long file with separate.py and small networks, and measure time and peak memory of that process.
 
     The full networks need 40 minutes for it and, each, some 600 MB while they run; the small ones next to nothing.
@@ -152,7 +154,7 @@ def long_file():
                 separate_long_file("d3net", folder, LONG_MINUTES, SAMPLE_RATE)}
 
 
-def random_weights(folder, configurations):
+def random_weights(folder: str, configurations: Mapping[str, str]) -> str:
     """Write untrained networks, of a configuration for each target, and return the folder."""
     for target, name in configurations.items():
         hparams = load_mss(name)

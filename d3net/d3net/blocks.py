@@ -14,31 +14,42 @@ References
 arXiv 2010.01733, 2011.11844.
 """
 import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
-from nnabla.initializer import ConstantInitializer, NormalInitializer, UniformInitializer, calc_uniform_lim_glorot
+from nnabla.initializer import (
+    BaseInitializer,
+    ConstantInitializer,
+    NormalInitializer,
+    UniformInitializer,
+    calc_uniform_lim_glorot,
+)
 from nnabla.parameter import get_parameter_or_create
 
 from common import layers
 from common.layers import batch_normalization, relu
 
+if TYPE_CHECKING:
+    from d3net.hyperparameters import MultiScale
+
 # Dilation of the connection from a source, counted from 0 (the input of the block), to a layer, from 1.
-DILATIONS = {
+DILATIONS: dict[str, Callable[[int, int], int]] = {
     "multidilated": lambda source, layer: 2**source,
     "per_layer": lambda source, layer: 2 ** (layer - 1),    # as in networks of dilated layers: this one aliases
     "none": lambda source, layer: 1,
 }
 
 
-def uniform_weights(inputs, outputs, kernel):
+def uniform_weights(inputs: int, outputs: int, kernel: int) -> BaseInitializer:
     """Make nnabla's usual initializer of convolutions from `inputs` to `outputs` channels."""
     return UniformInitializer(calc_uniform_lim_glorot(inputs, outputs, (kernel, kernel)))
 
 
-def normal_weights(inputs, outputs, kernel):
+def normal_weights(inputs: int, outputs: int, kernel: int) -> BaseInitializer:
     """Make the initializer of the published music networks, normal with variance 2 / (inputs k k + outputs)."""
     return NormalInitializer(math.sqrt(2 / (inputs * kernel * kernel + outputs)))
 
@@ -49,41 +60,42 @@ class Style:
 
     Parameters
     ----------
-    unit : str
+    unit
         Name of the scope of a unit.
-    train : bool
+    train
         Normalize by the statistics of the batch.
-    weights : callable
+    weights
         `weights(inputs, outputs, kernel)` makes the initializer of a convolution's weights.
-    recompute : bool
+    recompute
         Compute outputs of convolutions again for the gradients instead of keeping them: slower, in less memory.
-    dilation : str
+    dilation
         A name of `DILATIONS`. It does not change the parameters.
     """
 
-    unit = attrs.field()
-    train = attrs.field(default=False)
-    weights = attrs.field(default=uniform_weights)
-    recompute = attrs.field(default=False)
-    dilation = attrs.field(default="multidilated", validator=attrs.validators.in_(DILATIONS))
+    unit: str
+    train: bool = False
+    weights: Callable[[int, int, int], BaseInitializer] = uniform_weights
+    recompute: bool = False
+    dilation: str = attrs.field(default="multidilated", validator=attrs.validators.in_(DILATIONS))
 
-    def dilations(self, source, num_layers):
+    def dilations(self, source: int, num_layers: int) -> list[int]:
         """Dilations of the connections from a source to all layers behind it, up to number `num_layers`."""
         return [DILATIONS[self.dilation](source, layer) for layer in range(source + 1, num_layers + 1)]
 
 
-def convolution(x, outputs, kernel, style, name, dilations=(1,), stride=1, with_bias=True):
+def convolution(x: nn.Variable, outputs: int, kernel: int, style: Style, name: str, dilations: Sequence[int] = (1,),
+                stride: int = 1, with_bias: bool = True) -> nn.Variable:
     """Convolve with kernels of `kernel` by `kernel`, padded by half of their reach; parameters in the scope `name`.
 
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    outputs, kernel, stride : int
-    style : Style
-    name : str
-    dilations : sequence of int
+    outputs, kernel, stride
+    style
+    name
+    dilations
         The outputs are split evenly among them.
-    with_bias : bool
+    with_bias
 
     Returns
     -------
@@ -97,22 +109,24 @@ def convolution(x, outputs, kernel, style, name, dilations=(1,), stride=1, with_
         return _convolve(x, w, b, dilations[0], stride, style)
     size = outputs // len(dilations)
     parts = [slice(k * size, (k + 1) * size) for k in range(len(dilations))]
-    return F.concatenate(*(_convolve(x, w[part], b[part] if with_bias else None, dilation, stride, style)
+    return F.concatenate(*(_convolve(x, w[part], None if b is None else b[part], dilation, stride, style)
                            for part, dilation in zip(parts, dilations, strict=True)), axis=1)
 
 
-def _convolve(x, w, b, dilation, stride, style):
+def _convolve(x: nn.Variable, w: nn.Variable, b: nn.Variable | None, dilation: int, stride: int, style: Style
+              ) -> nn.Variable:
     y = layers.convolution(x, w, b, stride=stride, dilation=dilation)
     return y.apply(recompute=True) if style.recompute else y
 
 
-def normalize(x, style, name):
+def normalize(x: nn.Variable, style: Style, name: str) -> nn.Variable:
     """Batch normalization of the channels, with parameters in the scope `name`."""
     with nn.parameter_scope(name):
         return batch_normalization(x, style.train)
 
 
-def unit(x, outputs, kernel, style, dilations=(1,), with_bias=True):
+def unit(x: nn.Variable, outputs: int, kernel: int, style: Style, dilations: Sequence[int] = (1,),
+         with_bias: bool = True) -> nn.Variable:
     """Normalize, rectify and convolve, with parameters in the scopes `norm1` and `conv1`.
 
     Parameters and return value are those of `convolution`.
@@ -121,7 +135,7 @@ def unit(x, outputs, kernel, style, dilations=(1,), with_bias=True):
     return convolution(h, outputs, kernel, style, "conv1", dilations, with_bias=with_bias)
 
 
-def _accumulate(x, size, layer):
+def _accumulate(x: nn.Variable, size: int, layer: Callable[[nn.Variable, int, int], nn.Variable]) -> list[nn.Variable]:
     """Let groups of `size` channels contribute to those behind them, one after the other.
 
     `layer(group, outputs, index)`, in the scope `layers/layer<index>`, returns what a group contributes to all later
@@ -135,16 +149,16 @@ def _accumulate(x, size, layer):
     return [*groups, x]
 
 
-def dense_chain(x, growth, style, kept=1):
+def dense_chain(x: nn.Variable, growth: int, style: Style, kept: int = 1) -> nn.Variable:
     """Connect the layers of a D2 block, of which `x` holds what the input contributes.
 
     Parameters
     ----------
     x : nn.Variable (batch, layers growth, height, width)
-    growth : int
+    growth
         Channels of a layer.
-    style : Style
-    kept : int
+    style
+    kept
         How many layers are returned, the last ones.
 
     Returns
@@ -153,7 +167,7 @@ def dense_chain(x, growth, style, kept=1):
     """
     num_layers = x.shape[1] // growth
 
-    def layer(group, outputs, index):
+    def layer(group: nn.Variable, outputs: int, index: int) -> nn.Variable:
         with nn.parameter_scope(style.unit):
             return unit(group, outputs, 3, style, style.dilations(index, num_layers))
 
@@ -161,17 +175,18 @@ def dense_chain(x, growth, style, kept=1):
     return F.concatenate(*groups, axis=1) if len(groups) > 1 else groups[0]
 
 
-def d2_block(x, growth, num_layers, style, kept=1, first="initial_layer"):
+def d2_block(x: nn.Variable, growth: int, num_layers: int, style: Style, kept: int = 1, first: str = "initial_layer"
+             ) -> nn.Variable:
     """Multidilated dense block of `num_layers` layers of `growth` channels.
 
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    growth, num_layers : int
-    style : Style
-    kept : int
+    growth, num_layers
+    style
+    kept
         As for `dense_chain`.
-    first : str
+    first
         Scope of what the input contributes.
 
     Returns
@@ -183,18 +198,18 @@ def d2_block(x, growth, num_layers, style, kept=1, first="initial_layer"):
     return dense_chain(x, growth, style, kept)
 
 
-def d3_block(x, growth, num_layers, num_blocks, style):
+def d3_block(x: nn.Variable, growth: int, num_layers: int, num_blocks: int, style: Style) -> nn.Variable:
     """Dense block of `num_blocks` D2 blocks.
 
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    growth : int
+    growth
         Channels that a D2 block gives to each later one.
-    num_layers : int
+    num_layers
         Of each D2 block.
-    num_blocks : int
-    style : Style
+    num_blocks
+    style
 
     Returns
     -------
@@ -206,14 +221,14 @@ def d3_block(x, growth, num_layers, num_blocks, style):
     return _accumulate(x, growth, lambda group, outputs, index: d2_block(group, outputs, num_layers, style))[-1]
 
 
-def upsample(x, outputs, style):
+def upsample(x: nn.Variable, outputs: int, style: Style) -> nn.Variable:
     """Normalize, and double height and width by a transposed convolution; parameters in the scope `upsample`.
 
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    outputs : int
-    style : Style
+    outputs
+    style
 
     Returns
     -------
@@ -221,24 +236,25 @@ def upsample(x, outputs, style):
     """
     with nn.parameter_scope("upsample"):
         h = normalize(x, style, "norm")
-        return PF.deconvolution(h, outputs, (2, 2), stride=(2, 2), name="transconv")
+        with nn.parameter_scope("transconv"):
+            return PF.deconvolution(h, outputs, (2, 2), stride=(2, 2))
 
 
-def multi_scale(x, scales, style):
+def multi_scale(x: nn.Variable, scales: "MultiScale", style: Style) -> nn.Variable:
     """D3 blocks on ever coarser scales and back, each joined with its counterpart on the way down.
 
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
         Height and width are multiples of 2^depth.
-    scales : d3net.hyperparameters.MultiScale
-    style : Style
+    scales
+    style
 
     Returns
     -------
     nn.Variable (batch, scales.dens_k[-1], height, width)
     """
-    def block(h, index, name):
+    def block(h: nn.Variable, index: int, name: str) -> nn.Variable:
         with nn.parameter_scope(name):
             return d3_block(h, scales.dens_k[index], scales.num_layers[index], scales.n_blocks[index], style)
 

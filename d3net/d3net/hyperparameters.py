@@ -13,7 +13,7 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
 from common.runs.config import from_dict
 
-FOLDER = beside_scripts(__package__, "hparams")
+FOLDER = beside_scripts(__name__, "hparams")
 AS_PUBLISHED = -1    # of a key of an experiment that stands in the hyper-parameters, too
 LARGEST_SEED = 2 ** 31 - 1
 SCALES = 4    # of the segmentation network: 4, 8, 16 and 32 pixels a step

@@ -1,6 +1,8 @@
 """The segmentation network: D3Net as backbone, and a head of convolutions (FCN). Arrays are (batch, channels, height,
 width).
 """
+from collections.abc import Sequence
+
 import attrs
 import nnabla as nn
 import nnabla.functions as F
@@ -8,23 +10,25 @@ from nnabla.initializer import NormalInitializer
 
 from common.layers import relu
 from d3net.blocks import Style, convolution, d2_block, normalize, unit
+from d3net.hyperparameters import SegmentationHyperParameters
 
 BACKBONE = "backbone"    # scope whose parameters are published pretrained
 HEAD = "decode_head"
 _UNIT = "bottle_neck"
 
 
-def d3net_segmentation(image, hparams, test=True, recompute=False):
+def d3net_segmentation(image: nn.Variable, hparams: SegmentationHyperParameters, test: bool = True,
+                       recompute: bool = False) -> nn.Variable:
     """Build the graph of a segmentation network.
 
     Parameters
     ----------
     image : nn.Variable (batch, 3, height, width)
         RGB, standardized by `hparams.mean` and `hparams.std`.
-    hparams : SegmentationHyperParameters
-    test : bool
+    hparams
+    test
         Normalize by the running statistics instead of those of the batch, and return probabilities.
-    recompute : bool
+    recompute
         Compute the outputs of the backbone's convolutions again for the gradients: slower, in less memory.
 
     Returns
@@ -39,7 +43,8 @@ def d3net_segmentation(image, hparams, test=True, recompute=False):
     return F.softmax(logits, axis=1) if test else logits
 
 
-def backbone(image, hparams, test=True, recompute=False):
+def backbone(image: nn.Variable, hparams: SegmentationHyperParameters, test: bool = True, recompute: bool = False
+             ) -> list[nn.Variable]:
     """Compute features on four scales.
 
     Parameters
@@ -66,7 +71,7 @@ def backbone(image, hparams, test=True, recompute=False):
     return taps
 
 
-def _stage(x, hparams, stage, style):
+def _stage(x: nn.Variable, hparams: SegmentationHyperParameters, stage: int, style: Style) -> nn.Variable:
     """D2 blocks, each of which adds its output to the channels."""
     growth, kept = hparams.dens_k[stage], hparams.dense_n_out_layer_block[stage]
     outputs = int(growth * kept * hparams.block_comp[stage])
@@ -78,7 +83,8 @@ def _stage(x, hparams, stage, style):
     return x
 
 
-def reduced_d2_block(x, growth, num_layers, kept, outputs, style):
+def reduced_d2_block(x: nn.Variable, growth: int, num_layers: int, kept: int, outputs: int, style: Style
+                     ) -> nn.Variable:
     """D2 block between convolutions of one pixel that keep the number of channels down.
 
     Parameters
@@ -86,7 +92,7 @@ def reduced_d2_block(x, growth, num_layers, kept, outputs, style):
     x : nn.Variable (batch, channels, height, width)
     growth, num_layers, kept, style
         As for `d3net.blocks.d2_block`.
-    outputs : int
+    outputs
 
     Returns
     -------
@@ -101,30 +107,31 @@ def reduced_d2_block(x, growth, num_layers, kept, outputs, style):
         return unit(h, outputs, 1, style, with_bias=False)
 
 
-def _tap(x, outputs, stage, style):
+def _tap(x: nn.Variable, outputs: int, stage: int, style: Style) -> nn.Variable:
     name = f"{'final' if stage == 3 else 'intermediate'}_out{stage + 1}"
     h = convolution(x, outputs, 1, style, f"{name}/0")
     return relu(normalize(h, style, f"{name}/1"))
 
 
-def transition(x, outputs, style):
+def transition(x: nn.Variable, outputs: int, style: Style) -> nn.Variable:
     """Reduce the channels and halve height and width, rounding down: (batch, outputs, height // 2, width // 2)."""
     h = convolution(relu(normalize(x, style, "bn")), outputs, 1, style, "conv", with_bias=False)
     return F.average_pooling(h, (2, 2))
 
 
-def head(taps, channels, num_classes, size, test=True):
+def head(taps: Sequence[nn.Variable], channels: int, num_classes: int, size: tuple[int, ...], test: bool = True
+         ) -> nn.Variable:
     """Classify every pixel.
 
     Parameters
     ----------
     taps : sequence of nn.Variable (batch, channels, height, width)
         Features on several scales, the finest first.
-    channels : int
+    channels
         Of the layer between.
-    num_classes : int
+    num_classes
     size : (height, width) of the output
-    test : bool
+    test
 
     Returns
     -------
@@ -139,5 +146,5 @@ def head(taps, channels, num_classes, size, test=True):
     return _resize(convolution(x, num_classes, 1, style, "conv_seg"), size)
 
 
-def _resize(x, size):
+def _resize(x: nn.Variable, size: tuple[int, ...]) -> nn.Variable:
     return F.interpolate(x, output_size=size, mode="linear", align_corners=False, half_pixel=True)

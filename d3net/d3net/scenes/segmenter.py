@@ -105,7 +105,7 @@ class Segmenter:
         missing = [(0, max(0, SMALLEST - extent)) for extent in (height, width)]
         image = np.pad(image, [*missing, (0, 0)], mode="edge")    # or nothing would be left on the coarsest scale
         x = standardize(image, self.hparams.mean, self.hparams.std)[None]
-        probabilities, = self._network(image.shape[:2])(x)
+        probabilities, = self._network((x.shape[2], x.shape[3]))(x)
         return probabilities[0, :, :height, :width]
 
     def _network(self, size: tuple[int, int]) -> Callable[..., list[np.ndarray]]:

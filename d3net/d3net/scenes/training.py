@@ -55,7 +55,7 @@ def start(args: argparse.Namespace) -> None:
     if Path(args.cfg).suffix in (".yaml", ".yml"):
         raise UsageError(f"--cfg {args.cfg}: a file of experiments is expected; hyper-parameters go to --config-file "
                          "(-cfg)")
-    cfg, memory = open_experiment(args, SegmentationConfig, __package__)
+    cfg, memory = open_experiment(args, SegmentationConfig, __name__)
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
