@@ -11,7 +11,7 @@ except ModuleNotFoundError as missing:
 COMMANDS = ("benchmark", "cleanse", "eval", "leave_one_out", "report", "score", "train")
 
 
-def launch(command=None):
+def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
     commands.launch("data_cleansing", COMMANDS, command)
 

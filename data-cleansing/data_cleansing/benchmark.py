@@ -9,6 +9,7 @@ preparation. Also prints the largest difference of the results, of the largest v
 """
 import statistics
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nnabla as nn
@@ -40,7 +41,7 @@ ROWS = (    # what is measured, our part, the published part that it is compared
 )
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N",
                         help="images per step (default: %(default)s)")
@@ -53,7 +54,7 @@ def main(argv=None):
     size = args.batch_size
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (size, *SHAPE), dtype=np.uint8), rng.integers(0, CLASSES, size)
-    images, rows = Images(pixels, labels, range(CLASSES)), np.arange(size)
+    images, rows = Images(pixels, labels, map(str, range(CLASSES))), np.arange(size)
     loss_of(nn.Variable((1, *SHAPE)), nn.Variable((1, 1)))    # makes the parameters
     layout = Layout()
     u = rng.standard_normal(layout.size, dtype=np.float32)
@@ -82,7 +83,7 @@ def main(argv=None):
             "memory": lambda: {"peak": {"MB": peak_megabytes()}}}, args.output)
 
 
-def speed(functions, rounds, size):
+def speed(functions: Mapping[str, Callable[[], object]], rounds: int, size: int) -> dict[str, dict[str, float]]:
     """Milliseconds of each part, and the median over the rounds of the ratio to it of the published loop."""
     seconds = take_turns(functions, rounds)
     seconds["published loop"] = [sum(both) for both in zip(seconds["published scores"], seconds["published product"],
@@ -92,7 +93,7 @@ def speed(functions, rounds, size):
                    "x faster": median_ratio(seconds[published], seconds[own])} for what, own, published in ROWS}
 
 
-def differences(results):
+def differences(results: Mapping) -> dict[str, dict[str, float]]:
     """Largest differences between what our parts and the published loops return."""
     return {what: {"of the largest value": difference(own, theirs)} for what, own, theirs in (
         ("inputs", results["preparation"], results["published preparation"]),
@@ -100,11 +101,11 @@ def differences(results):
         ("products", results["exact"][1], results["published product"]))}
 
 
-def difference(values, expected):
+def difference(values: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(values - expected).max() / np.abs(expected).max())
 
 
-def published_preparation(pixels, folder):
+def published_preparation(pixels: np.ndarray, folder: Path) -> Callable[[], np.ndarray]:
     """Return a function that decodes and augments one file after the other, with a graph that is thrown away."""
     paths = [folder / f"{row}.png" for row in range(len(pixels))]
     for path, image in zip(paths, pixels, strict=True):
@@ -123,11 +124,11 @@ def published_preparation(pixels, folder):
     return prepare
 
 
-def loss_of(image, label):
+def loss_of(image: nn.Variable, label: nn.Variable) -> nn.Variable:
     return F.mean(F.softmax_cross_entropy(cifarnet(image, True, CLASSES), label))
 
 
-def published_scores(layout, u, image, label):
+def published_scores(layout: Layout, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Score one image after the other: <u, gradient of a batch of one>, parameter by parameter."""
     x, t = nn.Variable((1, *SHAPE)), nn.Variable((1, 1))
     loss = loss_of(x, t)
@@ -143,7 +144,7 @@ def published_scores(layout, u, image, label):
     return scores
 
 
-def published_product(layout, u, image, label):
+def published_product(layout: Layout, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Product of the Hessian with u, by a graph of gradients that is built anew for each batch."""
     x, t = nn.Variable(image.shape), nn.Variable(label.shape)
     x.d, t.d = image, label

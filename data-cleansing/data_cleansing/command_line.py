@@ -3,6 +3,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -17,14 +18,14 @@ from data_cleansing.config import FILES, Config
 
 CFG = "cleansing.cfg"
 # Flag -> how the published scripts spell it, and what argparse is to know of it.
-PUBLISHED_FLAGS = {
-    "output": (("--output_dir",), {}),
-    "n_epochs": (("-e", "--n_epochs"), {}),
-    "n_trials": (("-nt", "--n_trials"), {}),
+PUBLISHED_FLAGS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "output": (("--output_dir",), {"metavar": "X"}),
+    "n_epochs": (("-e", "--n_epochs"), {"metavar": "X"}),
+    "n_trials": (("-nt", "--n_trials"), {"metavar": "X"}),
     "remove_n_list": (("-r", "--remove_n_list"), {"nargs": "+"}),
-    "dataset": (("-ds",), {}),
+    "dataset": (("-ds",), {"metavar": "X"}),
     "retrain_all": (("-ra", "--retrain_all"), {"action": "store_const", "const": "true"}),
-    "device_id": (("-di", "--device_id"), {}),
+    "device_id": (("-di", "--device_id"), {"metavar": "X"}),
 }
 
 
@@ -45,8 +46,7 @@ def add_published_flags(parser: argparse.ArgumentParser, *flags: str) -> None:
     group = parser.add_argument_group("as the published scripts spell them")
     for flag in flags:
         spellings, options = PUBLISHED_FLAGS[flag]
-        metavar = {} if "action" in options or "nargs" in options else {"metavar": "X"}
-        group.add_argument(*spellings, dest=flag, default=argparse.SUPPRESS, **options, **metavar,
+        group.add_argument(*spellings, dest=flag, default=argparse.SUPPRESS, **options,
                            help=f"the same as --{flag.replace('_', '-')}")
 
 
@@ -72,7 +72,7 @@ def read_experiment(doc: str | None, argv: Sequence[str] | None = None) -> Exper
     args = parser.parse_args(argv)
     if launched_size() > 1:    # scores follow the steps of one process
         raise UsageError("trials are trained in one process each; start without mpirun, with --jobs N for N at a time")
-    overrides, path = overrides_of(args, Config), find_cfg(args.cfg, __package__)
+    overrides, path = overrides_of(args, Config), find_cfg(args.cfg, "data_cleansing")
     name = args.experiment or _section_for(overrides, path)
     return Experiment(name, load_section(Config, path, name, overrides), Path(args.output or name), args.resume,
                       args.overwrite, partial(use_context, args.context, args.device_id))

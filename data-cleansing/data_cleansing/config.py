@@ -5,6 +5,7 @@ import attrs
 
 from common.datasets import CIFAR10, DATASETS
 from common.runs.config import choice, flag, integer, names, number, text
+from data_cleansing.graphs.rewriting import Network
 from data_cleansing.influence.gradients import NORMALIZATIONS
 from data_cleansing.influence.methods import EPOCHS, EVERY_STEP, FINAL, HESSIANS, LOSS, METHODS, RANDOM
 from data_cleansing.model import MAPS, cifarnet
@@ -19,35 +20,38 @@ REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "
 class Training:
     """What is trained, on which images. The text of each key is its `help`."""
 
-    dataset = choice(CIFAR10, (*DATASETS, FILES), help="images to clean; files: those of data_dir")
-    data_dir = text(None, help="folder of the data set; for files: one with a folder for each class, or a CSV list")
-    valid_dir = text(None, help="validation images like data_dir for files; none: a fifth of the others")
-    test_dir = text(None, help="test images like data_dir for files; none: a fifth, always the same")
-    damaged = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: say how many")
-    side = integer(0, at_least=0, at_most=512, help="side that images are resized to; 0: short edge, 32 to 128 pixels")
-    n_train = integer(0, at_least=0, help="training images to take, at random; 0: all")
-    n_valid = integer(0, at_least=0, help="validation images to take; 0: all")
-    n_test = integer(0, at_least=0, help="test images to take; 0: all")
-    flip_labels = number(0.0, at_least=0, at_most=0.9, help="share of training labels to make wrong, as a test")
+    dataset: str = choice(CIFAR10, (*DATASETS, FILES), help="images to clean; files: those of data_dir")
+    data_dir: str | None = text(None, help="folder of the data set; for files: one with a folder for each class, or a "
+                                           "CSV list")
+    valid_dir: str | None = text(None, help="validation images like data_dir for files; none: a fifth of the others")
+    test_dir: str | None = text(None, help="test images like data_dir for files; none: a fifth, always the same")
+    damaged: str = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: say how many")
+    side: int = integer(0, at_least=0, at_most=512,
+                        help="side that images are resized to; 0: short edge, 32 to 128 pixels")
+    n_train: int = integer(0, at_least=0, help="training images to take, at random; 0: all")
+    n_valid: int = integer(0, at_least=0, help="validation images to take; 0: all")
+    n_test: int = integer(0, at_least=0, help="test images to take; 0: all")
+    flip_labels: float = number(0.0, at_least=0, at_most=0.9, help="share of training labels to make wrong, as a test")
 
-    n_epochs = integer(20, at_least=1, help="passes over the training images")
-    batch_size = integer(64, at_least=1, help="images per step")
-    lr = number(0.05, above=0, help="learning rate")
-    augment = flag(True, help="shift and mirror the training images")
-    width = number(1.0, above=0, at_most=8, help="maps of the layers, as a share of the published 32, 64, 128")
-    keep = choice(KEEP[0], KEEP, help="parameters to store: the final ones, those before all steps of the last or "
-                                      "of all epochs, or between epochs; what a method needs beside is computed again")
-    keep_every = integer(1, at_least=1, help="for last and all: before every so many steps")
-    n_trials = integer(6, at_least=1, help="trainings, each with a split and first values of its own")
-    jobs = integer(1, at_least=1, help="trials at a time, each in a process of its own; results are the same")
-    seed = integer(0, at_least=0, at_most=2 ** 31 - 1000, help="of the first trial; the next ones count on")
+    n_epochs: int = integer(20, at_least=1, help="passes over the training images")
+    batch_size: int = integer(64, at_least=1, help="images per step")
+    lr: float = number(0.05, above=0, help="learning rate")
+    augment: bool = flag(True, help="shift and mirror the training images")
+    width: float = number(1.0, above=0, at_most=8, help="maps of the layers, as a share of the published 32, 64, 128")
+    keep: str = choice(KEEP[0], KEEP,
+                       help="parameters to store: the final ones, those before all steps of the last or of all epochs, "
+                            "or between epochs; what a method needs beside is computed again")
+    keep_every: int = integer(1, at_least=1, help="for last and all: before every so many steps")
+    n_trials: int = integer(6, at_least=1, help="trainings, each with a split and first values of its own")
+    jobs: int = integer(1, at_least=1, help="trials at a time, each in a process of its own; results are the same")
+    seed: int = integer(0, at_least=0, at_most=2 ** 31 - 1000, help="of the first trial; the next ones count on")
 
     @property
-    def seeds(self):
+    def seeds(self) -> range:
         """Seeds of the trials."""
         return range(self.seed, self.seed + self.n_trials)
 
-    def network(self, num_classes):
+    def network(self, num_classes: int) -> Network:
         """Return the network, `network(image, train)`."""
         maps = tuple(max(1, round(width * self.width)) for width in MAPS)
         return functools.partial(cifarnet, num_classes=num_classes, maps=maps)
@@ -57,24 +61,26 @@ class Training:
 class Scoring:
     """How images are scored. What the methods do stands in `data_cleansing.influence.influence_scores`."""
 
-    methods = names((EVERY_STEP, FINAL), options=tuple(METHODS), help="how to score; random is always among them")
-    published = flag(False, help="compute as the published code does, with its divisor, normalization and sign")
-    hessian = choice(AUTO, (AUTO, *HESSIANS), help="for final and every_step")
-    normalization = choice(AUTO, (AUTO, *NORMALIZATIONS), help="for final, every_step and checkpoints: of the images "
-                                                               "whose gradients are taken")
-    score_epochs = choice(AUTO, (AUTO, *EPOCHS), help="for final, every_step and checkpoints: to walk back through")
-    damping = number(10.0, above=0, help="for koh_liang")
+    methods: tuple[str, ...] = names((EVERY_STEP, FINAL), options=tuple(METHODS),
+                                     help="how to score; random is always among them")
+    published: bool = flag(False, help="compute as the published code does, with its divisor, normalization and sign")
+    hessian: str = choice(AUTO, (AUTO, *HESSIANS), help="for final and every_step")
+    normalization: str = choice(AUTO, (AUTO, *NORMALIZATIONS),
+                                help="for final, every_step and checkpoints: of the images whose gradients are taken")
+    score_epochs: str = choice(AUTO, (AUTO, *EPOCHS),
+                               help="for final, every_step and checkpoints: to walk back through")
+    damping: float = number(10.0, above=0, help="for koh_liang")
 
 
 @attrs.frozen(kw_only=True, slots=False)
 class Retraining:
     """What is trained again, without which images."""
 
-    remove_n_list = names(REMOVALS, help="numbers of images to remove")
-    retrain_all = flag(False, help="train again from the first step, not only the last epoch")
+    remove_n_list: tuple[str, ...] = names(REMOVALS, help="numbers of images to remove")
+    retrain_all: bool = flag(False, help="train again from the first step, not only the last epoch")
 
     @property
-    def removals(self):
+    def removals(self) -> list[int]:
         """Numbers of images to remove, ascending, 0 among them."""
         return sorted({0, *map(int, self.remove_n_list)})
 
@@ -89,7 +95,7 @@ class Config(Training, Scoring, Retraining):
         A value is not allowed, or two of them contradict each other.
     """
 
-    def __attrs_post_init__(self):
+    def __attrs_post_init__(self) -> None:
         for number_of_images in self.remove_n_list:
             if not (number_of_images.isascii() and number_of_images.isdecimal()):
                 raise ValueError(f"remove_n_list: {number_of_images!r} is not a number of images")
@@ -101,7 +107,7 @@ class Config(Training, Scoring, Retraining):
             raise ValueError(f"valid_dir and test_dir are for dataset = files, not {self.dataset}")
 
     @property
-    def scored_methods(self):
+    def scored_methods(self) -> tuple[str, ...]:
         """All methods, with the controls: the loss where labels were flipped, and a random order."""
         controls = ((LOSS,) if self.flip_labels else ()) + (RANDOM,)
         return self.methods + tuple(control for control in controls if control not in self.methods)

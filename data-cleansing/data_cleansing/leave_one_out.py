@@ -5,6 +5,7 @@
 Softmax regression on digits, whose loss is smooth; takes seconds. Prints how the scores go with the true changes, and
 writes DIR/leave_one_out.csv and DIR/leave_one_out.png.
 """
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.console import cli
@@ -15,7 +16,7 @@ from common.pictures.figures import save_figure
 from data_cleansing.leave_one_out_comparison import IMAGES, compare_with_retraining, format_table
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--num-images", type=positive_int, default=IMAGES, metavar="N",
                         help="images to train with, each left out in turn (default: %(default)s)")

@@ -44,18 +44,18 @@ class Comparison:
     changes: np.ndarray
     scores: dict
 
-    def table(self):
+    def table(self) -> list[tuple[str, str, float, float]]:
         """Return rows in the order of `HEADER`."""
         return [(*variant, float(spearmanr(scores, self.changes).statistic), float(scores.std() / self.changes.std()))
                 for variant, scores in self.scores.items()]
 
-    def rows(self):
+    def rows(self) -> tuple[tuple[str, ...], list[tuple]]:
         """Return header and rows of a list of all images."""
         header = ("image", "true_change", *("_".join(variant) for variant in self.scores))
         columns = np.stack([self.changes, *self.scores.values()], axis=1)
         return header, [(image, *values) for image, values in enumerate(columns.tolist())]
 
-    def draw(self):
+    def draw(self) -> Figure:
         """Draw scores over the truth; returns the figure."""
         figure = Figure(figsize=(8, 3.8))
         for axes, (method, hessian) in zip(figure.subplots(1, len(DRAWN), sharex=True), DRAWN, strict=True):
@@ -70,13 +70,13 @@ class Comparison:
         return figure
 
 
-def softmax_regression(image, train):
+def softmax_regression(image: nn.Variable, train: bool) -> nn.Variable:
     """Classify by one affine layer; returns logits (batch, 10)."""
     return PF.affine(image, 10)
 
 
 @functools.cache
-def compare_with_retraining(num_images=IMAGES, seed=0):
+def compare_with_retraining(num_images: int = IMAGES, seed: int = 0) -> Comparison:
     """Compare scores of softmax regression on digits with leaving every image out of the last epoch.
 
     All parameters of the current scope are replaced.
@@ -111,7 +111,7 @@ def compare_with_retraining(num_images=IMAGES, seed=0):
     return Comparison(np.array(changes), scores)
 
 
-def format_table(comparison):
+def format_table(comparison: Comparison) -> str:
     """Return the table of a comparison as text."""
     return align([HEADER, *((method, hessian, f"{correlation:.4f}", f"{ratio:.3f}")
                             for method, hessian, correlation, ratio in comparison.table())], left=2)

@@ -1,4 +1,6 @@
 """The convolutional network of the published experiments."""
+from collections.abc import Sequence
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -6,7 +8,7 @@ import nnabla.parametric_functions as PF
 MAPS = (32, 64, 128)
 
 
-def cifarnet(image, train, num_classes=10, maps=MAPS):
+def cifarnet(image: nn.Variable, train: bool, num_classes: int = 10, maps: Sequence[int] = MAPS) -> nn.Variable:
     """Classify images by blocks of two 3x3 convolutions, the first one normalized, and max pooling.
 
     Parameters

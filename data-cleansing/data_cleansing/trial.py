@@ -2,9 +2,10 @@
 import contextlib
 import csv
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -95,7 +96,7 @@ class Trial:
         Data is missing or of no use, or the folder holds a training with other data or settings.
     """
 
-    def __init__(self, cfg, folder, seed):
+    def __init__(self, cfg: Config, folder: str | Path, seed: int) -> None:
         self.cfg, self.folder, self.seed = cfg, Path(folder), seed
         self.train_images, self.valid_images, self.test_images, self.flipped = load_data(cfg, seed)
         self.training = self.folder / "training" / f"seed_{seed:02d}"
@@ -115,17 +116,17 @@ class Trial:
                 "augment": self.cfg.augment, "images": fingerprint(*arrays), "network": self.layout.shapes()}
 
     @cached_property
-    def boundaries(self):
+    def boundaries(self) -> list[int]:
         """First step of each epoch, and the number of steps."""
         return [self.record.first_step(epoch) for epoch in range(self.record.num_epochs + 1)]
 
     @property
-    def is_trained(self):
+    def is_trained(self) -> bool:
         """Whether the training is complete."""
         return (self.training / "final_model.h5").exists()
 
     @_interrupts_as_such()
-    def train(self):
+    def train(self) -> None:
         """Train, or go on from the last epoch that was finished."""
         if self.is_trained:
             return
@@ -168,13 +169,13 @@ class Trial:
         with replacing(self.training / "predictions.npz") as temporary:
             np.savez(temporary, classes=logits.argmax(1), losses=losses)
 
-    def predictions(self):
+    def predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return class and loss of all training images at the end of the training, int (n,) and float32 (n,)."""
         with np.load(self.training / "predictions.npz", allow_pickle=False) as file:
             return file["classes"], file["losses"]
 
     @_interrupts_as_such()
-    def score(self):
+    def score(self) -> None:
         """Score by all methods of the configuration; each writes its file.
 
         Raises
@@ -200,7 +201,7 @@ class Trial:
             state.unlink(missing_ok=True)
             self._say_scores(method, scores, "written")
 
-    def _score_settings(self, method):
+    def _score_settings(self, method: str) -> dict[str, Any]:
         """Arguments of `influence_scores` that the scores of a method depend on."""
         cfg = self.cfg
         values = {"published": cfg.published, "damping": cfg.damping, "hessian": cfg.hessian,
@@ -212,7 +213,7 @@ class Trial:
               flush=True)
 
     @_interrupts_as_such()
-    def retrain(self, methods=None):
+    def retrain(self, methods: Sequence[str] | None = None) -> None:
         """Retrain without the worst images of each method, those of the configuration if not given; each number of
         images writes its file.
 

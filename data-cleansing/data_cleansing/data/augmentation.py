@@ -4,6 +4,8 @@ Shift and mirror image are those of nnabla's `F.image_augmentation` to the last 
 Twister that each image seeds anew. Its outputs r1, r2, ... give the shift by r4 and r5, in steps of a thousandth of the
 range, and the mirror by the last bit of r6. The shift has fractions of a pixel.
 """
+from collections.abc import Sequence
+
 import numpy as np
 
 from common.cpu.compiling import compile_exact
@@ -103,7 +105,8 @@ def _normalize(start, stop, images, largest, rows, mean, std, out):
                     out[n, c, y, x] = (np.float32(images[rows[n], c, y, x] / largest) - mean[c]) / std[c]
 
 
-def make_batch(images, rows, mean, std, seeds=None):
+def make_batch(images: np.ndarray, rows: np.ndarray, mean: Sequence[float], std: Sequence[float],
+               seeds: np.ndarray | None = None) -> np.ndarray:
     """Take images out of a set, augment them or not, and normalize them.
 
     Parameters
@@ -125,10 +128,10 @@ def make_batch(images, rows, mean, std, seeds=None):
         raise IndexError(f"rows {rows.min()}..{rows.max()} of {len(images)} images")    # compiled loops do not look
     out = np.empty((len(rows), *images.shape[1:]), np.float32)
     largest = 255.0 if images.dtype == np.uint8 else 1.0    # float64: bytes are divided in it, then rounded
-    mean, std = np.asarray(mean, np.float32), np.asarray(std, np.float32)
+    means, stds = np.asarray(mean, np.float32), np.asarray(std, np.float32)
     if seeds is None:
-        run_parallel(_normalize, len(rows), out.size, images, largest, rows, mean, std, out)
+        run_parallel(_normalize, len(rows), out.size, images, largest, rows, means, stds, out)
     else:
         seeds = np.asarray(seeds).astype(np.uint32)
-        run_parallel(_augment, len(rows), out.size * _OPERATIONS, images, largest, rows, seeds, mean, std, out)
+        run_parallel(_augment, len(rows), out.size * _OPERATIONS, images, largest, rows, seeds, means, stds, out)
     return out

@@ -1,4 +1,7 @@
 """Labelled images as the network sees them: square, normalized, and in training shifted and mirrored."""
+from collections.abc import Sequence
+from pathlib import Path
+
 import attrs
 import numpy as np
 from PIL import Image
@@ -31,21 +34,21 @@ class Images(Dataset):
         Shapes, labels or paths do not fit.
     """
 
-    paths = attrs.field(default=(), converter=tuple, repr=False)
-    list_names = attrs.field(default=attrs.Factory(lambda self: self.class_names, takes_self=True), converter=tuple,
-                             repr=False)
+    paths: tuple[str, ...] = attrs.field(default=(), converter=tuple, repr=False)
+    list_names: tuple[str, ...] = attrs.field(
+        default=attrs.Factory(lambda self: self.class_names, takes_self=True), converter=tuple, repr=False)
 
-    def __attrs_post_init__(self):
+    def __attrs_post_init__(self) -> None:
         super().__attrs_post_init__()
         if len(self.paths) not in (0, len(self)):
             raise ValueError(f"{len(self)} images, but {len(self.paths)} paths")
 
-    def subset(self, rows):
+    def subset(self, rows: np.ndarray) -> "Images":
         """Return the `Images` of `rows`, int (k,), in that order."""
         paths = [self.paths[row] for row in rows] if self.paths else ()
         return attrs.evolve(self, pixels=self.pixels[rows], labels=self.labels[rows], paths=paths)
 
-    def inputs(self, rows, seeds=None):
+    def inputs(self, rows: np.ndarray, seeds: np.ndarray | None = None) -> np.ndarray:
         """Prepare a batch.
 
         Parameters
@@ -62,17 +65,18 @@ class Images(Dataset):
         mean, std = _STATISTICS.get(channels, ((_CENTRED[0],) * channels, (_CENTRED[1],) * channels))
         return make_batch(self.pixels, rows, mean, std, seeds)
 
-    def targets(self, rows):
+    def targets(self, rows: np.ndarray) -> np.ndarray:
         """Labels of a batch, int32 (batch, 1)."""
         return self.labels[rows][:, np.newaxis]
 
 
-def network_side(height, width):
+def network_side(height: int, width: int) -> int:
     """Side of the square that images of this size are resized to: the short edge, but 32 at least and 128 at most."""
     return min(max(min(height, width), SMALLEST), LARGEST)
 
 
-def prepare(arrays, labels, class_names, paths=(), side=None):
+def prepare(arrays: Sequence[np.ndarray], labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str] = (),
+            side: int | None = None) -> Images:
     """Resize images to a square, without keeping their aspect ratio.
 
     Parameters
@@ -97,7 +101,7 @@ def prepare(arrays, labels, class_names, paths=(), side=None):
     return Images(pixels, labels, class_names, paths)
 
 
-def resize(image, side):
+def resize(image: np.ndarray, side: int) -> np.ndarray:
     """Resize by bilinear interpolation, with smoothing where the image shrinks, as `nnabla.utils.image_utils` does.
 
     Parameters
@@ -113,7 +117,7 @@ def resize(image, side):
                      for channel in image])
 
 
-def decode(path, channels=None):
+def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
     """Read an image file.
 
     Parameters

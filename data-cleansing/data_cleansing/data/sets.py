@@ -7,14 +7,15 @@ import attrs
 import numpy as np
 
 from common.machine.errors import UsageError
-from data_cleansing.config import FILES
+from data_cleansing.config import FILES, Training
+from data_cleansing.data.images import Images
 from data_cleansing.data.sources import check_splits, load_files, load_named
 from data_cleansing.data.splits import split
 
 _TEST_SEED, _FLIP_SEED, _TAKE_SEED = 20210311, 10, 11    # of choices that must not depend on each other
 
 
-def load_data(cfg, seed):
+def load_data(cfg: Training, seed: int) -> tuple[Images, Images, Images, np.ndarray]:
     """Load the images of a trial.
 
     Parameters
@@ -78,7 +79,7 @@ def _take(images, num, key, seed):
     return images.subset(np.sort(np.random.default_rng((_TAKE_SEED, seed)).choice(len(images), num, replace=False)))
 
 
-def flip_labels(images, share, seed):
+def flip_labels(images: Images, share: float, seed: int) -> tuple[Images, np.ndarray]:
     """Give a share of the images a wrong label, drawn from the other classes.
 
     Parameters
@@ -99,6 +100,6 @@ def flip_labels(images, share, seed):
     return attrs.evolve(images, labels=(images.labels + offsets) % num_classes), flipped
 
 
-def list_path(path, folder):
+def list_path(path: str | Path, folder: str | Path) -> str:
     """Name an image in a list in `folder`: relative to it if the image is a file, otherwise as it is named."""
-    return Path(os.path.relpath(path, folder)).as_posix() if Path(path).exists() else path
+    return Path(os.path.relpath(path, folder)).as_posix() if Path(path).exists() else str(path)

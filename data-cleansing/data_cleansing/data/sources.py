@@ -1,5 +1,6 @@
 """Where labelled images come from: a list file, a folder for each class, or a data set with a name."""
 import csv
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -10,14 +11,15 @@ import numpy as np
 from common import datasets
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
-from data_cleansing.data.images import decode, network_side, prepare
+from data_cleansing.data.images import Images, decode, network_side, prepare
 from data_cleansing.data.splits import split
 
 HEADER = ("x:image", "y:label")    # columns of a list file
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def load_named(name, split_seed=0, data_dir=None, side=None):
+def load_named(name: str, split_seed: int = 0, data_dir: str | Path | None = None,
+               side: int | None = None) -> tuple[Images, Images, Images]:
     """Load a data set of `common.datasets` in three parts.
 
     Parameters
@@ -43,14 +45,18 @@ def load_named(name, split_seed=0, data_dir=None, side=None):
     info, side = datasets.DATASETS[name], side or network_side(*known.shape[1:])
     channels = slice(1) if info.grey else slice(None)
     train_rows, valid_rows = split(len(known), info.num_valid or len(known) // 5, split_seed)
-    return tuple(attrs.evolve(prepare(part.pixels[rows, channels], part.labels[rows], part.class_names,
-                                      [f"{name}/{kind}/{row}" for row in rows], side),
-                              list_names=map(str, range(len(part.class_names))))
-                 for kind, part, rows in (("train", known, train_rows), ("train", known, valid_rows),
-                                          ("test", test, np.arange(len(test)))))
+
+    def images(kind, part, rows):
+        paths = [f"{name}/{kind}/{row}" for row in rows]
+        prepared = prepare(list(part.pixels[rows, channels]), part.labels[rows], part.class_names, paths, side)
+        return attrs.evolve(prepared, list_names=map(str, range(len(part.class_names))))
+
+    return (images("train", known, train_rows), images("train", known, valid_rows),
+            images("test", test, np.arange(len(test))))
 
 
-def load_files(source, like=None, side=None, on_damaged=None):
+def load_files(source: str | Path, like: Images | None = None, side: int | None = None,
+               on_damaged: Callable[[list[UserError]], object] | None = None) -> Images:
     """Load the images of a list file, or of a folder with a folder of images for each class.
 
     Parameters
@@ -90,12 +96,12 @@ def load_files(source, like=None, side=None, on_damaged=None):
         raise UsageError(f"{source}: images in files have 1 or 3 channels, those to train with have {channels}")
     with ThreadPoolExecutor(num_threads()) as pool:
         arrays = list(pool.map(partial(decode_one, channels=channels), paths))
-    good = [row for row, array in enumerate(arrays) if not isinstance(array, UserError)]
-    if len(good) < len(arrays):
+    good = {row: array for row, array in enumerate(arrays) if not isinstance(array, UserError)}
+    if on_damaged is not None and len(good) < len(arrays):
         on_damaged([array for array in arrays if isinstance(array, UserError)])
     if not good:
         raise UserError(f"{source}: none of its {len(arrays)} images can be read")
-    return prepare([arrays[row] for row in good], labels[good], class_names, [str(paths[row]) for row in good],
+    return prepare(list(good.values()), labels[list(good)], class_names, [str(paths[row]) for row in good],
                    side if like is None else like.shape[1])
 
 
@@ -156,7 +162,7 @@ def _numbers(source, names, class_names):
     return np.array([number[name] for name in names])
 
 
-def check_splits(train, valid, test):
+def check_splits(train: Images, valid: Images, test: Images) -> None:
     """Check that three sets belong together, and that there is something to classify.
 
     Raises
@@ -164,9 +170,10 @@ def check_splits(train, valid, test):
     UserError
         Different shapes or classes, or only one class.
     """
-    if len(train.class_names) < 2:
+    num_classes = len(train.class_names)
+    if num_classes < 2:
         raise UserError(f"all training images have the label {train.class_names[0]!r}; two are needed")
     for name, images in (("validation", valid), ("test", test)):
         if images.shape != train.shape or images.class_names != train.class_names:
             raise UserError(f"{name} images {images.shape} of {len(images.class_names)} classes do not go with "
-                            f"training images {train.shape} of {len(train.class_names)}")
+                            f"training images {train.shape} of {num_classes}")

@@ -4,12 +4,12 @@ import numpy as np
 from common.machine.errors import UsageError
 
 
-def permutation(num, seed):
+def permutation(num: int, seed: int) -> np.ndarray:
     """Return the permutation of `num` numbers that `np.random.seed(seed)` and `np.random.permutation` give."""
     return np.random.RandomState(seed).permutation(num)
 
 
-def split(num, valid_size, seed):
+def split(num: int, valid_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Choose validation images as the published code does.
 
     Returns

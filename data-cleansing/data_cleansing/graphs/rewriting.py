@@ -4,7 +4,7 @@ A network is any function `network(image, train)` that returns logits. Its graph
 walked through, and made again of the fastest ones. Where parameters move along given directions, the tangents of all
 values are made beside them: tangents of losses are scores, and the gradients of tangents are products with a Hessian.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import nnabla as nn
 import nnabla.function
@@ -35,7 +35,9 @@ SAMPLEWISE = (*ELEMENTWISE, "Add2", "AddScalar", "AveragePooling", "Convolution"
               "GlobalAveragePooling", "MaxPooling", "Mul2", "MulScalar", "Sub2", "SumPooling")
 
 
-def build(network, image, train, directions=None, per_image=False):
+def build(network: Network, image: nn.Variable, train: bool,
+          directions: Mapping[nn.Variable, nn.Variable] | None = None,
+          per_image: bool = False) -> tuple[nn.Variable, nn.Variable | None]:
     """Build the graph of a network, of compiled functions where there are any for the current context.
 
     Parameters
@@ -67,7 +69,7 @@ def build(network, image, train, directions=None, per_image=False):
     return values[logits]
 
 
-def trace(network, image, train):
+def trace(network: Network, image: nn.Variable, train: bool) -> nn.Variable:
     """Return the logits of a network, (batch, classes), made of nnabla's own functions.
 
     Raises
@@ -83,7 +85,7 @@ def trace(network, image, train):
     return logits
 
 
-def is_samplewise(network, image):
+def is_samplewise(network: Network, image: nn.Variable) -> bool:
     """Whether the only functions of a network that mix the images of a batch are batch normalizations.
 
     Parameters
@@ -239,7 +241,8 @@ def _normalize(args, inputs, per_image):
         x, dx = (_reshape(variable, maps) for variable in (x, dx))
         beta, dbeta, gamma, dgamma = (
             _repeat(variable, shape[0], len(maps)) for variable in (beta, dbeta, gamma, dgamma))
-        mean, var = nn.Variable(beta.shape), nn.Variable(beta.shape)    # nobody needs the running statistics
+        # Nobody needs the running statistics.
+        mean, var = (nn.Variable((1, maps[1], *[1] * (len(maps) - 2))) for _ in range(2))
     y = _batch_normalization(x, beta, gamma, mean, var, args["decay_rate"], args["eps"], batch_stat)
     dy = None
     if any(tangent is not None for tangent in (dx, dbeta, dgamma)):

@@ -3,6 +3,8 @@
 Where `y = f(x, w)`, and x and w move along `dx` and `dw`, y moves along its tangent `dy`. A tangent is a function like
 any other; its gradient is what products with a Hessian are made of. The loops are those of `common.cpu`.
 """
+from collections.abc import Sequence
+
 import numpy as np
 
 from common.cpu.channels import by_channel, combine, moments, products
@@ -69,7 +71,7 @@ class TangentBatchNormalization(HostFunction):
     Gradients for x, dx and gamma.
     """
 
-    def __init__(self, eps, batch_stat):
+    def __init__(self, eps: float, batch_stat: bool) -> None:
         super().__init__()
         self.eps, self.batch_stat = eps, batch_stat
 
@@ -178,7 +180,7 @@ class TangentMaxPooling(HostFunction):
         Of the output.
     """
 
-    def __init__(self, kernel, stride, shape):
+    def __init__(self, kernel: Sequence[int], stride: Sequence[int], shape: tuple[int, ...]) -> None:
         super().__init__()
         self.kernel, self.stride, self.shape = tuple(kernel), tuple(stride), shape
 

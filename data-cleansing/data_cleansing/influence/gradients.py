@@ -3,8 +3,11 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from data_cleansing.data.images import Images
 from data_cleansing.graphs import rewriting
-from data_cleansing.training.losses import Loss, Losses, batches_of
+from data_cleansing.graphs.rewriting import Network
+from data_cleansing.training.losses import Loss, Losses, Shape, batches_of
+from data_cleansing.training.parameters import Layout
 
 NORMALIZATIONS = ("single", "batch", "test")
 VALIDATION_BATCH = 64
@@ -27,7 +30,8 @@ class DirectionalLoss:
     layout : data_cleansing.training.parameters.Layout
     """
 
-    def __init__(self, network, batch_size, image_shape, normalization, layout):
+    def __init__(self, network: Network, batch_size: int, image_shape: Shape, normalization: str,
+                 layout: Layout) -> None:
         self.layout = layout
         self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
         self.directions = {name: nn.Variable(parameter.shape) for name, parameter in layout.parameters.items()
@@ -42,7 +46,7 @@ class DirectionalLoss:
         for variable in (self.scores, self.mean, *self.directions.values()):
             variable.persistent = True
 
-    def forward(self, u, image, label):
+    def forward(self, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Compute the scores of a batch.
 
         Parameters
@@ -62,7 +66,7 @@ class DirectionalLoss:
         self.mean.forward(clear_no_need_grad=True)
         return self.scores.d.copy()
 
-    def hessian_product(self):
+    def hessian_product(self) -> np.ndarray:
         """Return the product of the Hessian of the mean loss with u, for what `forward` was given, float32 (size,)."""
         self.layout.clear_gradients()
         self.mean.backward(clear_buffer=True)
@@ -80,10 +84,10 @@ class OneByOne:
         Normalize every image by its own statistics, otherwise by the running ones.
     """
 
-    def __init__(self, network, image_shape, train, layout):
+    def __init__(self, network: Network, image_shape: Shape, train: bool, layout: Layout) -> None:
         self.loss, self.layout = Loss(network, 1, image_shape, train), layout
 
-    def forward(self, u, image, label):
+    def forward(self, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Compute the scores of a batch, float32 (batch,)."""
         return np.array([u @ self._gradient(image[k:k + 1], label[k:k + 1]) for k in range(len(image))], np.float32)
 
@@ -108,15 +112,15 @@ class BatchScores:
     layout : data_cleansing.training.parameters.Layout
     """
 
-    def __init__(self, network, image_shape, normalization, layout):
+    def __init__(self, network: Network, image_shape: Shape, normalization: str, layout: Layout) -> None:
         self.network, self.image_shape, self.normalization, self.layout = network, image_shape, normalization, layout
         self._graphs = {}
 
-    def scores(self, u, image, label):
+    def scores(self, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Return the products <u, grad l_j>, float32 (batch,), for `u` float32 (size,) and a batch."""
         return self._graph(len(image), self.normalization).forward(u, image, label)
 
-    def scores_and_product(self, u, image, label):
+    def scores_and_product(self, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the scores, and the product of the Hessian of the mean loss with `u`, float32 (size,)."""
         mode = "test" if self.normalization == "test" else "batch"
         scores = self.scores(u, image, label) if mode != self.normalization else None
@@ -135,7 +139,7 @@ class BatchScores:
         return DirectionalLoss(self.network, batch_size, self.image_shape, mode, self.layout)
 
 
-def validation_gradient(network, images, layout, group=None):
+def validation_gradient(network: Network, images: Images, layout: Layout, group: int | None = None) -> np.ndarray:
     """Gradient of the mean loss of images, in test mode.
 
     Parameters

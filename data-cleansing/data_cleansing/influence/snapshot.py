@@ -2,6 +2,7 @@
 import hashlib
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -32,53 +33,53 @@ class Snapshot:
         The file is damaged, or belongs to another computation.
     """
 
-    def __init__(self, path, fingerprint, start):
+    def __init__(self, path: str | Path | None, fingerprint: str, start: Callable[[], dict[str, np.ndarray]]) -> None:
         self.path = None if path is None else Path(path)
         self.fingerprint = fingerprint
         self._saved = time.monotonic()
         if self.path is not None and self.path.exists():
-            self.values = self._load()
+            self.values = self._load(self.path)
         else:
             self.values = start()
 
-    def update(self, **values):
+    def update(self, **values: np.ndarray) -> None:
         """Replace all arrays by new ones, which must not change afterwards."""
         self.values = values
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self.save()
 
-    def save(self):
+    def save(self) -> None:
         """Write the arrays."""
         if self.path is not None:
             with replacing(self.path) as temporary:
                 np.savez(temporary, fingerprint=np.array(self.fingerprint), **self.values)
             self._saved = time.monotonic()
 
-    def _load(self):
-        remove_leftovers(self.path)
+    def _load(self, path):
+        remove_leftovers(path)
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            with np.load(path, allow_pickle=False) as file:
                 values = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.path}: cannot be read ({error}); delete it to start anew") from error
+            raise UserError(f"{path}: cannot be read ({error}); delete it to start anew") from error
         if str(values.pop("fingerprint", "")) != self.fingerprint:
-            raise UserError(f"{self.path}: made with other settings or data; delete it to start anew")
+            raise UserError(f"{path}: made with other settings or data; delete it to start anew")
         return values
 
-    def __enter__(self):
+    def __enter__(self) -> "Snapshot":
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.save()
 
 
-def fingerprint(*values):
+def fingerprint(*values: object) -> str:
     """Hash arrays, and whatever has a faithful `repr`; returns hexadecimal digits."""
     digest = hashlib.blake2b(digest_size=16)
     for value in values:
         if isinstance(value, np.ndarray):
             digest.update(f"{value.dtype} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value))
+            digest.update(np.ascontiguousarray(value).data)
         else:
             digest.update(repr(value).encode())
     return digest.hexdigest()

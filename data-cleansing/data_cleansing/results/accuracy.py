@@ -14,6 +14,7 @@ from data_cleansing.results.score_files import MEASURES, read_measures
 
 SUMMARY_HEADER = ("method", "seed", "n_drops", *MEASURES)
 NONE = "No Removal"
+Measures = dict[tuple[str, int], dict[int, np.ndarray]]    # what `collect` returns
 # Test accuracy after removing so many images of MNIST, read off the figure of arXiv 2103.11807 (+-0.00003).
 PUBLISHED_REMOVALS = (1, 10, 40, 100, 200, 600, 1000, 3000, 5000, 10000, 30000)
 PUBLISHED = {
@@ -24,7 +25,7 @@ PUBLISHED = {
 PUBLISHED_NONE = 0.98966
 
 
-def collect(folder):
+def collect(folder: str | Path) -> Measures:
     """Read the last row of all score files.
 
     Returns
@@ -42,7 +43,7 @@ def collect(folder):
     return dict(measures)
 
 
-def summarize(folder):
+def summarize(folder: str | Path) -> Measures:
     """Write `summary/summary.csv`: all trials, their means and standard deviations; returns what `collect` does.
 
     Nothing removed is repeated for every number, and a single trial has no deviation.
@@ -62,17 +63,19 @@ def summarize(folder):
     return measures
 
 
-def curves(measures, measure="test_accuracy"):
+def curves(measures: Measures, measure: str = "test_accuracy") -> dict[str, tuple[list, list, list]]:
     """Return {method: (removals, means, deviations)} of what `collect` found; deviations are 0 for a single trial."""
     column = MEASURES.index(measure)
-    by_method = defaultdict(list)
-    for (method, removed), by_seed in sorted(measures.items(), key=lambda item: (item[0][0], item[0][1])):
-        values = np.array([values[column] for values in by_seed.values()])
-        by_method[method].append((removed, values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0))
-    return {method: tuple(zip(*points, strict=True)) for method, points in by_method.items()}
+    lines = defaultdict(lambda: ([], [], []))
+    for method, removed in sorted(measures):
+        values = np.array([values[column] for values in measures[method, removed].values()])
+        point = removed, values.mean(), values.std(ddof=1) if len(values) > 1 else 0.0
+        for line, value in zip(lines[method], point, strict=True):
+            line.append(value)
+    return dict(lines)
 
 
-def format_table(measures):
+def format_table(measures: Measures) -> str:
     """Return a table of the mean test accuracy, with standard deviations over trials where there are several."""
     lines = curves(measures)
     removals = sorted({removed for method, (numbers, _, _) in lines.items() if method != NONE for removed in numbers})
@@ -88,7 +91,7 @@ def format_table(measures):
     return align(table)
 
 
-def draw_accuracy(measures, dataset, measure="test_accuracy"):
+def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accuracy") -> Figure:
     """Draw accuracy over the number of removed images, with the points of the paper for MNIST; returns the figure."""
     figure = Figure(figsize=(8, 4.5))
     axes = figure.add_subplot()
@@ -115,7 +118,7 @@ def draw_accuracy(measures, dataset, measure="test_accuracy"):
     return figure
 
 
-def write_figure(folder, measures, dataset):
+def write_figure(folder: str | Path, measures: Measures, dataset: str) -> None:
     """Write `fig/result.png`."""
     make_folder(Path(folder) / "fig")
     save_figure(Path(folder) / "fig" / "result.png", draw_accuracy(measures, dataset))

@@ -5,12 +5,14 @@ from common.machine.files import make_folder, write_csv
 from data_cleansing.data.sets import list_path
 from data_cleansing.influence.methods import METHODS
 from data_cleansing.results import accuracy
+from data_cleansing.results.accuracy import Measures
 from data_cleansing.results.score_files import INFLUENCE_HEADER, influence_path, read_influence
+from data_cleansing.trial import Trial
 
 KEPT, SUSPECT = "keep", "look at"
 
 
-def number_to_remove(measures, method):
+def number_to_remove(measures: Measures, method: str) -> int:
     """Number of images without which the mean validation accuracy is best; the smallest of equals, 0 if none helps.
 
     The test images must not choose.
@@ -21,7 +23,7 @@ def number_to_remove(measures, method):
     return -max(points, default=(0, 0))[1]
 
 
-def write_cleaned(folder, trial, method, removed):
+def write_cleaned(folder: str | Path, trial: Trial, method: str, removed: int) -> None:
     """Write `cleaned/cleaned_<seed>.csv`: all training images in their order, and which to look at."""
     scores = read_influence(influence_path(folder, method, trial.seed), len(trial.train_images))
     suspects = set(scores.argsort(kind="stable")[:removed].tolist())

@@ -1,10 +1,13 @@
 """How well the scores find labels that were flipped on purpose."""
 from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from common.console.tables import align
 from data_cleansing.results.score_files import influence_path, methods_with_scores, read_influence
+from data_cleansing.trial import Trial
 
 PRECISION_AT = (10, 50)
 DETECTION_HEADER = ("method", "seed", "wrong", "auc", *(f"precision_at_{k}" for k in PRECISION_AT),
@@ -30,7 +33,7 @@ def ranking_area(scores: np.ndarray, wrong: np.ndarray) -> float:
     return float(roc_auc_score(wrong, -scores)) if 0 < wrong.sum() < len(wrong) else float("nan")
 
 
-def precision_at(scores, wrong, k):
+def precision_at(scores: np.ndarray, wrong: np.ndarray, k: int) -> float:
     """Share of wrong labels among the k lowest scores, ties in the order of rows.
 
     Parameters
@@ -46,7 +49,7 @@ def precision_at(scores, wrong, k):
     return float(np.asarray(wrong)[np.argsort(scores, kind="stable")[:k]].mean())
 
 
-def detection_rows(folder, trial):
+def detection_rows(folder: str | Path, trial: Trial) -> list[tuple]:
     """How well each method found the labels that were flipped in a trial, in the order of `DETECTION_HEADER`."""
     wrong = int(trial.flipped.sum())
     rows = []
@@ -58,7 +61,7 @@ def detection_rows(folder, trial):
     return rows
 
 
-def detection_means(rows):
+def detection_means(rows: Sequence[tuple]) -> dict[str, np.ndarray]:
     """Return {method: mean of each measure over the trials}."""
     by_method = defaultdict(list)
     for row in rows:
@@ -66,7 +69,7 @@ def detection_means(rows):
     return {method: np.mean(values, axis=0) for method, values in by_method.items()}
 
 
-def format_detection(rows):
+def format_detection(rows: Sequence[tuple]) -> str:
     """Return a table of how well the flipped labels were found, means over trials."""
     header = DETECTION_HEADER[3:]
     means = detection_means(rows)

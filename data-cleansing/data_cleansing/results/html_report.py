@@ -10,12 +10,14 @@ from PIL import Image
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
+from data_cleansing.config import Config
 from data_cleansing.influence.methods import RANDOM
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import accuracy
 from data_cleansing.results.cleaned_lists import number_to_remove, write_cleaned
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
 from data_cleansing.results.score_files import SIGN, influence_path, methods_with_scores, read_influence
+from data_cleansing.training.record import TrainingRecord
 from data_cleansing.trial import Trial
 
 SHOWN = 24    # worst images of each method, and best ones
@@ -29,7 +31,7 @@ figure img { width: 64px; height: 64px; image-rendering: pixelated; display: blo
 .flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
 
 
-def write_report(folder, cfg, shown=SHOWN):
+def write_report(folder: str | Path, cfg: Config, shown: int = SHOWN) -> None:
     """Write `report.html`, `summary/`, `fig/`, `cleaned/`, `detection.csv`, `cache.csv` and `leave_one_out.csv`.
 
     Their tables are printed. The parameters of the current scope are replaced.
@@ -47,12 +49,12 @@ def write_report(folder, cfg, shown=SHOWN):
     accuracy.write_figure(folder, measures, cfg.dataset)
     method = cfg.methods[0]
     removed = number_to_remove(measures, method)
-    detection, images, cache = [], "", None
+    detection, cache, images = [], [], ""
     for seed in cfg.seeds:
         trial = Trial(cfg, folder, seed)
         detection += detection_rows(folder, trial)
         write_cleaned(folder, trial, method, removed)
-        if cache is None:    # one trial stands for all
+        if not cache:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
             images = _rankings(folder, trial, shown)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
@@ -70,7 +72,7 @@ def write_report(folder, cfg, shown=SHOWN):
           f"{folder / 'cleaned'}\nreport: {folder / 'report.html'}")
 
 
-def cache_sizes(num_values, record):
+def cache_sizes(num_values: int, record: TrainingRecord) -> list[tuple[str, str, int]]:
     """Bytes of parameters to store, as the paper counts them: four for each value.
 
     Parameters

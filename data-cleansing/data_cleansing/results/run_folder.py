@@ -1,6 +1,7 @@
 """The output folder of a run: its configuration, and what was made with which settings."""
 import json
 import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -18,7 +19,7 @@ SINGLE = ("report.html", "detection.csv", "cache.csv", "leave_one_out.csv", CONF
 MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials", "jobs")
 
 
-def open_run(folder, cfg, resume=False, overwrite=False):
+def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """Make an output folder, or go on in it.
 
     Raises
@@ -45,7 +46,7 @@ def open_run(folder, cfg, resume=False, overwrite=False):
     return folder
 
 
-def remove(folder, names):
+def remove(folder: str | Path, names: Iterable[str]) -> None:
     """Remove folders and files that a run has made."""
     for name in names:
         path = Path(folder) / name
@@ -55,7 +56,7 @@ def remove(folder, names):
             path.unlink(missing_ok=True)
 
 
-def read_config(folder, **changes):
+def read_config(folder: str | Path, **changes: object) -> Config:
     """Read the configuration that a run was made with, changed by flags of the command line.
 
     Raises
@@ -79,7 +80,7 @@ def read_config(folder, **changes):
         raise UsageError(str(error)) from error
 
 
-def check_settings(folder, values, done):
+def check_settings(folder: str | Path, values: Mapping[str, object], done: str) -> None:
     """Write the settings that the files of a folder are made with, or compare them with those of before.
 
     Parameters

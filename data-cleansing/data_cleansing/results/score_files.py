@@ -6,6 +6,7 @@ import numpy as np
 
 from common.machine.errors import UserError
 from common.machine.files import make_folder, write_csv
+from data_cleansing.data.images import Images
 from data_cleansing.data.sets import list_path
 from data_cleansing.influence.methods import METHODS
 
@@ -14,18 +15,18 @@ INFLUENCE_HEADER = ("x:image", "y:label", "influence", "datasource_index")
 MEASURES = ("val_loss", "test_loss", "val_accuracy", "test_accuracy")
 
 
-def influence_path(folder, method, seed):
+def influence_path(folder: str | Path, method: str, seed: int) -> Path:
     """Path of the scores of a trial."""
     name = METHODS[method].folder
     return Path(folder) / "influence" / name / f"influence_{name.lower()}_{seed}.csv"
 
 
-def score_path(folder, method, removed, seed):
+def score_path(folder: str | Path, method: str, removed: int, seed: int) -> Path:
     """Path of the measures after retraining without the `removed` worst images."""
     return Path(folder) / "score" / METHODS[method].folder / f"score_delete_worst_{removed}_seed_{seed}.csv"
 
 
-def write_influence(path, scores, images):
+def write_influence(path: Path, scores: np.ndarray, images: Images) -> None:
     """Write scores, float64 (n,), the images that are best removed first."""
     make_folder(path.parent)
     order = np.argsort(scores, kind="stable").tolist()
@@ -34,7 +35,7 @@ def write_influence(path, scores, images):
         for row in order])
 
 
-def read_influence(path, num_images=None):
+def read_influence(path: Path, num_images: int | None = None) -> np.ndarray:
     """Read what `write_influence` wrote.
 
     Returns
@@ -60,7 +61,7 @@ def read_influence(path, num_images=None):
     return scores
 
 
-def read_measures(path):
+def read_measures(path: Path) -> list[list[float]]:
     """Read a score file: measures after each retrained epoch, a list of float (4,).
 
     Raises
@@ -74,6 +75,6 @@ def read_measures(path):
         raise UserError(f"{path}: damaged ({error}); delete it and retrain") from error
 
 
-def methods_with_scores(folder, seed):
+def methods_with_scores(folder: str | Path, seed: int) -> tuple[str, ...]:
     """Methods that a trial has scores of, in the order of `METHODS`."""
     return tuple(method for method in METHODS if influence_path(folder, method, seed).exists())

@@ -1,5 +1,6 @@
 """Parameters as one flat array, and flat arrays of many steps of a training in a folder or in memory."""
 import json
+from pathlib import Path
 
 import nnabla as nn
 import numpy as np
@@ -19,21 +20,21 @@ class Layout:
         Values in all.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.parameters = nn.get_parameters(grad_only=False)
         ends = np.cumsum([parameter.size for parameter in self.parameters.values()], dtype=np.int64).tolist()
         self.size = ends[-1] if ends else 0
         self._parts = dict(zip(self.parameters, map(slice, [0, *ends[:-1]], ends), strict=True))
 
-    def split(self, flat):
+    def split(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Return views of a flat array (size,) by name, in the shapes of the parameters."""
         return {name: flat[part].reshape(self.parameters[name].shape) for name, part in self._parts.items()}
 
-    def values(self):
+    def values(self) -> np.ndarray:
         """Return the current values, float32 (size,)."""
         return self._collect(lambda parameter: parameter.d)
 
-    def gradients(self):
+    def gradients(self) -> np.ndarray:
         """Return the current gradients, float32 (size,), 0 for parameters that are not trained."""
         return self._collect(lambda parameter: parameter.g if parameter.need_grad else 0)
 
@@ -43,17 +44,17 @@ class Layout:
             part[...] = get(self.parameters[name])
         return flat
 
-    def assign(self, flat):
+    def assign(self, flat: np.ndarray) -> None:
         """Set the current values to those of a flat array (size,)."""
         for name, part in self.split(flat).items():
             self.parameters[name].d = np.asarray(part, np.float32)
 
-    def clear_gradients(self):
+    def clear_gradients(self) -> None:
         """Set all gradients to 0."""
         for parameter in self.parameters.values():
             parameter.grad.zero()
 
-    def shapes(self):
+    def shapes(self) -> dict[str, list[int]]:
         """Return the shapes by name, as lists, in order."""
         return {name: list(parameter.shape) for name, parameter in self.parameters.items()}
 
@@ -74,15 +75,15 @@ class ParameterCache:
         The folder cannot be written to, or holds parameters of another network.
     """
 
-    def __init__(self, layout, folder=None):
+    def __init__(self, layout: Layout, folder: str | Path | None = None) -> None:
         self.layout = layout
-        self._arrays = {}
+        self._arrays: dict[int, np.ndarray] = {}
         self._folder = None if folder is None else make_folder(folder)
         if self._folder is not None:
-            self._check_layout()
+            self._check_layout(self._folder)
 
-    def _check_layout(self):
-        path = self._folder / "layout.json"
+    def _check_layout(self, folder):
+        path = folder / "layout.json"
         shapes = self.layout.shapes()
         if not path.exists():
             write_json(path, shapes)
@@ -93,15 +94,15 @@ class ParameterCache:
         except (ValueError, AttributeError) as error:
             raise UserError(f"{path}: damaged ({error}); run the training again") from error
         if not same:
-            raise UserError(f"{self._folder}: holds parameters of another network; choose another folder")
+            raise UserError(f"{folder}: holds parameters of another network; choose another folder")
 
-    def steps(self):
+    def steps(self) -> list[int]:
         """Return the steps that are stored, ascending."""
         if self._folder is None:
             return sorted(self._arrays)
         return sorted(int(path.stem.removeprefix("step_")) for path in self._folder.glob("step_*.npy"))
 
-    def store(self, step, flat=None):
+    def store(self, step: int, flat: np.ndarray | None = None) -> None:
         """Store flat parameters, float32 (size,), the current ones if not given."""
         flat = self.layout.values() if flat is None else np.array(flat, np.float32)
         assert flat.shape == (self.layout.size,), (flat.shape, self.layout.size)
@@ -111,7 +112,7 @@ class ParameterCache:
         with replacing(self._path(step)) as temporary:
             np.save(temporary, flat, allow_pickle=False)
 
-    def load(self, step):
+    def load(self, step: int) -> np.ndarray:
         """Return the flat parameters before a step, float32 (size,).
 
         Raises
@@ -135,7 +136,7 @@ class ParameterCache:
                             "the training again")
         return flat
 
-    def remove(self, step):
+    def remove(self, step: int) -> None:
         """Forget the parameters before a step."""
         if self._folder is None:
             del self._arrays[step]
@@ -143,4 +144,5 @@ class ParameterCache:
             self._path(step).unlink()
 
     def _path(self, step):
+        assert self._folder is not None
         return self._folder / f"step_{step:06d}.npy"

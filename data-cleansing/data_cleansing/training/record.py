@@ -1,5 +1,7 @@
 """The order of images in training, and the record of a training run that influence scores are computed from."""
 import zipfile
+from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -11,7 +13,7 @@ from data_cleansing.data.splits import permutation
 NOT_AUGMENTED = -1    # in place of an augmentation seed
 
 
-def _array(dtype):
+def _array(dtype: type) -> Any:
     return attrs.field(converter=lambda values: np.ascontiguousarray(values, dtype=dtype), repr=False)
 
 
@@ -40,14 +42,14 @@ class TrainingRecord:
         Lengths or values do not fit.
     """
 
-    num_images = attrs.field(converter=int)
-    rows = _array(np.int64)
-    seeds = _array(np.int64)
-    bounds = _array(np.int64)
-    epochs = _array(np.int64)
-    learning_rates = _array(np.float64)
+    num_images: int = attrs.field(converter=int)
+    rows: np.ndarray = _array(np.int64)
+    seeds: np.ndarray = _array(np.int64)
+    bounds: np.ndarray = _array(np.int64)
+    epochs: np.ndarray = _array(np.int64)
+    learning_rates: np.ndarray = _array(np.float64)
 
-    def __attrs_post_init__(self):
+    def __attrs_post_init__(self) -> None:
         steps, uses = len(self.epochs), len(self.rows)
         fits = (steps > 0 and len(self.bounds) == steps + 1 and len(self.learning_rates) == steps
                 and len(self.seeds) == uses and self.bounds[0] == 0 and self.bounds[-1] == uses
@@ -57,30 +59,30 @@ class TrainingRecord:
             raise ValueError("the arrays of the record do not fit together")
 
     @property
-    def num_steps(self):
+    def num_steps(self) -> int:
         return len(self.epochs)
 
     @property
-    def num_epochs(self):
+    def num_epochs(self) -> int:
         return int(self.epochs[-1]) + 1
 
-    def first_step(self, epoch):
+    def first_step(self, epoch: int) -> int:
         """First step of an epoch; of the epoch after the last one, the number of steps."""
         return int(np.searchsorted(self.epochs, epoch))
 
-    def batch(self, step):
+    def batch(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return rows and augmentation seeds of a step, int64 (batch,) each; None for seeds if not augmented."""
         part = slice(self.bounds[step], self.bounds[step + 1])
         seeds = self.seeds[part]
         return self.rows[part], None if (seeds == NOT_AUGMENTED).any() else seeds
 
-    def save(self, path):
+    def save(self, path: str | Path) -> None:
         """Write the record to an .npz file without pickles."""
         with replacing(path) as temporary:
             np.savez_compressed(temporary, **attrs.asdict(self))
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> "TrainingRecord":
         """Read what `save` wrote.
 
         Raises
@@ -99,7 +101,8 @@ class TrainingRecord:
             raise UserError(f"{path}: holds no record of a training, or a damaged one ({error})") from error
 
 
-def published_record(num_images, epochs, batch_size, learning_rate, split_seed=0, augment=True):
+def published_record(num_images: int, epochs: int, batch_size: int, learning_rate: float, split_seed: int = 0,
+                     augment: bool = True) -> TrainingRecord:
     """Plan a training as the published code runs it.
 
     Positions of epoch e are permuted by the seed e, and positions in the training set by `split_seed`: the order is the

@@ -1,11 +1,16 @@
 """Plain gradient descent as a record says, again from any step of it, and without some of the images."""
+from collections.abc import Callable, Collection, Iterable, Sequence
+
 import nnabla.solvers as S
 import numpy as np
 
 from common.console.progress import progress
 from common.machine.errors import UserError
+from data_cleansing.data.images import Images
+from data_cleansing.graphs.rewriting import Network
 from data_cleansing.training.losses import Losses, batches_of
 from data_cleansing.training.parameters import Layout
+from data_cleansing.training.record import TrainingRecord
 
 EVALUATION_BATCH = 64
 
@@ -22,7 +27,7 @@ class Trainer:
     record : data_cleansing.training.record.TrainingRecord
     """
 
-    def __init__(self, network, images, record):
+    def __init__(self, network: Network, images: Images, record: TrainingRecord) -> None:
         self.network, self.images, self.record = network, images, record
         self.losses = Losses(network, images.shape, train=True)
         self.losses[len(record.batch(0)[0])]    # makes the parameters
@@ -31,7 +36,7 @@ class Trainer:
         self.solver.set_parameters({name: parameter for name, parameter in self.layout.parameters.items()
                                     if parameter.need_grad})
 
-    def step(self, step, without=frozenset()):
+    def step(self, step: int, without: Collection[int] = frozenset()) -> float:
         """Take a step of the record, leaving images out.
 
         The gradient stays that of the mean over the whole batch, in which the images left out count 0; a batch of which
@@ -68,7 +73,8 @@ class Trainer:
         self.solver.update()
         return float(losses.mean())
 
-    def run(self, first=0, stop=None, without=frozenset(), before_step=None):
+    def run(self, first: int = 0, stop: int | None = None, without: Collection[int] = frozenset(),
+            before_step: Callable[[int], object] | None = None) -> list[float]:
         """Take the steps from `first` up to `stop`, the end of the record if not given.
 
         Parameters
@@ -94,7 +100,8 @@ class Trainer:
         return losses
 
 
-def retrain(trainer, start, first, without, measured):
+def retrain(trainer: Trainer, start: np.ndarray, first: int, without: Iterable[int],
+            measured: Sequence[Images]) -> list[tuple[float, float]]:
     """Train again from a step on, leaving images out.
 
     Parameters
@@ -119,7 +126,7 @@ def retrain(trainer, start, first, without, measured):
     return [evaluate(trainer.network, images) for images in measured]
 
 
-def predict(network, images):
+def predict(network: Network, images: Images) -> tuple[np.ndarray, np.ndarray]:
     """Compute logits and losses in test mode.
 
     Returns
@@ -130,10 +137,11 @@ def predict(network, images):
     losses = Losses(network, images.shape, train=False)
     results = [losses[len(batch)].forward(images.inputs(batch), images.targets(batch))
                for batch in batches_of(len(images), EVALUATION_BATCH)]
-    return tuple(np.concatenate(arrays) for arrays in zip(*results, strict=True))
+    logits, each_loss = zip(*results, strict=True)
+    return np.concatenate(logits), np.concatenate(each_loss)
 
 
-def evaluate(network, images):
+def evaluate(network: Network, images: Images) -> tuple[float, float]:
     """Measure a network in test mode.
 
     Returns

@@ -1,11 +1,16 @@
 """The parameters before each step of a training: which ones are stored, and those between, which are computed again."""
+import numpy as np
+
 from common.machine.errors import UsageError
+from data_cleansing.training.parameters import ParameterCache
+from data_cleansing.training.record import TrainingRecord
+from data_cleansing.training.trainer import Trainer
 
 KEEP = ("final", "last", "all", "epochs")    # what a training may store, as `steps_to_store` says
 _HELD = 256    # steps in a row whose parameters a trajectory holds; of those before, one in so many
 
 
-def steps_to_store(record, keep=KEEP[0], every=1):
+def steps_to_store(record: TrainingRecord, keep: str = KEEP[0], every: int = 1) -> set[int]:
     """Steps before which a training has to store its parameters.
 
     Parameters
@@ -45,12 +50,12 @@ class Trajectory:
     cache : data_cleansing.training.parameters.ParameterCache
     """
 
-    def __init__(self, trainer, cache):
+    def __init__(self, trainer: Trainer, cache: ParameterCache) -> None:
         self.trainer, self.cache = trainer, cache
         self._stored = cache.steps()
         self._held = {}
 
-    def before(self, step):
+    def before(self, step: int) -> np.ndarray:
         """Return the parameters before a step, float32 (size,).
 
         Raises
