@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.console import cli
 from common.machine.errors import UsageError
-from common.separation.flags import add_scoring_flags, add_stem_flags, check_scoring_flags, stem_request
+from common.separation.flags import add_scoring_flags, add_stem_flags, stem_request
 from common.separation.networks import MusicNetwork
 
 
@@ -59,7 +59,6 @@ def score_songs(network: MusicNetwork, args: argparse.Namespace) -> int:
     UsageError, UserError
         As `find_tracks`, `MusicNetwork.separator_of_flags` and `evaluate_tracks`; there are no songs.
     """
-    check_scoring_flags(args)
     from common.datasets.musdb18 import find_tracks
     from common.separation.bss_eval import evaluate_tracks, import_museval
     from common.separation.score_tables import print_medians, write_scores

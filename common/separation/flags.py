@@ -155,7 +155,7 @@ def _stem_folders(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
 
 
 def add_scoring_flags(parser: argparse.ArgumentParser, chunk_dur: float, overlap: float, whole_songs: str) -> None:
-    """Add the flags that `check_scoring_flags` and `common.separation.commands.score_songs` take.
+    """Add the flags that `common.separation.commands.score_songs` takes.
 
     Parameters
     ----------
@@ -177,15 +177,8 @@ def add_scoring_flags(parser: argparse.ArgumentParser, chunk_dur: float, overlap
     parser.add_argument("--cores", type=positive_int, default=1, metavar="N",
                         help="songs to score at once; each takes a core and, if of four minutes, some 6 GB (default: "
                              "%(default)s)")
-    parser.add_argument("--chunk-dur", type=float, default=chunk_dur, metavar="SECONDS",
+    parser.add_argument("--chunk-dur", type=_seconds, default=chunk_dur, metavar="SECONDS",
                         help=f"length of the chunks that are separated one by one; 0: {whole_songs} (default: "
                              "%(default)s)")
-    parser.add_argument("--overlap", type=float, default=overlap, metavar="FRACTION",
+    parser.add_argument("--overlap", type=_overlap, default=overlap, metavar="FRACTION",
                         help="of a chunk that it shares with the next, 0 to 0.5, cross-faded (default: %(default)s)")
-
-
-def check_scoring_flags(args: argparse.Namespace) -> None:
-    """Raise a UsageError for chunks that cannot be."""
-    if not (0 <= args.chunk_dur < float("inf") and 0 <= args.overlap <= 0.5):
-        raise UsageError(f"--chunk-dur {args.chunk_dur}, --overlap {args.overlap}: seconds from 0, and a fraction from "
-                         "0 to 0.5, are allowed")

@@ -64,8 +64,8 @@ def test_flags_reach_the_separator_and_the_record_of_settings(flags, attribute, 
 @needs_ffmpeg
 @pytest.mark.parametrize("flags, says", [
     (("--root", "nowhere"), "--root nowhere"), (("--model", "nowhere.h5"), "--model nowhere.h5"),
-    (("--targets", "piano"), "--targets piano"), (("--chunk-dur", "-1"), "--chunk-dur -1.0"),
-    (("--chunk-dur", "inf"), "--chunk-dur inf"), (("--overlap", "0.6"), "--overlap 0.6")])
+    (("--targets", "piano"), "--targets piano"), (("--chunk-dur", "-1"), "--chunk-dur: '-1' is not"),
+    (("--chunk-dur", "inf"), "--chunk-dur: 'inf' is not"), (("--overlap", "0.6"), "--overlap: '0.6' is not")])
 def test_refuses_before_work(flags, says, model, songs, tmp_path):
     command = ["mss", "--root", str(songs), "--model", str(model), "--out-dir", str(tmp_path / "out"), *flags]
     with pytest.raises(UsageError, match=says):
