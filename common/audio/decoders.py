@@ -6,6 +6,8 @@ returns a frame at or before `frame` and an iterator over the audio from there o
 float32. A new iterator ends the use of those before.
 """
 import contextlib
+from collections.abc import Iterator
+from pathlib import Path
 
 import av
 import numpy as np
@@ -22,8 +24,8 @@ _AAC_FRAME = 1024    # frames in a packet
 _PAGE = 16 * _AAC_FRAME
 
 
-def open_source(path, stream):
-    """Open audio stream `stream` of the file at `path` (a pathlib.Path) by what it contains, whatever its name.
+def open_source(path: Path, stream: int) -> "SampleSource | PacketSource":
+    """Open audio stream `stream` of the file at `path` by what it contains, whatever its name.
 
     Raises
     ------
@@ -53,7 +55,7 @@ class SampleSource:
 
     num_streams = 1
 
-    def __init__(self, path):
+    def __init__(self, path: Path):
         self._path, self._file = path, soundfile.SoundFile(path)
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.num_frames = self.estimated_frames = self._file.frames
@@ -62,14 +64,14 @@ class SampleSource:
         # libsndfile counts what should be there of a FLAC file, but what is there of a WAV file.
         self.promised_frames = round(self.num_frames * _promised_share(path))
 
-    def close(self):
+    def close(self) -> None:
         self._file.close()
 
-    def blocks_from(self, frame):
+    def blocks_from(self, frame: int) -> tuple[int, Iterator[np.ndarray]]:
         frame = min(frame, self.num_frames)
         return frame, self._blocks(frame)
 
-    def _blocks(self, start):
+    def _blocks(self, start: int) -> Iterator[np.ndarray]:
         try:
             self._file.seek(start)
             while len(block := self._file.read(_STEP, dtype="float32", always_2d=True)):
@@ -79,7 +81,7 @@ class SampleSource:
             self._file = soundfile.SoundFile(self._path)
 
 
-def _promised_share(path):
+def _promised_share(path: Path) -> float:
     """Return the size that the RIFF header of the file at `path` gives, as a multiple of its true size; at least 1."""
     with path.open("rb") as file:
         magic, size, true_size = file.read(4), int.from_bytes(file.read(4), "little"), path.stat().st_size
@@ -98,7 +100,7 @@ class PacketSource:
     value, and finding it costs a page. Other streams are decoded from their beginning at every `blocks_from`.
     """
 
-    def __init__(self, path, index):
+    def __init__(self, path: Path, index: int):
         self._path, self._index = path, index
         self._container, self._stream = self._open()
         self.num_streams = len(self._container.streams.audio)
@@ -109,23 +111,24 @@ class PacketSource:
         self._first_pts = first.pts
         duration = self._container.duration    # microseconds
         self.estimated_frames = duration and round(duration * self.sample_rate / 1_000_000)
-        self.num_frames, self.promised_frames = None, self._promise()
+        self.num_frames: int | None = None
+        self.promised_frames = self._promise()
         self._paged = self._is_regular(first)
         if self._paged:
             self.num_frames = self.estimated_frames = self.promised_frames = self._length()
         else:
             self._container.close()
 
-    def close(self):
+    def close(self) -> None:
         self._container.close()
 
-    def blocks_from(self, frame):
+    def blocks_from(self, frame: int) -> tuple[int, Iterator[np.ndarray]]:
         if self._paged:
             page = frame // _PAGE
             return page * _PAGE, self._pages_from(page)
         return 0, self._blocks()
 
-    def _open(self):
+    def _open(self) -> tuple[av.container.InputContainer, av.audio.stream.AudioStream]:
         try:
             container = av.open(f"file:{self._path}", metadata_errors="ignore")
         except av.error.FFmpegError as error:
@@ -139,14 +142,14 @@ class PacketSource:
                 stream.discard = Discard.all    # the bytes of the others are not even read
         return container, streams[self._index]
 
-    def _is_regular(self, first):
+    def _is_regular(self, first: av.AudioFrame) -> bool:
         """Tell whether time stamps count samples, and decoding a packet takes no more than the one before it."""
         stream = self._stream
         return (stream.codec_context.name == "aac" and stream.profile == "LC" and first.samples <= _AAC_FRAME
                 and stream.time_base * first.sample_rate == 1 and bool(stream.duration)
                 and abs(stream.frames * _AAC_FRAME - stream.duration) <= 4 * _AAC_FRAME)
 
-    def _length(self):
+    def _length(self) -> int:
         """Return how many frames there are without the padding at both ends."""
         duration, end = self._stream.duration, 0
         self._container.seek(self._first_pts + duration, stream=self._stream)
@@ -157,14 +160,14 @@ class PacketSource:
         exact = end - self._first_pts
         return exact if abs(exact - duration) <= self.sample_rate // 1000 else duration
 
-    def _promise(self):
+    def _promise(self) -> int | None:
         """Return how many frames the container says there are, padding included; None if it only guesses."""
         name = self._container.format.name
         # An MP3 file that starts with a table knows its length, and the delay after which its audio starts.
         knows = self._stream.start_time if name == "mp3" else name.startswith(("mov", "matroska"))
         return self.estimated_frames if knows else None
 
-    def _blocks(self):
+    def _blocks(self) -> Iterator[np.ndarray]:
         container, stream = self._open()
         with container:
             for frame in _decode(container, stream):
@@ -172,12 +175,13 @@ class PacketSource:
                     raise UserError(f"{self._path}: changes its sample rate or channels in the middle; convert it")
                 yield _samples(frame)
 
-    def _pages_from(self, page):
+    def _pages_from(self, page: int) -> Iterator[np.ndarray]:
+        assert self.num_frames is not None
         while page * _PAGE < self.num_frames and (audio := self._page(page)) is not None:
             yield audio[:self.num_frames - page * _PAGE]
             page += 1
 
-    def _page(self, page):
+    def _page(self, page: int) -> np.ndarray | None:
         """Decode `_PAGE` frames, silence where packets are damaged; None where the file has come to an end."""
         begin = self._first_pts + page * _PAGE
         self._container.seek(begin - _AAC_FRAME, stream=self._stream)
@@ -194,7 +198,7 @@ class PacketSource:
         return audio if found else None
 
 
-def _undecodable(path):
+def _undecodable(path: Path) -> UserError:
     return UserError(f"{path}: no audio could be decoded (truncated or not an audio file)")
 
 
@@ -216,12 +220,12 @@ def _decode(container, stream, decoder=None, after=-1 << 62, until=1 << 62):
             yield from frames
 
 
-def _samples(frame):
+def _samples(frame: av.AudioFrame) -> np.ndarray:
     """Convert an av.AudioFrame to float32 (samples, channels); integers are divided by 2^(bits - 1)."""
     data = frame.to_ndarray()
     data = data.T if frame.format.is_planar else data.reshape(-1, frame.layout.nb_channels)
     if data.dtype == np.uint8:
         return (data.astype(np.float32) - 128) / 128
     if data.dtype.kind == "i":
-        return data.astype(np.float32) / -float(np.iinfo(data.dtype).min)
+        return data.astype(np.float32) / 2.0 ** (8 * data.dtype.itemsize - 1)
     return data.astype(np.float32, copy=False)

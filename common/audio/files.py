@@ -4,14 +4,13 @@ Audio is float32 of shape (samples, channels) everywhere; full scale is 1.
 """
 import contextlib
 import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
-import soundfile
-import soxr
 
-from common.audio.decoders import open_source
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
 
@@ -28,8 +27,8 @@ class AudioReader:
 
     Parameters
     ----------
-    path : str or pathlib.Path
-    stream : int
+    path
+    stream
         Which of several audio streams, as in the `.stem.mp4` files of MUSDB18 (mixture, drums, bass, other, vocals).
 
     Attributes
@@ -55,12 +54,14 @@ class AudioReader:
         No audio can be decoded, there is no such stream, or not a single sample in it.
     """
 
-    def __init__(self, path, stream=0):
+    def __init__(self, path: str | Path, stream: int = 0):
+        from common.audio.decoders import open_source  # loads the libraries that decode
+
         self.path = Path(path)
         self._source = source = open_source(self.path, stream)
         self.sample_rate, self.channels, self.num_streams = source.sample_rate, source.channels, source.num_streams
         self.num_frames, self.estimated_frames = source.num_frames, source.estimated_frames
-        self.truncated = None
+        self.truncated: str | None = None
         self.seek(0)
         if self.num_frames == 0:
             self.close()
@@ -72,11 +73,11 @@ class AudioReader:
     def __exit__(self, *_):
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         self._blocks.close()
         self._source.close()
 
-    def seek(self, frame):
+    def seek(self, frame: int) -> None:
         """Let the next `read` begin at `frame`, counted from 0; beyond the end it finds nothing.
 
         What is read there equals, bit for bit, what reading from the start gives after `frame` frames. This costs
@@ -89,7 +90,7 @@ class AudioReader:
         self._held = np.empty((0, self.channels), np.float32)
         self.position = frame
 
-    def read(self, frames=sys.maxsize):
+    def read(self, frames: int = sys.maxsize) -> np.ndarray:
         """Return the next `frames` frames, fewer at the end.
 
         Returns
@@ -101,7 +102,8 @@ class AudioReader:
         UserError
             A sample is NaN or infinite: says where.
         """
-        parts, held = [self._held], len(self._held)
+        parts: list[np.ndarray] = [self._held]
+        held = len(self._held)
         while held < frames:
             block = next(self._blocks, None)
             if block is None:
@@ -129,7 +131,7 @@ class AudioReader:
                               f"{promised / self.sample_rate:.2f} s (truncated or damaged)")
 
 
-def _skip(blocks, frames):
+def _skip(blocks: Iterator[np.ndarray], frames: int) -> Generator[np.ndarray, None, None]:
     """Leave out the first `frames` frames of `blocks`."""
     for block in blocks:
         if frames < len(block):
@@ -145,18 +147,20 @@ class Resampler:
     rates, what goes in comes out.
     """
 
-    def __init__(self, from_rate, to_rate, channels):
+    def __init__(self, from_rate: int, to_rate: int, channels: int):
         self._stream = None
         if from_rate != to_rate:
+            import soxr
+
             self._stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=_QUALITY)
 
-    def __call__(self, block, last=False):
+    def __call__(self, block: np.ndarray, last: bool = False) -> np.ndarray:
         """Take a block, possibly empty, and return what is ready; with `last` everything that was held back."""
         block = np.ascontiguousarray(block, np.float32)
         return block if self._stream is None else self._stream.resample_chunk(block, last=last)
 
 
-def resample(audio, from_rate, to_rate):
+def resample(audio: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """Change the sample rate of a whole signal (samples, channels); see `Resampler`."""
     return Resampler(from_rate, to_rate, audio.shape[1])(audio, last=True)
 
@@ -165,11 +169,11 @@ def resample(audio, from_rate, to_rate):
 class Format:
     """A format of audio files that can be written."""
 
-    name = attrs.field()    # as libsndfile calls it
-    subtypes = attrs.field()    # encoding -> how libsndfile calls it; the first is the default
-    max_channels = attrs.field()
-    rates = attrs.field()    # Hz
-    options = attrs.field(factory=dict)
+    name: str    # as libsndfile calls it
+    subtypes: dict[str, str]    # encoding -> how libsndfile calls it; the first is the default
+    max_channels: int
+    rates: range | tuple[int, ...]    # Hz
+    options: dict[str, float] = attrs.field(factory=dict)
 
 
 FORMATS = {
@@ -183,7 +187,8 @@ FORMATS = {
 }
 
 
-def check_format(ext, encoding=None, sample_rate=None, channels=None):
+def check_format(ext: str, encoding: str | None = None, sample_rate: int | None = None,
+                 channels: int | None = None) -> str:
     """Check that a file of these properties, as far as they are given, can be written.
 
     Returns
@@ -214,15 +219,15 @@ class AudioWriter:
 
     Parameters
     ----------
-    path : str or pathlib.Path
-    sample_rate : int
+    path
+    sample_rate
         Hz.
-    channels : int
-    ext : str
+    channels
+    ext
         Format, a key of `FORMATS`.
-    encoding : str, optional
+    encoding
         'int16' (default), 'int24' or 'float32' in WAV; 'int16' (default) or 'int24' in FLAC.
-    num_frames : int, optional
+    num_frames
         How many frames will be written: a WAV file that would pass 4 GB becomes RF64.
 
     Raises
@@ -233,11 +238,13 @@ class AudioWriter:
         No room, no permission, or a WAV file that passed 4 GB unannounced; nothing is left behind.
     """
 
-    def __init__(self, path, sample_rate, channels, ext="wav", encoding=None, num_frames=0):
+    def __init__(self, path: str | Path, sample_rate: int, channels: int, ext: str = "wav", encoding: str | None = None,
+                 num_frames: int = 0):
         self.path = Path(path)
         self._encoding = check_format(ext, encoding, sample_rate, channels)
-        self._settings = dict(FORMATS[ext].options, samplerate=sample_rate, channels=channels, format=FORMATS[ext].name,
-                              subtype=FORMATS[ext].subtypes[self._encoding])
+        self._settings: dict[str, Any] = dict(
+            FORMATS[ext].options, samplerate=sample_rate, channels=channels, format=FORMATS[ext].name,
+            subtype=FORMATS[ext].subtypes[self._encoding])
         self._frames_left = np.inf
         if ext == "wav":
             self._frames_left = _WAV_BYTES // (channels * int(self._encoding[-2:]) // 8)
@@ -252,7 +259,7 @@ class AudioWriter:
     def __exit__(self, *exception):
         return self._context.__exit__(*exception)
 
-    def write(self, audio):
+    def write(self, audio: np.ndarray) -> None:
         """Append `audio` (samples, channels), float32."""
         self._frames_left -= len(audio)
         if self._frames_left < 0:
@@ -261,7 +268,9 @@ class AudioWriter:
             self._file.write(_encode(audio[start:start + _WRITE], self._encoding))
 
     @contextlib.contextmanager
-    def _opened(self):
+    def _opened(self) -> Iterator[Any]:
+        import soundfile
+
         with replacing(self.path) as temporary:
             try:
                 with soundfile.SoundFile(temporary, "w", **self._settings) as file:
@@ -273,7 +282,7 @@ class AudioWriter:
             _check_room(temporary)
 
 
-def _encode(audio, encoding):
+def _encode(audio: np.ndarray, encoding: str) -> np.ndarray:
     """Convert float32 to the integers of `encoding`, if it has any; libsndfile would round down in WAV files."""
     if encoding == "int16":
         return np.clip(np.rint(audio * 2.0**15), -2**15, 2**15 - 1).astype(np.int16)
@@ -282,7 +291,7 @@ def _encode(audio, encoding):
     return audio
 
 
-def _check_room(path):
+def _check_room(path: Path) -> None:
     """Raise the OSError of appending to the file at `path`, if any, and leave the file as it is."""
     with path.open("ab") as file:
         size = file.tell()

@@ -1,4 +1,4 @@
-"""Arrays laid by on disk, where memory would grow with the length of a song: in files without a name.
+"""Arrays kept on disk, where memory would grow with the length of a song: in files without a name.
 
 They lie in a folder that is given, that of the results, or in the system's folder for temporary files where it is None.
 """
@@ -6,6 +6,8 @@ import contextlib
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +25,12 @@ class Spool:
 
     Parameters
     ----------
-    folder : path or None
-    shape : tuple of int
+    folder
+    shape
         Of a frame.
     """
 
-    def __init__(self, folder, shape):
+    def __init__(self, folder: str | Path | None, shape: tuple[int, ...]):
         self.shape, self._folder, self._frames = shape, folder, 0
         with writing_to(folder):
             self._file = _unnamed_file(folder)
@@ -39,43 +41,42 @@ class Spool:
     def __exit__(self, *_):
         self._file.close()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._frames
 
-    def __getitem__(self, frames):
+    def __getitem__(self, frames: slice) -> np.ndarray:
         start, stop, _ = frames.indices(len(self))
         frame_bytes = 4 * math.prod(self.shape)
         data = os.pread(self._file.fileno(), max(0, stop - start) * frame_bytes, start * frame_bytes)
         return np.frombuffer(data, np.float32).reshape(-1, *self.shape)
 
-    def append(self, audio):
+    def append(self, audio: np.ndarray) -> None:
         """Add float32 audio (n, *shape)."""
-        left = np.ascontiguousarray(audio, np.float32).reshape(-1).view(np.uint8)
+        left = np.ascontiguousarray(audio, np.float32).reshape(-1).view(np.uint8).data
         with writing_to(self._folder):
             while len(left):
                 left = left[self._file.write(left):]
         self._frames += len(audio)
 
-    def recording(self, blocks):
+    def recording(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield `blocks` of frames, after adding them."""
         for block in blocks:
             self.append(block)
             yield block
 
-    def blocks(self, frames):
+    def blocks(self, frames: int) -> Iterator[np.ndarray]:
         """Yield the first `frames` frames in blocks (n, *shape), all of one length but the last."""
         for start in range(0, frames, BLOCK):
             yield self[start:min(start + BLOCK, frames)]
 
 
 @contextlib.contextmanager
-def array_on_disk(folder, shape):
+def array_on_disk(folder: str | Path | None, shape: tuple[int, ...]) -> Iterator[Callable[[], np.ndarray]]:
     """Make an array of float32 numbers, for which there is room on the disk.
 
     Parameters
     ----------
-    folder : path or None
-    shape : tuple of int
+    folder, shape
 
     Yields
     ------
@@ -96,7 +97,7 @@ def array_on_disk(folder, shape):
 
 
 @contextlib.contextmanager
-def writing_to(folder, failure="could not be written"):
+def writing_to(folder: str | Path | None, failure: str = "could not be written") -> Iterator[None]:
     """Turn errors of the disk into a UserError that says what failed, why, and what to do."""
     try:
         yield
@@ -107,7 +108,7 @@ def writing_to(folder, failure="could not be written"):
         raise UserError(f"{place}: {failure} ({error.strerror}); {remedy}") from error
 
 
-def _unnamed_file(folder):
+def _unnamed_file(folder: str | Path | None) -> FileIO:
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryFile(dir=folder, buffering=0)

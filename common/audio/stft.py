@@ -6,7 +6,6 @@ import functools
 
 import numpy as np
 import scipy.fft
-import scipy.signal
 
 from common.machine.cores import num_threads
 
@@ -14,18 +13,20 @@ _FRAMES_AT_ONCE = 512    # windowed frames of a long signal that are in memory t
 
 
 @functools.cache
-def window(n_fft):
+def window(n_fft: int) -> np.ndarray:
     """Periodic Hann window, float64 (n_fft,)."""
+    import scipy.signal  # slow to load
+
     return scipy.signal.get_window("hann", n_fft, fftbins=True)
 
 
-def num_frames(num_samples, n_fft, hop_length, center=True):
+def num_frames(num_samples: int, n_fft: int, hop_length: int, center: bool = True) -> int:
     """Number of frames of `stft`; 0 where a signal that is not centred is shorter than a frame."""
     padded = num_samples + 2 * (n_fft // 2) if center else num_samples
     return max(0, (padded - n_fft) // hop_length + 1)
 
 
-def stft(x, n_fft=4096, hop_length=1024, center=True):
+def stft(x: np.ndarray, n_fft: int = 4096, hop_length: int = 1024, center: bool = True) -> np.ndarray:
     """Transform windowed frames: X[k, t] = sum over n of w[n] x[t hop + n] exp(-2 pi i k n / n_fft).
 
     Parameters
@@ -64,7 +65,8 @@ def stft(x, n_fft=4096, hop_length=1024, center=True):
     return out.swapaxes(-1, -2)
 
 
-def istft(spectrogram, hop_length=1024, center=True, length=None):
+def istft(spectrogram: np.ndarray, hop_length: int = 1024, center: bool = True,
+          length: int | None = None) -> np.ndarray:
     """Invert `stft`: windowed inverse transforms, overlap-added, over the overlap-added squared window.
 
     Parameters
@@ -89,20 +91,19 @@ def istft(spectrogram, hop_length=1024, center=True, length=None):
     signal = np.zeros((*spectrogram.shape[:-2], n_fft + (frames - 1) * hop_length), real)
     w = window(n_fft).astype(real)
     for start in range(0, frames, _FRAMES_AT_ONCE):
-        waves = scipy.fft.irfft(spectrogram[..., start:start + _FRAMES_AT_ONCE].swapaxes(-1, -2), n_fft,
-                                workers=num_threads())
+        waves = np.asarray(scipy.fft.irfft(spectrogram[..., start:start + _FRAMES_AT_ONCE].swapaxes(-1, -2), n_fft,
+                                           workers=num_threads()))
         part = overlap_add(waves * w, hop_length)
         signal[..., start * hop_length:start * hop_length + part.shape[-1]] += part
     signal /= window_sum(n_fft, hop_length, frames).astype(real)
     margin = n_fft // 2 if center else 0
-    if length is None:
-        length = signal.shape[-1] - 2 * margin
-    signal = signal[..., margin:margin + length]
-    missing = length - signal.shape[-1]
+    wanted = signal.shape[-1] - 2 * margin if length is None else length
+    signal = signal[..., margin:margin + wanted]
+    missing = wanted - signal.shape[-1]
     return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(0, missing)]) if missing > 0 else signal
 
 
-def overlap_add(frames, hop_length):
+def overlap_add(frames: np.ndarray, hop_length: int) -> np.ndarray:
     """Add frames at distances of `hop_length`: (..., frames, n) -> (..., (frames - 1) hop_length + n)."""
     *batch, count, size = frames.shape
     pieces = -(-size // hop_length)
@@ -116,7 +117,7 @@ def overlap_add(frames, hop_length):
 
 
 @functools.lru_cache(maxsize=8)
-def window_sum(n_fft, hop_length, frames):
+def window_sum(n_fft: int, hop_length: int, frames: int) -> np.ndarray:
     """Overlap-added squared window, float64 ((frames - 1) hop_length + n_fft,); 1 where it vanishes."""
     squared = np.broadcast_to(window(n_fft) ** 2, (frames, n_fft))
     total = overlap_add(squared, hop_length)

@@ -1,6 +1,7 @@
 """Spectrograms inside of nnabla graphs, with gradients: FFTs on a CPU, where nnabla multiplies by the whole matrix of
 cosines and sines that it builds anew at every call; nnabla's own functions on a GPU.
 """
+import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 import scipy.fft
@@ -11,7 +12,8 @@ from common.machine.context import wants_native
 from common.machine.cores import num_threads
 
 
-def spectrum(x, n_fft, hop_length, center=True):
+def spectrum(x: nn.Variable, n_fft: int, hop_length: int,
+             center: bool = True) -> tuple[nn.Variable, nn.Variable, nn.Variable]:
     """Transform waveforms as `common.separation.stft` does.
 
     Parameters
@@ -41,7 +43,7 @@ def spectrum(x, n_fft, hop_length, center=True):
     return real, imag, (real ** 2 + imag ** 2) ** 0.5
 
 
-def masked_inverse(masks, real, imag, hop_length):
+def masked_inverse(masks: nn.Variable, real: nn.Variable, imag: nn.Variable, hop_length: int) -> nn.Variable:
     """Apply the masks of several sources to a centred spectrum, and transform back.
 
     A mask times the mixture has the magnitude that the network estimates and the phase of the mixture.
@@ -74,7 +76,7 @@ def masked_inverse(masks, real, imag, hop_length):
 class Spectrum(HostFunction):
     """Real part, imaginary part and magnitude (frames, batch, channels, bins) of x (batch, channels, samples)."""
 
-    def __init__(self, n_fft, hop_length, center):
+    def __init__(self, n_fft: int, hop_length: int, center: bool):
         super().__init__()
         self.n_fft, self.hop_length, self.center = n_fft, hop_length, center
 
@@ -125,7 +127,7 @@ class Spectrum(HostFunction):
 class MaskedInverse(HostFunction):
     """Waveforms (sources, batch, channels, samples); inputs masks, real and imaginary part; gradients to the masks."""
 
-    def __init__(self, hop_length):
+    def __init__(self, hop_length: int):
         super().__init__()
         self.hop_length = hop_length
 
@@ -159,7 +161,7 @@ class MaskedInverse(HostFunction):
         for to_mask, g in zip(gradients, grad_of(outputs[0]), strict=True):
             padded = np.pad(g, [(0, 0), (0, 0), (n_fft // 2, n_fft // 2)]) / weights.astype(np.float32)
             framed = np.lib.stride_tricks.sliding_window_view(padded, n_fft, axis=-1)[..., ::self.hop_length, :]
-            spectra = scipy.fft.rfft(framed * w, workers=num_threads())
+            spectra = np.asarray(scipy.fft.rfft(framed * w, workers=num_threads()))
             spectra[..., 1:-1] *= 2    # irfft counts the inner bins twice
             value = real * spectra.real + imag * spectra.imag
             to_mask[...] = to_mask + value if accum[0] else value
