@@ -6,11 +6,13 @@ from pathlib import Path
 from common.console import cli
 from common.runs.config import find_cfg, overrides_of
 from common.runs.experiments import add_experiment_flags, open_experiment
-from mixed_precision_dnns.config import QuantizationConfig
+from mixed_precision_dnns.config import Experiment
 from mixed_precision_dnns.starting_weights import missing_starts
 
+PACKAGE = "mixed_precision_dnns"
 
-def make_parser(description: str | None, cls: type[QuantizationConfig]) -> argparse.ArgumentParser:
+
+def make_parser(description: str | None, cls: type[Experiment]) -> argparse.ArgumentParser:
     """Make a parser of the flags of an experiment (`common.runs.experiments`) and of `--pretrain`."""
     parser = cli.parser(description)
     add_experiment_flags(parser, cls, cls.cfg_file)
@@ -19,15 +21,15 @@ def make_parser(description: str | None, cls: type[QuantizationConfig]) -> argpa
     return parser
 
 
-def train_from_command_line(argv: Sequence[str] | None, description: str | None, cls: type[QuantizationConfig],
+def train_from_command_line(argv: Sequence[str] | None, description: str | None, cls: type[Experiment],
                             train: Callable[..., None]) -> None:
     """Run the experiment that the command line names by `train(cfg, folder, memory, resume, overwrite)`."""
     args = make_parser(description, cls).parse_args(argv)
-    cfg, memory = open_experiment(args, cls, __package__)
+    cfg, memory = open_experiment(args, cls, PACKAGE)
     folder = Path(args.output or args.experiment)
     if args.pretrain:
         shared = {key: value for key, value in overrides_of(args, cls).items() if key in cls.start_keys}
-        for start in missing_starts(cfg, folder, find_cfg(args.cfg, __package__), shared):
+        for start in missing_starts(cfg, folder, find_cfg(args.cfg, PACKAGE), shared):
             print(f"first {start.folder.name}, which {start.needed_by} starts from", flush=True)
             train(start.cfg, start.folder, memory, resume=True)
     train(cfg, folder, memory, args.resume, args.overwrite)

@@ -1,4 +1,5 @@
 """The keys of an experiment, on CIFAR-10 with the published names and defaults."""
+from pathlib import Path
 from typing import ClassVar
 
 import attrs
@@ -202,7 +203,7 @@ def without_quantizers(cfg: Experiment) -> Experiment:
     return attrs.evolve(cfg, w_quantize=None, a_quantize=None, target_weight_kbytes=-1, target_activation_kbytes=-1)
 
 
-def config_from(values: dict, source: object) -> Experiment:
+def config_from(values: dict, source: str | Path) -> Experiment:
     """Read a configuration of either kind, as `common.runs.config.from_dict` does."""
     is_imagenet = isinstance(values, dict) and "model" in values
     return from_dict(ImageNetConfig if is_imagenet else Config, values, source)

@@ -66,7 +66,7 @@ def _hold_out(train_set, cfg):
     return datasets.hold_out(train_set, max(1, round(cfg.held_out * len(train_set))))
 
 
-def all_images(cfg: Experiment) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def all_images(cfg: Experiment) -> Iterator[tuple[np.ndarray, ...]]:
     """Load the test, validation and training images, in this order and not augmented.
 
     Yields

@@ -92,7 +92,7 @@ def refuse_infinite_ranges(cfg: QuantizationConfig, run: str) -> None:
                             "learning rate")
 
 
-def take(batches: Iterable[tuple[np.ndarray, np.ndarray]], num: int) -> tuple[np.ndarray, np.ndarray]:
+def take(batches: Iterable[tuple[np.ndarray, ...]], num: int) -> tuple[np.ndarray, np.ndarray]:
     """First `num` images and labels of some batches, as two arrays; fewer where there are no more."""
     images, labels, taken = [], [], 0
     for image, label in batches:
