@@ -18,8 +18,18 @@ import numpy as np
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
-from common.quantizers.grids import POWER_OF_TWO, UNIFORM, Grid, quantize_pow2, quantize_uniform
-from common.quantizers.scalars import Limits, check_scalars, clip, log2, to_power_of_two
+from common.quantizers.grids import (
+    POWER_OF_TWO,
+    UNIFORM,
+    Grid,
+    Limits,
+    check_scalars,
+    clip,
+    log2,
+    quantize_pow2,
+    quantize_uniform,
+    to_power_of_two,
+)
 
 Range = tuple[nn.Variable, nn.Variable]    # smallest magnitude, or step size, and largest magnitude
 

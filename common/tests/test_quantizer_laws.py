@@ -203,6 +203,34 @@ def test_every_shape_and_size(name, shape, engine):
     np.testing.assert_array_equal(y.ravel()[:5], evaluate(name, x.ravel()[:5], True)[0])
 
 
+def definition_of(name):
+    """The two numbers that a tensor with a sign is quantized with, from scalars: section 2 of the paper."""
+    def power_of_two(value):
+        return 2.0 ** math.floor(math.log2(value) + 0.5)
+
+    def count(n):    # of the levels of a sign and 0, or of the exponents
+        return 2.0 ** (math.floor(n + 0.5) - 1)
+
+    return {
+        "parametric_fp_d_xmax": lambda d, xmax: (power_of_two(d), xmax),
+        "parametric_fp_d_b": lambda d, n: (power_of_two(d), power_of_two(d) * (count(n) - 1)),
+        "parametric_fp_b_xmax": lambda n, xmax: (power_of_two(xmax / (count(n) - 1)), xmax),
+        "parametric_pow2_xmin_xmax": lambda xmin, xmax: (power_of_two(xmin), power_of_two(xmax)),
+        "parametric_pow2_b_xmax": lambda n, xmax: (power_of_two(xmax) * 2 ** (1 - count(n)), power_of_two(xmax)),
+        "parametric_pow2_b_xmin": lambda n, xmin: (power_of_two(xmin), power_of_two(xmin) * 2 ** (count(n) - 1)),
+    }[name]
+
+
+@every_quantizer
+def test_ranges_are_those_of_the_definitions(name):
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        scalars = {s: SCALARS[s] * math.exp(rng.uniform(-0.4, 0.4)) for s in QUANTIZERS[name].scalars}
+        ends = QUANTIZERS[name].range(*map(nn.Variable.from_numpy_array, scalars.values()), None, 1)
+        nn.forward_all(ends)
+        assert [float(end.d) for end in ends] == pytest.approx(definition_of(name)(**scalars), rel=1e-6), scalars
+
+
 # Limits -------------------------------------------------------------------------------------------------------------
 
 LIMITS = {"d": (0.2, 0.6), "xmin": (0.06, 0.3), "xmax": (1.2, 3.0), "n": (2.0, 5.0)}

@@ -6,11 +6,12 @@ import attrs
 import pytest
 
 from common.machine.errors import UsageError
-from common.quantizers import QUANTIZER_NAMES
+from common.quantizers import QUANTIZERS, STATIC_QUANTIZERS
 from common.runs.config import from_dict, load_section, section_names, to_dict
 from mixed_precision_dnns.config import RELU, Config
 
 HERE = Path(__file__).parent
+PAPER = ("U1", "U2", "U3", "P1", "P2", "P3")    # names of its quantizers
 FLOAT_RUN = "DEFAULT/params_best.h5"
 FILES = {family: HERE.parent / f"train_resnet_quant_{family}.cfg" for family in ("fp", "pow2")}
 PUBLISHED = {family: json.loads((HERE / "data" / f"experiments_{family}.json").read_text()) for family in FILES}
@@ -76,10 +77,12 @@ def test_every_start_is_the_result_of_another_run_and_in_the_end_of_the_float_ru
     assert not seen or section == "DEFAULT"
 
 
-def test_every_quantizer_is_used_in_a_published_experiment():
+def test_every_quantizer_of_the_paper_is_used_in_a_published_experiment():
+    of_paper = {*STATIC_QUANTIZERS, *(name for name, row in QUANTIZERS.items() if row.label[:2] in PAPER)}
+    assert len(of_paper) == len(STATIC_QUANTIZERS) + len(PAPER)
     used = [load_section(Config, FILES[family], section) for family, section in EXPERIMENTS]
-    assert {cfg.w_quantize for cfg in used} == {None, *QUANTIZER_NAMES}
-    assert {cfg.a_quantize for cfg in used} == {None, *(name + RELU for name in QUANTIZER_NAMES)}
+    assert {cfg.w_quantize for cfg in used} == {None, *of_paper}
+    assert {cfg.a_quantize for cfg in used} == {None, *(name + RELU for name in of_paper)}
 
 
 def test_defaults_are_the_published_ones():

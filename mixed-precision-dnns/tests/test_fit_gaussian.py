@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import nnabla as nn
 import numpy as np
 import pytest
 
@@ -38,21 +39,15 @@ def power_of_two(value):
     return 2.0 ** nearest(np.log2(value))
 
 
-def levels_of(name, scalars):
-    """(step size or smallest magnitude, largest) from the definitions in the paper."""
-    count = 2.0 ** (nearest(scalars["n"]) - 1) if "n" in scalars else None
-    return {
-        "parametric_fp_d_xmax": lambda d, xmax: (power_of_two(d), xmax),
-        "parametric_fp_d_b": lambda d, n: (power_of_two(d), power_of_two(d) * (count - 1)),
-        "parametric_fp_b_xmax": lambda n, xmax: (power_of_two(xmax / (count - 1)), xmax),
-        "parametric_pow2_xmin_xmax": lambda xmin, xmax: (power_of_two(xmin), power_of_two(xmax)),
-        "parametric_pow2_b_xmax": lambda n, xmax: (power_of_two(xmax) * 2 ** (1 - count), power_of_two(xmax)),
-        "parametric_pow2_b_xmin": lambda n, xmin: (power_of_two(xmin), power_of_two(xmin) * 2 ** (count - 1)),
-    }[name](**scalars)
+def range_of(name, scalars):
+    """(step size or smallest magnitude, largest) of a quantizer; common's tests compare them with the definitions."""
+    ends = QUANTIZERS[name].range(*map(nn.Variable.from_numpy_array, scalars.values()), LIMITS, True)
+    nn.forward_all(ends)
+    return tuple(float(end.d) for end in ends)
 
 
 def half_mse(name, x, scalars):
-    low, high = levels_of(name, scalars)
+    low, high = range_of(name, scalars)
     if QUANTIZERS[name].grid is not UNIFORM:
         y = np.sign(x) * power_of_two(np.clip(np.abs(x), low, high))
     else:

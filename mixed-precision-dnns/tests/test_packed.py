@@ -15,7 +15,6 @@ from mixed_precision_dnns.network_size import quantized_tensors, weight_kbytes
 from mixed_precision_dnns.quantized_network import build_network
 
 SHAPE, CLASSES = (3, 8, 8), 10
-RANGES = {"n": (2, 6), "d": (2 ** -7, 2 ** -4), "xmin": (2 ** -9, 2 ** -5), "xmax": (0.05, 0.5)}
 EVERY = (None, *QUANTIZER_NAMES)
 
 
@@ -27,12 +26,12 @@ def cpu():
 
 def some_network(quantizer, seed=0, **keys):
     """Configuration and network with random weights and scalars; its quantized weights are computed."""
-    cfg = Config(w_quantize=quantizer, a_quantize=quantizer and quantizer + RELU, **keys)
+    cfg = Config(w_quantize=quantizer, a_quantize=quantizer and quantizer + RELU, **{"w_stepsize": 2 ** -5} | keys)
     rng = np.random.default_rng(seed)
     build_network(cfg, 2, False, SHAPE, CLASSES)
     for tensor in quantized_tensors(cfg):
-        for name, scalar in tensor.scalars.items():
-            scalar.d = np.exp(rng.uniform(*np.log(RANGES[name])))
+        for scalar in tensor.scalars.values():
+            scalar.d = scalar.d * np.exp(rng.uniform(-0.5, 0.4))
     for name, parameter in nn.get_parameters().items():
         if name.endswith("/W"):
             values = 0.1 * rng.standard_normal(parameter.shape)

