@@ -8,7 +8,7 @@ import pytest
 from common import quantizers
 from common.cpu.elements import Pow2Quantize
 from common.cpu.kernels.elements import BLOCK
-from common.quantizers import DEFAULT_LIMITS, POWER_OF_TWO, QUANTIZERS, STATIC_QUANTIZERS
+from common.quantizers import DEFAULT_LIMITS, POWER_OF_TWO, QUANTIZERS, STATIC_QUANTIZERS, parametrizations
 
 SCALARS = {"d": 0.3, "xmin": 0.1, "xmax": 2.0, "n": 3.4}    # d is used as 0.25, xmin as 0.125, n as 3
 # Distinct values of signed and of unsigned quantizers with these scalars.
@@ -278,7 +278,7 @@ def test_ends_of_a_range_of_another_shape_are_refused(quantize, shapes, engine):
 
 
 def parametric(name):
-    return getattr(quantizers, f"parametric_{QUANTIZERS[name].quantize.__name__}")
+    return getattr(parametrizations, f"parametric_{QUANTIZERS[name].quantize.__name__}")
 
 
 @every_quantizer
