@@ -1,5 +1,4 @@
 """Batches of a data set: shuffled, normalized, augmented, and made ahead in a thread."""
-import collections
 from collections.abc import Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -7,12 +6,12 @@ from typing import Any
 import attrs
 import numpy as np
 
+from common.datasets.prefetching import prefetch
 from common.machine.cores import num_threads
 from common.machine.distributed import World
 from common.machine.errors import UsageError
 
 CENTERED = ((np.arange(256) / 255 - 0.5) * 2).astype(np.float32)    # byte -> [-1, 1]
-AHEAD = 2    # batches that wait for the consumer
 ORDER, PLACEMENT = 0, 1    # streams of random numbers
 LARGEST_SEED = 2 ** 63 - 1    # of an example
 
@@ -132,13 +131,8 @@ class Batches:
     def _ahead(self, plan: tuple[np.ndarray, ...], start: int) -> Iterator[tuple[np.ndarray, ...]]:
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
         try:
-            waiting = collections.deque()
-            for number in range(start, len(self)):
-                waiting.append(pool.submit(self._make, plan, number))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+            for made in prefetch(pool.submit(self._make, plan, number) for number in range(start, len(self))):
+                yield made.result()
         finally:
             pool.shutdown(cancel_futures=True)
 

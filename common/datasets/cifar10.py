@@ -11,25 +11,7 @@ from common.machine.errors import UserError
 
 
 def read(info: DatasetInfo, contents: Iterable[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the batches of a split, of any size.
-
-    Parameters
-    ----------
-    info : DatasetInfo
-    contents : iterable of (str, bytes)
-        As `PublishedArchive.find` returns it.
-
-    Returns
-    -------
-    images : uint8 (n, *info.shape)
-        In the order of the files.
-    labels : int32 (n,)
-
-    Raises
-    ------
-    UserError
-        A file is damaged.
-    """
+    """Read the batches of a split, of any size, that `PublishedArchive.find` returns; see `DatasetInfo.read`."""
     parts = [_parse(restricted_pickle.loads(content, name), name, info)
              for name, content in contents]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))

@@ -76,8 +76,9 @@ class DatasetInfo:
     Attributes
     ----------
     read : callable
-        `read(info, found)` returns images uint8 (n, *shape) and labels int (n,). `found` is what `files.find` returns
-        for a split; without files it is the name of the split.
+        `read(info, found)` returns images uint8 (n, *shape) and labels int (n,) from 0 on, in the order of the files.
+        `found` is what `files.find` returns for a split; without files it is the name of the split. If a file is
+        damaged, it raises a UserError.
     shape : (channels, height, width)
     class_names : tuple of str
     files : PublishedArchive or PublishedFiles, optional

@@ -10,17 +10,7 @@ LEVELS = 16    # of the originals, beside 0
 def read(info: DatasetInfo, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Read the digits of a split: of each class every fifth image is for testing, always the same.
 
-    Parameters
-    ----------
-    info : DatasetInfo
-        Says the size, and how many equal channels.
-    split : 'train' or 'test'
-
-    Returns
-    -------
-    images : uint8 (n, *info.shape)
-        In the original order.
-    labels : int (n,)
+    See `DatasetInfo.read`; `info.shape` may be any size, and any number of channels, which are equal.
     """
     # Takes a second to import, which only some commands need.
     from sklearn.datasets import load_digits

@@ -16,25 +16,7 @@ LIMIT = 1 << 28    # bytes that a file may promise; MNIST's largest has 47 milli
 
 
 def read(info: DatasetInfo, paths: Iterable[Path]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the images and the labels of a split.
-
-    Parameters
-    ----------
-    info : DatasetInfo
-    paths : two paths, to the images and to the labels
-        As `PublishedFiles.find` returns them.
-
-    Returns
-    -------
-    images : uint8 (n, 1, height, width)
-        In the order of the files.
-    labels : uint8 (n,)
-
-    Raises
-    ------
-    UserError
-        A file is damaged.
-    """
+    """Read the images and the labels of a split, whose paths `PublishedFiles.find` returns; see `DatasetInfo.read`."""
     image_path, label_path = paths
     images, labels = read_idx(image_path, num_axes=3), read_idx(label_path, num_axes=1)
     if len(images) != len(labels):

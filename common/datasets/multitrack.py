@@ -1,7 +1,6 @@
 """Songs of several stems, of which any stretch can be read: in audio files or in memory."""
 import contextlib
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -171,20 +170,3 @@ def pieces(track, sources, duration):
             mixture = np.ascontiguousarray(read(MIXTURE, start, size).T)
             targets = np.stack([read(source, start, size).T for source in sources])
             yield mixture[np.newaxis], targets[np.newaxis]
-
-
-@contextlib.contextmanager
-def parallel_map(workers, name):
-    """Yield a `map` that runs in `workers` threads, or the built-in one where that is 0.
-
-    Its results come in order; an error in a thread is raised where its result would come. Calls that have not begun
-    when the context is left are dropped.
-    """
-    if workers == 0:
-        yield map
-        return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix=name)
-    try:
-        yield pool.map
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -10,7 +10,8 @@ import yaml
 
 from common.console.progress import progress
 from common.datasets import synthetic_music
-from common.datasets.multitrack import MIXTURE, FileStem, Track, parallel_map
+from common.datasets.multitrack import MIXTURE, FileStem, Track
+from common.datasets.prefetching import parallel_map
 from common.machine.errors import UsageError, UserError
 
 SPLITS = ("train", "valid", "test")

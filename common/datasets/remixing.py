@@ -6,14 +6,13 @@ import random
 import attrs
 import numpy as np
 
-from common.datasets.multitrack import parallel_map
+from common.datasets.prefetching import parallel_map, prefetch
 from common.machine.distributed import World
 from common.machine.errors import UsageError
 from common.machine.seeding import derived_seed
 
 AUGMENTATIONS = ("gain", "channelswap")
 GAINS = 0.25, 1.25    # limits of the gain, where a paper has none of its own
-AHEAD = 2    # batches that wait for the consumer
 
 
 @attrs.frozen
@@ -145,14 +144,9 @@ class TrainingBatches:
         return self._ahead(epoch, start)
 
     def _ahead(self, epoch, start):
-        waiting = collections.deque()
         with parallel_map(self.workers, "remixing") as start_all:
-            for plan in self._plans(epoch, start):
-                waiting.append(self._begin(start_all, plan))
-                if len(waiting) > AHEAD:
-                    yield _finish(*waiting.popleft())
-            while waiting:
-                yield _finish(*waiting.popleft())
+            for begun in prefetch(self._begin(start_all, plan) for plan in self._plans(epoch, start)):
+                yield _finish(*begun)
 
     def _plans(self, epoch, start):
         """Yield what to read for each batch from number `start` on, a list of draws for each item of this rank."""

@@ -9,7 +9,8 @@ import numpy as np
 
 from common.audio.stft import num_frames, stft
 from common.console.progress import progress
-from common.datasets.multitrack import MIXTURE, parallel_map
+from common.datasets.multitrack import MIXTURE
+from common.datasets.prefetching import parallel_map
 from common.downloads.fetch import cache_dir
 from common.machine.errors import UserError
 from common.machine.files import replacing

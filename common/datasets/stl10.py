@@ -9,26 +9,7 @@ from common.machine.errors import UserError
 
 
 def read(info: DatasetInfo, contents: Iterable[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray]:
-    """Read the labelled images of a split, of any number.
-
-    Parameters
-    ----------
-    info : DatasetInfo
-    contents : iterable of (str, bytes)
-        As `PublishedArchive.find` returns it.
-
-    Returns
-    -------
-    images : uint8 (n, *info.shape)
-        In the order of the files, upright.
-    labels : int32 (n,)
-        From 0 on.
-
-    Raises
-    ------
-    UserError
-        A file is damaged.
-    """
+    """Read the images of a split, upright, that `PublishedArchive.find` returns; see `DatasetInfo.read`."""
     (image_name, images), (label_name, labels) = contents
     return _parse_images(images, image_name, info.shape), _parse_labels(labels, label_name, len(images), info)
 

@@ -5,7 +5,8 @@ import soundfile
 
 from common.audio.stft import istft, stft
 from common.datasets import synthetic_music
-from common.datasets.multitrack import ArrayStem, FileStem, Track, parallel_map, pieces
+from common.datasets.multitrack import ArrayStem, FileStem, Track, pieces
+from common.datasets.prefetching import parallel_map
 from common.machine.errors import UserError
 
 RATE = 8000

@@ -1,12 +1,11 @@
 """Street scenes for training and validation, as an experiment of segmentation asks for them."""
-import collections
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from common.datasets.cityscapes import CLASSES, SYNTHETIC, Pair, find_pairs, read_pair
-from common.datasets.multitrack import parallel_map
+from common.datasets.prefetching import parallel_map, prefetch
 from common.machine.distributed import world
 from common.machine.errors import UsageError
 from common.machine.seeding import derived_seed
@@ -14,7 +13,6 @@ from d3net.hyperparameters import SegmentationHyperParameters
 from d3net.scenes.config import SegmentationConfig
 from d3net.scenes.standardization import standardize
 
-AHEAD = 2    # batches that wait for the consumer
 SMALLEST = 32    # pixels, which are one on the coarsest scale of the network
 ORDER, SAMPLE = 1, 2    # streams of random numbers
 
@@ -74,14 +72,9 @@ class Scenes:
         return self._ahead(range(first + start, last))
 
     def _ahead(self, iterations: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        waiting = collections.deque()
         with parallel_map(self.cfg.workers, "scenes") as start_all:
-            for iteration in iterations:
-                waiting.append(start_all(self._sample, self._items(iteration)))
-                if len(waiting) > AHEAD:
-                    yield _stacked(waiting.popleft())
-            while waiting:
-                yield _stacked(waiting.popleft())
+            for samples in prefetch(start_all(self._sample, self._items(iteration)) for iteration in iterations):
+                yield _stacked(samples)
 
     def _items(self, iteration: int) -> range:
         """Numbers of the samples, counted from the first epoch on, that this rank has in an iteration."""
