@@ -117,5 +117,11 @@ def free_caches(virtual: bool) -> None:
             _cuda().clear_virtual_memory_cache()
 
 
+def synchronize() -> None:
+    """Wait until the GPU has done what it was told; on a CPU there is nothing to wait for."""
+    if on_gpu():
+        _cuda().device_synchronize(nn.get_current_context().device_id)
+
+
 def _cuda():
     return importlib.import_module("nnabla_ext.cuda.init")

@@ -1,5 +1,6 @@
 """The keys of an experiment of out-of-core training, and its learning rate."""
 import re
+from typing import Any
 
 import attrs
 
@@ -24,27 +25,31 @@ class Config:
         A value is not allowed, or two of them contradict each other.
     """
 
-    network = choice("resnet50", tuple(NETWORKS), help="what to train")
-    backbone = choice(None, (None, *BACKBONES), help="of deeplabv3plus; none: its default")
-    width = number(1, above=0, help="factor of all numbers of channels")
-    image_size = text(None, help="height and width in pixels, such as 224 or 1024x2048; none: as published")
-    data = choice("folder", ("folder", "random"), help="what to train on: the files in data_dir, or the same random "
-                                                       "batch in each step")
-    data_dir = text(None, help="folder with the layout of ImageNet or Cityscapes; synthetic: generated pictures")
-    batch_size = integer(256, at_least=1, help="images per update")
-    epochs = integer(90, at_least=1, help="passes over the training images")
-    steps_per_epoch = integer(0, at_least=0, help="updates per epoch; 0: all training images, or 10 random batches")
-    seed = integer(0, at_least=0, at_most=2 ** 31 - 1, help="fixes initialization, shuffling and augmentation")
-    learning_rate = number(0.1, above=0, help="largest learning rate, for a batch of reference_batch")
-    reference_batch = integer(0, at_least=0, help="the learning rate grows in proportion to the batch size, and is as "
-                                                  "given at this one; 0: it does not")
-    schedule = choice("step", SCHEDULES, help="step: a tenth after 1/3, 2/3 and 8/9 of the epochs; poly: falls with a "
-                                              "power of 0.9; linear: constant for one half, then falls to 0")
-    warmup_epochs = integer(0, at_least=0, help="epochs in which the learning rate rises to its value")
-    weight_decay = number(1e-4, at_least=0, help="pull of every parameter towards zero")
+    network: str = choice("resnet50", tuple(NETWORKS), help="what to train")
+    backbone: str | None = choice(None, (None, *BACKBONES), help="of deeplabv3plus; none: its default")
+    width: float = number(1, above=0, help="factor of all numbers of channels")
+    image_size: str | None = text(None, help="height and width in pixels, such as 224 or 1024x2048; none: as "
+                                             "published")
+    data: str = choice("folder", ("folder", "random"), help="what to train on: the files in data_dir, or the same "
+                                                            "random batch in each step")
+    data_dir: str | None = text(None, help="folder with the layout of ImageNet or Cityscapes; synthetic: generated "
+                                           "pictures")
+    batch_size: int = integer(256, at_least=1, help="images per update")
+    epochs: int = integer(90, at_least=1, help="passes over the training images")
+    steps_per_epoch: int = integer(0, at_least=0, help="updates per epoch; 0: all training images, or 10 random "
+                                                       "batches")
+    seed: int = integer(0, at_least=0, at_most=2 ** 31 - 1, help="fixes initialization, shuffling and augmentation")
+    learning_rate: float = number(0.1, above=0, help="largest learning rate, for a batch of reference_batch")
+    reference_batch: int = integer(0, at_least=0, help="the learning rate grows in proportion to the batch size, and "
+                                                       "is as given at this one; 0: it does not")
+    schedule: str = choice("step", SCHEDULES, help="step: a tenth after 1/3, 2/3 and 8/9 of the epochs; poly: falls "
+                                                   "with a power of 0.9; linear: constant for one half, then falls to "
+                                                   "0")
+    warmup_epochs: int = integer(0, at_least=0, help="epochs in which the learning rate rises to its value")
+    weight_decay: float = number(1e-4, at_least=0, help="pull of every parameter towards zero")
 
     def __attrs_post_init__(self):
-        if self.backbone is not None and self.network != "deeplabv3plus":
+        if self.backbone is not None and "backbone" not in NETWORKS[self.network].options:
             raise ValueError(f"backbone = {self.backbone}: only deeplabv3plus has a choice")
         try:
             _ = self.size
@@ -52,22 +57,18 @@ class Config:
             raise ValueError(error) from error
 
     @property
-    def size(self):
+    def size(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
         return checked_size(self.network, parse_size(self.image_size))
 
     @property
-    def small(self):
+    def network_options(self) -> dict[str, Any]:
         """Further arguments of `out_of_core_training.models.build`."""
         return {"width": self.width} | ({"backbone": self.backbone} if self.backbone else {})
 
 
-def parse_size(value):
+def parse_size(value: str | None) -> tuple[int, int] | None:
     """Read the size of an image, `224` or `1024x2048` (height x width).
-
-    Parameters
-    ----------
-    value : str or None
 
     Returns
     -------
@@ -80,27 +81,22 @@ def parse_size(value):
     """
     if value is None:
         return None
-    match = re.fullmatch(r"\s*([0-9]+)\s*(?:x\s*([0-9]+)\s*)?", value)
+    match = re.fullmatch(r"\s*([0-9]+)\s*(?:x\s*([0-9]+)\s*)?", value, re.IGNORECASE)
     if match is None:
         raise UsageError(f"image size {value!r}: not height and width in pixels, such as 224 or 1024x2048")
     height, width = match.groups()
     return int(height), int(width or height)
 
 
-def learning_rate(cfg, epoch, step, num_steps):
+def learning_rate(cfg: Config, epoch: int, step: int, num_steps: int) -> float:
     """Learning rate of a step.
 
     Parameters
     ----------
-    cfg : Config
-    epoch, step : int
+    epoch, step
         From 0.
-    num_steps : int
-        Steps of an epoch.
-
-    Returns
-    -------
-    float
+    num_steps
+        Of an epoch.
     """
     peak = cfg.learning_rate * (cfg.batch_size / cfg.reference_batch if cfg.reference_batch else 1)
     now = epoch + step / num_steps    # in epochs

@@ -1,16 +1,27 @@
 """What the networks are trained on: photographs with classes, street scenes, or one random batch over and over."""
 import math
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
 from common.datasets import cityscapes, imagenet
 from common.datasets.batches import ReadBatches
 from common.machine.distributed import world
 from common.machine.errors import UsageError, UserError
+from common.out_of_core import InCore, OutOfCore
 from common.pictures import image_files as images
-from out_of_core_training.models import CITYSCAPES_CLASSES, IGNORED
+from out_of_core_training.config import Config
+from out_of_core_training.models import (
+    CITYSCAPES_CLASSES,
+    CLASSIFICATION,
+    IGNORED,
+    NETWORKS,
+    SEGMENTATION,
+    TRANSLATION,
+    TrainingGraph,
+)
 from out_of_core_training.networks.pix2pixhd import NUM_LABELS
 
 SCALES = (0.5, 2.0)    # of random crops
@@ -22,23 +33,25 @@ class RandomBatches:
 
     Parameters
     ----------
-    network : out_of_core_training.models.Network
-    steps : int
+    network
+        That will be trained on them.
+    steps
         Of an epoch.
-    seed : int
+    seed
+        Fixes the batch.
     """
 
-    def __init__(self, network, steps, seed=0):
+    def __init__(self, network: TrainingGraph, steps: int, seed: int = 0) -> None:
         rng, self.steps = np.random.default_rng(seed), steps
         draw = {"image": lambda shape: rng.standard_normal(shape, dtype=np.float32),
                 "label": lambda shape: rng.integers(0, network.num_classes, shape, dtype=np.int32),
                 "edges": lambda shape: (rng.random(shape, dtype=np.float32) < 0.1).astype(np.float32)}
         self.arrays = [draw[variable.name](variable.shape) for variable in network.inputs]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.steps
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[list[np.ndarray]]:
         """Yield the batch `len - start` times."""
         for _ in range(start, self.steps):
             yield self.arrays
@@ -49,25 +62,29 @@ class SceneBatches(ReadBatches):
 
     Parameters
     ----------
-    pairs : list of common.datasets.cityscapes.Pair
-    read_scene : callable
+    pairs
+        Images with their labels.
+    read_scene
         `read_scene(pair, size, rng)` returns the arrays of one scene; `rng` is None where nothing is to be random.
-    batch_size : int
-    size : (int, int)
-        Height and width, pixels.
-    seed, drop_last, steps, world
+    batch_size
         As for `common.datasets.batches.ReadBatches`.
+    size
+        Height and width, pixels.
+    **settings
+        Further arguments of `common.datasets.batches.ReadBatches`.
     """
 
-    def __init__(self, pairs, read_scene, batch_size, size, seed=None, drop_last=False, steps=None, world=None):
-        super().__init__(pairs, batch_size, seed, drop_last, steps, world)
+    def __init__(self, pairs: Sequence[cityscapes.Pair], read_scene: Callable, batch_size: int, size: tuple[int, int],
+                 **settings: Any) -> None:
+        super().__init__(pairs, batch_size, **settings)
         self.read_scene, self.size = read_scene, size
 
-    def read(self, k, rng):
+    def read(self, k: int, rng: np.random.Generator | None) -> Sequence[np.ndarray]:
         return self.read_scene(self.dataset[k], self.size, rng)
 
 
-def segmentation_scene(pair, size, rng=None):
+def segmentation_scene(pair: cityscapes.Pair, size: tuple[int, int], rng: np.random.Generator | None = None
+                       ) -> tuple[np.ndarray, np.ndarray]:
     """Read a scene with its classes: scaled by 0.5 to 2, cropped and mirrored at random; otherwise its centre.
 
     Returns
@@ -76,6 +93,8 @@ def segmentation_scene(pair, size, rng=None):
     label : int32 (1, *size)
         0..18, or 255 where nothing counts.
     """
+    import cv2
+
     image, label = cityscapes.read_pair(pair)
     (height, width), scale, mirrored, place = size, 1.0, False, (0.5, 0.5)
     if rng is not None:
@@ -88,12 +107,13 @@ def segmentation_scene(pair, size, rng=None):
         matrix[0] = [-scale, 0, width - 1 - matrix[0, 2]]
     grey = tuple(255 * imagenet.MEAN[::-1].astype(float))
     image = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderValue=grey)
-    label = cv2.warpAffine(label, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORED)
+    label = cv2.warpAffine(label, matrix, (width, height), flags=cv2.INTER_NEAREST, borderValue=(IGNORED,))
     image = (image[..., ::-1].astype(np.float32) / 255 - imagenet.MEAN) / imagenet.STD    # RGB
     return np.ascontiguousarray(image.transpose(2, 0, 1)), label[None].astype(np.int32)
 
 
-def translation_scene(pair, size, rng=None):
+def translation_scene(pair: cityscapes.Pair, size: tuple[int, int], rng: np.random.Generator | None = None
+                      ) -> list[np.ndarray]:
     """Read a scene for Pix2PixHD, as a whole, resized, and mirrored at random.
 
     Returns
@@ -104,6 +124,8 @@ def translation_scene(pair, size, rng=None):
         1 at the edges of objects.
     image : float32 (3, *size), RGB, in [-1, 1]
     """
+    import cv2
+
     image, label, instances = _all_classes(pair)
     label, instances = (cv2.resize(array, size[::-1], interpolation=cv2.INTER_NEAREST) for array in (label, instances))
     image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)[..., ::-1]    # RGB
@@ -116,6 +138,8 @@ def translation_scene(pair, size, rng=None):
 
 def _all_classes(pair):
     """Read image uint8 (height, width, 3), BGR, and the numbers of classes and of objects, both (height, width)."""
+    import cv2
+
     if isinstance(pair.image, cityscapes.SceneFile):
         image, label = cityscapes.read_pair(pair)
         label = np.where(label == cityscapes.IGNORE, CITYSCAPES_CLASSES, label).astype(np.uint8)
@@ -131,12 +155,13 @@ def _all_classes(pair):
     return image, np.minimum(label, NUM_LABELS - 1), instances.astype(np.int32)
 
 
-def edges_of(instances):
-    """Mark pixels that a neighbour to the left, right, above or below belongs to another object than.
+def edges_of(instances: np.ndarray) -> np.ndarray:
+    """Mark pixels with a neighbour to the left, right, above or below that belongs to another object.
 
     Parameters
     ----------
-    instances : int32 (height, width)
+    instances
+        Number of the object of each pixel, (height, width).
 
     Returns
     -------
@@ -149,19 +174,15 @@ def edges_of(instances):
     return edges
 
 
-def load_data(cfg):
+def load_data(cfg: Config) -> tuple[ReadBatches | None, ReadBatches | None, int | None]:
     """Find the data of a run.
-
-    Parameters
-    ----------
-    cfg : out_of_core_training.config.Config
 
     Returns
     -------
-    train, valid : Batches or None
-        For Pix2PixHD there is nothing to validate by; random data are made when there is a network (`RandomBatches`).
-    num_classes : int or None
-        None: as many as the network has of itself.
+    train, valid
+        Pix2PixHD has no validation. Both are None for random data, which need the network (`RandomBatches`).
+    num_classes
+        None: as many as the network has by default.
 
     Raises
     ------
@@ -172,41 +193,43 @@ def load_data(cfg):
         return None, None, None
     if cfg.data_dir is None:
         raise UsageError("no data: name their folder by --data-dir, or say --data random or --data-dir synthetic")
-    how = {"seed": cfg.seed, "drop_last": True, "steps": cfg.steps_per_epoch or None,
-           "world": world()}
-    if cfg.network in ("resnet50", "densenet121"):
-        return _pictures(cfg, how)
+    settings = {"seed": cfg.seed, "drop_last": True, "steps": cfg.steps_per_epoch or None, "world": world()}
+    task = NETWORKS[cfg.network].task
+    if task == CLASSIFICATION:
+        return _pictures(cfg, settings)
     pairs, valid_pairs = (cityscapes.find_pairs(cfg.data_dir, split) for split in cityscapes.SPLITS)
-    if cfg.network == "pix2pixhd":
-        return SceneBatches(pairs, translation_scene, cfg.batch_size, cfg.size, **how), None, None
-    return (SceneBatches(pairs, segmentation_scene, cfg.batch_size, cfg.size, **how),
+    if task == TRANSLATION:
+        return SceneBatches(pairs, translation_scene, cfg.batch_size, cfg.size, **settings), None, None
+    return (SceneBatches(pairs, segmentation_scene, cfg.batch_size, cfg.size, **settings),
             SceneBatches(valid_pairs, segmentation_scene, cfg.batch_size, cfg.size), None)
 
 
-def _pictures(cfg, how):
+def _pictures(cfg, settings):
     height, width = cfg.size
     if height != width:
         raise UsageError(f"--image-size {height}x{width}: pictures of {cfg.network} are cut square")
     pictures, valid_pictures = (imagenet.load(split, cfg.data_dir) for split in imagenet.SPLITS)
-    train = imagenet.ImageBatches(pictures, cfg.batch_size, height, **how)
+    train = imagenet.ImageBatches(pictures, cfg.batch_size, height, **settings)
     valid = imagenet.ImageBatches(valid_pictures, min(cfg.batch_size, len(valid_pictures)), height)
     return train, valid, len(pictures.class_names)
 
 
-def padded(arrays, num):
+def padded(arrays: Sequence[np.ndarray], num: int) -> list[np.ndarray]:
     """Fill a batch up to `num` examples by repeating them."""
     return [np.resize(array, (num, *array.shape[1:])) for array in arrays]
 
 
-def validate(network, batches, memory):
+def validate(network: TrainingGraph, batches: ReadBatches, memory: InCore | OutOfCore) -> float:
     """Evaluate a network.
 
     Parameters
     ----------
-    network : out_of_core_training.models.Network
+    network
         Built with `train=False`.
-    batches : Batches
-    memory : common.out_of_core.OutOfCore or InCore
+    batches
+        All images once.
+    memory
+        Where its arrays are kept.
 
     Returns
     -------
@@ -222,11 +245,11 @@ def validate(network, batches, memory):
             network.inputs[0].d = padded(arrays, batch_size)[0]
             network.output.forward(clear_buffer=True)
         guess, label = network.output.d[:num].argmax(1).ravel(), arrays[1].ravel()
-        counts = label != IGNORED if network.name == "deeplabv3plus" else np.full(label.shape, True)
+        counts = label != IGNORED if network.task == SEGMENTATION else np.full(label.shape, True)
         confusion += np.bincount(label[counts] * num_classes + guess[counts], minlength=num_classes ** 2).reshape(
             confusion.shape)
     right, total = np.diag(confusion), confusion.sum()
-    if network.name != "deeplabv3plus":
+    if network.task == CLASSIFICATION:
         return 1 - right.sum() / total
     union = confusion.sum(0) + confusion.sum(1) - right
     return 1 - float(np.mean(right[union > 0] / union[union > 0])) if total else math.nan

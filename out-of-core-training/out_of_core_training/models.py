@@ -1,11 +1,13 @@
 """The paper's four networks as complete training iterations: `build` by name."""
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
+import numpy as np
 
 from common.machine.errors import UsageError
 from common.runs.training import update_parameters
@@ -16,38 +18,42 @@ from out_of_core_training.networks.resnet import resnet
 
 IMAGENET_CLASSES, CITYSCAPES_CLASSES = 1000, 19
 IGNORED = 255    # label of pixels that do not count
+TASKS = CLASSIFICATION, SEGMENTATION, TRANSLATION = "classification", "segmentation", "translation"
 
 
 @attrs.frozen
-class Network:
+class TrainingGraph:
     """A training iteration, or with `train=False` what is needed to evaluate.
 
     Attributes
     ----------
-    name : str
-    num_classes : int
-    inputs : list of nn.Variable, with the names `image`, `label`, `edges`
-        What to write before an iteration. Of classifiers: image float32 (batch, 3, height, width), label int32
-        (batch, 1). Of DeepLabv3+: the same image, label int32 (batch, 1, height, width), `IGNORED` where it does not
-        count. Of Pix2PixHD: label int32, edges float32, both (batch, 1, height, width), image as before.
-    output : nn.Variable
+    inputs
+        What to write before an iteration, variables with the names `image`, `label`, `edges`. Of classifiers: image
+        float32 (batch, 3, height, width), label int32 (batch, 1). Of DeepLabv3+: the same image, label int32 (batch, 1,
+        height, width), `IGNORED` where it does not count. Of Pix2PixHD: label int32, edges float32, both (batch, 1,
+        height, width), image as before.
+    output
         Logits (batch, classes) or (batch, classes, height, width), or the generated image (batch, 3, height, width).
-    steps : list of (nn.Variable, nnabla solver)
+    steps
         Losses, each with what it updates, in their order within an iteration.
-    losses : dict of str to nn.Variable
+    losses
         Values worth a column of a log, of shape (); they survive `backward(clear_buffer=True)`.
     """
 
-    name = attrs.field()
-    num_classes = attrs.field()
-    inputs = attrs.field(factory=list)
-    output = attrs.field(default=None)
-    steps = attrs.field(factory=list)
-    losses = attrs.field(factory=dict)
-
+    name: str
+    num_classes: int
+    inputs: list[nn.Variable]
+    output: nn.Variable
+    steps: list[tuple[nn.Variable, Any]] = attrs.field(factory=list)
+    losses: dict[str, nn.Variable] = attrs.field(factory=dict)
 
     @property
-    def typed_inputs(self):
+    def task(self) -> str:
+        """What it learns, one of `TASKS`."""
+        return NETWORKS[self.name].task
+
+    @property
+    def typed_inputs(self) -> list[tuple[nn.Variable, str]]:
         """Inputs with the types of the arrays that are written to them, for `out_of_core_training.planner.plan`."""
         return [(variable, "int32" if variable.name == "label" else "float32") for variable in self.inputs]
 
@@ -58,42 +64,52 @@ class Architecture:
 
     Attributes
     ----------
-    build : callable
-        `build(name, batch_size, (height, width), train, **small)` returns a `Network`.
-    image_size : (height, width), pixels, of the published experiments
-    smallest, multiple : int
+    title
+        As in the paper's figure.
+    task
+        One of `TASKS`: what it learns, and so what data it is trained on.
+    build
+        `build(name, batch_size, (height, width), train, **options)` returns a `TrainingGraph`.
+    image_size
+        Height and width in pixels of the published experiments.
+    smallest, multiple
         What height and width must be at least, and a multiple of.
-    options : tuple of str
+    options
         Further arguments that `build` takes.
     """
 
-    build: Callable
-    image_size: tuple
+    title: str
+    task: str
+    build: Callable[..., TrainingGraph]
+    image_size: tuple[int, int]
     smallest: int
     multiple: int
-    options: tuple
+    options: tuple[str, ...]
 
 
-def build(name, batch_size, image_size=None, train=True, **small):
+def build(name: str, batch_size: int, image_size: int | Sequence[int] | None = None, train: bool = True,
+          **options: Any) -> TrainingGraph:
     """Build a network on the parameters of the current scope, which are made where they are missing.
 
     No array of a size that grows with the batch is allocated before the first forward pass.
 
     Parameters
     ----------
-    name : one of `NETWORKS`
-    batch_size : int, from 1
-    image_size : int, or (int, int), optional
+    name
+        One of `NETWORKS`.
+    batch_size
+        From 1.
+    image_size
         Height and width in pixels; not given, as in the published experiments.
-    train : bool
+    train
         Build losses and solvers, and normalize by the statistics of the batch; otherwise inputs and output alone.
-    **small
+    **options
         What makes the network another one: `width`, a factor of all numbers of channels; `num_classes`; for
         `deeplabv3plus` also `backbone`, one of `out_of_core_training.networks.deeplab.BACKBONES`.
 
     Returns
     -------
-    Network
+    TrainingGraph
         For `iterate`.
 
     Raises
@@ -107,19 +123,21 @@ def build(name, batch_size, image_size=None, train=True, **small):
     if batch_size < 1:
         raise UsageError(f"batch size {batch_size}: choose at least 1")
     size = checked_size(name, image_size)
-    check_options(name, small)
-    return architecture.build(name, batch_size, size, train, **small)
+    check_options(name, options)
+    return architecture.build(name, batch_size, size, train, **options)
 
 
-def iterate(network, arrays, weight_decay=0.0):
+def iterate(network: TrainingGraph, arrays: Sequence[np.ndarray], weight_decay: float = 0.0) -> None:
     """Take one training iteration: write the inputs, then update each solver once.
 
     Parameters
     ----------
-    network : Network
-    arrays : sequence of arrays
+    network
+        From `build`.
+    arrays
         Values of its inputs.
-    weight_decay : float
+    weight_decay
+        Pull of every parameter towards zero.
     """
     for variable, array in zip(network.inputs, arrays, strict=True):
         variable.d = array
@@ -127,7 +145,7 @@ def iterate(network, arrays, weight_decay=0.0):
         update_parameters(loss, solver, weight_decay)
 
 
-def checked_size(name, image_size=None):
+def checked_size(name: str, image_size: int | Sequence[int] | None = None) -> tuple[int, int]:
     """Return (height, width) of the images of a network, given as for `build`; raises a UsageError as that does."""
     architecture = NETWORKS[name]
     size = architecture.image_size if image_size is None else image_size
@@ -136,47 +154,48 @@ def checked_size(name, image_size=None):
         multiple = f" and a multiple of {architecture.multiple}" if architecture.multiple > 1 else ""
         raise UsageError(f"image size {' x '.join(map(str, size))} (height x width): {name} needs each to be at least "
                          f"{architecture.smallest}{multiple}")
-    return size
+    height, width = size
+    return height, width
 
 
-def check_options(name, small):
-    """Raise a UsageError for what the network `name` does not take of the options of `build`."""
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Raise a UsageError for an option that `build` does not take for the network `name`, or not with this value."""
     allowed = NETWORKS[name].options
-    for key in small:
+    for key in options:
         if key not in allowed:
             raise UsageError(f"{name} has no option {key!r}: choose from {', '.join(allowed)}")
-    if small.get("width", 1) <= 0:
-        raise UsageError(f"width {small['width']}: choose a factor above 0")
-    if small.get("num_classes", 2) < 2:
-        raise UsageError(f"{small['num_classes']} classes: choose at least 2")
-    if small.get("backbone", BACKBONES[0]) not in BACKBONES:
-        raise UsageError(f"unknown backbone {small['backbone']!r}: choose from {', '.join(BACKBONES)}")
+    if options.get("width", 1) <= 0:
+        raise UsageError(f"width {options['width']}: choose a factor above 0")
+    if options.get("num_classes", 2) < 2:
+        raise UsageError(f"{options['num_classes']} classes: choose at least 2")
+    if options.get("backbone", BACKBONES[0]) not in BACKBONES:
+        raise UsageError(f"unknown backbone {options['backbone']!r}: choose from {', '.join(BACKBONES)}")
 
 
-def _classifier(compute, name, batch_size, size, train, num_classes=IMAGENET_CLASSES, **small):
+def _classifier(compute, name, batch_size, size, train, num_classes=IMAGENET_CLASSES, **options):
     image, label = _input("image", batch_size, 3, *size), _input("label", batch_size, 1)
-    logits = compute(image, num_classes, train, **small)
-    network = Network(name, num_classes, [image, label], logits)
+    logits = compute(image, num_classes, train, **options)
+    network = TrainingGraph(name, num_classes, [image, label], logits)
     if not train:
         return network
-    return _trained(network, F.mean(F.softmax_cross_entropy(logits, label)), S.Momentum(0.1, momentum=0.9))
+    return _with_loss(network, F.mean(F.softmax_cross_entropy(logits, label)), S.Momentum(0.1, momentum=0.9))
 
 
-def _segmenter(name, batch_size, size, train, num_classes=CITYSCAPES_CLASSES, **small):
+def _segmenter(name, batch_size, size, train, num_classes=CITYSCAPES_CLASSES, **options):
     image, label = _input("image", batch_size, 3, *size), _input("label", batch_size, 1, *size)
-    logits = deeplab(image, num_classes, train, **small)
-    network = Network(name, num_classes, [image, label], logits)
+    logits = deeplab(image, num_classes, train, **options)
+    network = TrainingGraph(name, num_classes, [image, label], logits)
     if not train:
         return network
     counts = F.less_scalar(label, num_classes)
     losses = F.softmax_cross_entropy(logits, label * counts, axis=1) * counts
     # An image in which nothing counts has loss 0.
     loss = F.sum(losses) / F.maximum_scalar(F.sum(counts), 1)
-    return _trained(network, loss, S.Momentum(0.007, momentum=0.9))
+    return _with_loss(network, loss, S.Momentum(0.007, momentum=0.9))
 
 
-def _trained(network, loss, solver):
-    """Let `solver` reduce `loss` by all parameters."""
+def _with_loss(network, loss, solver):
+    """Complete a training iteration in which `solver` reduces `loss` by all parameters."""
     solver.set_parameters(nn.get_parameters())
     loss.persistent = True
     return attrs.evolve(network, steps=[(loss, solver)], losses={"loss": loss})
@@ -185,7 +204,7 @@ def _trained(network, loss, solver):
 def _translator(name, batch_size, size, train, num_classes=NUM_LABELS, width=1.0):
     inputs = [_input(kind, batch_size, 3 if kind == "image" else 1, *size) for kind in ("label", "edges", "image")]
     graph = pix2pixhd(*inputs, num_classes, width)
-    network = Network(name, num_classes, inputs, graph.fake)
+    network = TrainingGraph(name, num_classes, inputs, graph.fake)
     if not train:
         return network
     losses = {"loss_generator": graph.loss_generator, "loss_discriminator": graph.loss_discriminator,
@@ -209,8 +228,10 @@ def _input(name, *shape):
 
 _FOR_ALL = ("width", "num_classes")
 NETWORKS = {
-    "resnet50": Architecture(functools.partial(_classifier, resnet), (224, 224), 32, 1, _FOR_ALL),
-    "densenet121": Architecture(functools.partial(_classifier, densenet), (224, 224), 32, 1, _FOR_ALL),
-    "pix2pixhd": Architecture(_translator, (1024, 2048), 64, 32, _FOR_ALL),
-    "deeplabv3plus": Architecture(_segmenter, (513, 513), 33, 1, (*_FOR_ALL, "backbone")),
+    "resnet50": Architecture("ResNet-50", CLASSIFICATION, functools.partial(_classifier, resnet), (224, 224), 32, 1,
+                             _FOR_ALL),
+    "densenet121": Architecture("DenseNet", CLASSIFICATION, functools.partial(_classifier, densenet), (224, 224), 32, 1,
+                                _FOR_ALL),
+    "pix2pixhd": Architecture("Pix2PixHD", TRANSLATION, _translator, (1024, 2048), 64, 32, _FOR_ALL),
+    "deeplabv3plus": Architecture("DeepLabv3+", SEGMENTATION, _segmenter, (513, 513), 33, 1, (*_FOR_ALL, "backbone")),
 }

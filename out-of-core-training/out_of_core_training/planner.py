@@ -1,4 +1,7 @@
 """Plan out-of-core training of a built graph without running it: what it needs, what nnabla's scheduler would do."""
+from collections.abc import Sequence
+from typing import Any
+
 import attrs
 import nnabla as nn
 
@@ -8,6 +11,8 @@ from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder
 from common.out_of_core.schedule import PlanError, Schedule, make_schedule
 
+Step = tuple[nn.Variable, Any]    # a loss and the solver that it is for, or None
+
 
 @attrs.frozen
 class Plan:
@@ -15,56 +20,62 @@ class Plan:
 
     Attributes
     ----------
-    record : common.out_of_core.record.Record
+    record
         Its array accesses, block by block.
-    schedule : common.out_of_core.schedule.Schedule or None
+    schedule
         The transfers, if a budget was given.
     """
 
-    record: Record = attrs.field()
-    schedule: Schedule = attrs.field(default=None)
+    record: Record
+    schedule: Schedule | None = None
 
     @property
-    def function_blocks(self):
+    def function_blocks(self) -> int:
         """Number of blocks: the inputs, each function forward and backward, each parameter of each solver call."""
         return len(self.record.blocks)
 
     @property
-    def recorded_accesses(self):
+    def recorded_accesses(self) -> int:
         """Gets, casts and clears of an iteration."""
         return self.record.num_accesses()
 
     @property
-    def block_bytes(self):
+    def block_bytes(self) -> list[int]:
         """Bytes of the distinct (array, dtype) pairs of each block."""
         return self.record.block_bytes()
 
     @property
-    def labels(self):
+    def labels(self) -> Sequence[str]:
         """What each block computes."""
         return self.record.labels
 
     @property
-    def minimum_budget(self):
+    def minimum_budget(self) -> int:
         """Smallest feasible budget in bytes."""
         return self.record.minimum()[0]
 
     @property
-    def minimum_function(self):
+    def minimum_function(self) -> str:
         """What sets the smallest feasible budget."""
         return self.labels[self.record.minimum()[1]]
 
     @property
-    def in_core_bytes(self):
+    def in_core_bytes(self) -> int:
         """Most bytes that live at a time if nothing is swapped."""
         return max(self.record.in_core())
 
     @property
-    def peak_bytes(self):
-        """Most bytes on the GPU or on their way out at a time, as nnabla's scheduler counts them."""
-        return self.schedule.peak_bytes
+    def transfers(self) -> Schedule:
+        """The schedule of a plan that was made with a budget."""
+        assert self.schedule is not None, "planned without a budget"
+        return self.schedule
 
-    def counts(self):
+    @property
+    def peak_bytes(self) -> int:
+        """Most bytes on the GPU or on their way out at a time, as nnabla's scheduler counts them."""
+        return self.transfers.peak_bytes
+
+    def counts(self) -> dict[str, tuple[int, int]]:
         """Number and bytes of the events of an iteration.
 
         Returns
@@ -73,10 +84,12 @@ class Plan:
             `swap_in`, `swap_out`, `wait`, `preclear` -> (number, bytes by the type of the recorded use).
         """
         kinds = {"swap_in": "in", "swap_out": "out", "wait": "wait", "preclear": "preclear"}
-        return {name: self.schedule.count(kind) for name, kind in kinds.items()}
+        return {name: self.transfers.count(kind) for name, kind in kinds.items()}
 
 
-def plan(steps, inputs=(), budget=None, prefetch=None, weight_decay=False, save_host_memory=False):
+def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tuple[nn.Variable, str]] = (),
+         budget: int | None = None, prefetch: int | None = None, weight_decay: bool = False,
+         save_host_memory: bool = False) -> Plan:
     """Plan a training iteration as nnabla's scheduler would after it has recorded one.
 
     The iteration writes the inputs and takes the steps: for each `forward(clear_no_need_grad=True)`, `zero_grad()`,
@@ -85,20 +98,16 @@ def plan(steps, inputs=(), budget=None, prefetch=None, weight_decay=False, save_
 
     Parameters
     ----------
-    steps : list of (nn.Variable, nnabla solver or None)
+    steps
         Losses and what they update; without a solver, forward and backward alone. One loss may stand for itself.
-    inputs : list of nn.Variable or (nn.Variable, dtype)
+    inputs
         What is written from the host; `float32` unless said otherwise.
-    budget : int, optional
+    budget
         Bytes of the GPU that arrays may take; without it, no transfers are planned.
-    prefetch : int, optional
+    prefetch
         Bytes of the prefetch window, 1.5 times the budget by default.
-    weight_decay : bool
-    save_host_memory : bool
-
-    Returns
-    -------
-    Plan
+    weight_decay, save_host_memory
+        As for `common.out_of_core.OutOfCore`.
 
     Raises
     ------
@@ -123,7 +132,8 @@ def plan(steps, inputs=(), budget=None, prefetch=None, weight_decay=False, save_
     return plan_record(recorder.finish(), budget, prefetch, save_host_memory)
 
 
-def plan_record(record, budget=None, prefetch=None, save_host_memory=False):
+def plan_record(record: Record, budget: int | None = None, prefetch: int | None = None,
+                save_host_memory: bool = False) -> Plan:
     """Plan the transfers for a record; arguments and errors as for `plan`."""
     result = Plan(record)
     if budget is None:

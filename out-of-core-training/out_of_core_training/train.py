@@ -7,14 +7,18 @@
 
 The first argument is a section of the .cfg file.
 """
+import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 
 from common.console import cli
 from common.machine.distributed import world
 from common.machine.seeding import seed_everything
+from common.out_of_core import InCore, OutOfCore
 from common.runs.config import to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.training import Run
@@ -29,45 +33,45 @@ RANDOM_STEPS = 10    # of an epoch
 class Solvers:
     """Several solvers, of different parameters, saved and restored as one."""
 
-    def __init__(self, solvers):
+    def __init__(self, solvers: Sequence[Any]) -> None:
         self.solvers = solvers
 
-    def get_states(self):
+    def get_states(self) -> dict[str, Any]:
         return {name: state for solver in self.solvers for name, state in solver.get_states().items()}
 
-    def set_states(self, states):
+    def set_states(self, states: Mapping[str, Any]) -> None:
         for solver in self.solvers:
             solver.set_states({name: states[name] for name in solver.get_states()})
 
-    def set_learning_rate(self, rate):
+    def set_learning_rate(self, rate: float) -> None:
         for solver in self.solvers:
             solver.set_learning_rate(rate)
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     add_experiment_flags(parser, Config, "train.cfg")
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    cfg, memory = open_experiment(args, Config, __package__)
+    cfg, memory = open_experiment(args, Config, "out_of_core_training")
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
-def train(cfg, folder, memory, resume=False, overwrite=False):
+def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = False, overwrite: bool = False) -> None:
     """Train the network of `cfg` in `folder`; `memory` says where its arrays are kept."""
     nn.clear_parameters()
     with world().main_first():
         train_data, valid_data, num_classes = load_data(cfg)
     run = Run(folder, to_dict(cfg), resume, overwrite)
     seed_everything(cfg.seed)
-    small = cfg.small | ({"num_classes": num_classes} if num_classes else {})
-    network = models.build(cfg.network, cfg.batch_size, cfg.size, **small)
+    options: dict[str, Any] = cfg.network_options | ({"num_classes": num_classes} if num_classes else {})
+    network = models.build(cfg.network, cfg.batch_size, cfg.size, **options)
     train_data = train_data or RandomBatches(network, cfg.steps_per_epoch or RANDOM_STEPS, cfg.seed)
     if valid_data:
-        valid_network = models.build(cfg.network, valid_data.batch_size, cfg.size, train=False, **small)
+        valid_network = models.build(cfg.network, valid_data.batch_size, cfg.size, train=False, **options)
     solver = Solvers([solver for _, solver in network.steps])
     run.attach(solver)
     memory.attach(*solver.solvers)
@@ -84,14 +88,14 @@ def train(cfg, folder, memory, resume=False, overwrite=False):
         finish_epoch(run, cfg, error, speed)
 
 
-def finish_epoch(run, cfg, error, speed):
-    """Keep the parameters if they are the best, or the last where nothing tells; log and save."""
+def finish_epoch(run: Run, cfg: Config, error: float | None, speed: float) -> None:
+    """Keep the parameters if they are the best, or the last ones without validation; log and save."""
     row = run.means() | ({} if error is None else {"valid_error": error})
     # The speed is no result of the training: two equal runs have equal rows.
     run.keep_best(-run.state["epoch"] if error is None else error)
     run.finish_epoch(row, PANELS, speed)
-    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items())
-    print(f"epoch {len(run.rows)}/{cfg.epochs}: {shown}, {speed:.3g} images/s", flush=True)
+    values = ", ".join(f"{name.replace('_', ' ')} {value:.4f}" for name, value in row.items())
+    print(f"epoch {len(run.rows)}/{cfg.epochs}: {values}, {speed:.3g} images/s", flush=True)
 
 
 if __name__ == "__main__":

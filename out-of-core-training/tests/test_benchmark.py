@@ -6,9 +6,11 @@ import pytest
 
 from common.machine.context import use_context
 from common.workbench.testing import assert_one_line, rows_of
-from out_of_core_training import benchmark, figure, models
+from out_of_core_training import benchmark, models
+from out_of_core_training.comparison import figure
+from out_of_core_training.comparison.search import largest
+from out_of_core_training.comparison.trial import Trial, run_trial
 from out_of_core_training.planner import plan
-from out_of_core_training.planning.search import largest
 
 SMALL = ("--image-size", 32, "--width", 0.125, "-c", "cpu")
 
@@ -43,11 +45,12 @@ def test_published_points():
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Starting processes takes seconds each."""
-    def try_out(args, network, mode, batch, iterations=0):
+    def attempt(setting, network, mode, batch, iterations=0):
         nn.clear_parameters()
         use_context("cpu")
-        return benchmark.attempt(network, mode, batch, iterations, args.memory, args.image_size, args.width)
-    monkeypatch.setattr(benchmark, "try_out", try_out)
+        return run_trial(Trial(network=network, mode=mode, batch_size=batch, iterations=iterations,
+                               memory=setting.memory, image_size=setting.image_size, width=setting.width))
+    monkeypatch.setattr(benchmark.Setting, "attempt", attempt)
 
 
 def test_a_dry_run(run_main, in_this_process, tmp_path):
@@ -75,9 +78,9 @@ def test_a_dry_run(run_main, in_this_process, tmp_path):
 
 
 def test_a_try_in_a_process_of_its_own():
-    args = benchmark.parse_args([str(word) for word in (*SMALL, "--memory", "8MB")])
-    assert benchmark.try_out(args, "resnet50", "scheduler", 1)["fits"]
-    assert "needs" in benchmark.try_out(args, "resnet50", "in-core", 1000)["why"]
+    setting = benchmark.Setting(memory="8MB", image_size="32", width=0.125, context="cpu", device_id="0")
+    assert setting.attempt("resnet50", "scheduler", 1).fits
+    assert "needs" in setting.attempt("resnet50", "in-core", 1000).reason
 
 
 @pytest.mark.parametrize("flags, words", [

@@ -101,7 +101,7 @@ def test_batches_of_scenes_follow_from_the_seed(scenes):
     pairs = cityscapes.find_pairs(scenes, "train")
 
     def make(seed, start=0):
-        batches = data.SceneBatches(pairs, data.segmentation_scene, 1, (32, 32), seed, drop_last=True)
+        batches = data.SceneBatches(pairs, data.segmentation_scene, 1, (32, 32), seed=seed, drop_last=True)
         return [arrays for epoch in (0, 1) for arrays in batches.epoch(epoch, start)]
 
     once, again, other, late = make(0), make(0), make(1), make(0, start=2)
@@ -135,7 +135,7 @@ def test_random_batches_repeat():
 class Guesser:
     """Stands in for a network: it labels every pixel as its image says."""
 
-    name, num_classes = "deeplabv3plus", 3
+    task, num_classes = models.SEGMENTATION, 3
 
     def __init__(self, batch_size, size):
         self.inputs = [nn.Variable((batch_size, 3, *size))]
@@ -154,7 +154,7 @@ def test_mean_intersection_over_union():
 
     # Class 0: 2 of 4; class 1: 3 of 5; class 2 occurs nowhere that counts.
     assert data.validate(network, Once(), InCore()) == pytest.approx(1 - (2 / 4 + 3 / 5) / 2)
-    network.name = "resnet50"
+    network.task = models.CLASSIFICATION
     flat = image.transpose(0, 2, 3, 1).reshape(-1, 3, 1, 1)[:3]
     network.inputs[0] = nn.Variable((4, 3, 1, 1))
     network.output = network.inputs[0].reshape((4, 3))

@@ -30,7 +30,7 @@ def small_net(batch_size=8, weight_decay=False, budget=None, prefetch=None):
 
 def resnet50(batch_size):
     network = models.build("resnet50", batch_size)
-    return plan(network.steps, [(v, "int32" if v.name == "label" else "float32") for v in network.inputs]), network
+    return plan(network.steps, network.typed_inputs), network
 
 
 def test_resnet50_takes_86_megabytes_of_an_image_and_its_largest_block_9_63():
@@ -122,7 +122,7 @@ def test_sweep_goes_up_to_the_largest_batch(tmp_path, capsys):
     (["resnet50", "--gpu-memory", "much"], "not an amount of memory"),
     (["resnet50", "--gpu-memory", "17GB", "--device", "V100-16GB"], "V100-16GB has 16 GB"),
     (["resnet50", "--image-size", "8"], "image size 8 x 8"),
-    (["resnet50", "--image-size", "big"], "not a size"),
+    (["resnet50", "--image-size", "big"], "not height and width"),
 ])
 def test_bad_arguments_are_told_in_one_line(arguments, message, tmp_path):
     with pytest.raises(UsageError, match=message) as error:

@@ -1,5 +1,6 @@
 """DeepLabv3+ (L.-C. Chen et al., arXiv 1802.02611) at output stride 16, on ResNet-50, ResNet-101 or Xception-65."""
 import functools
+from collections.abc import Callable
 
 import nnabla as nn
 import nnabla.functions as F
@@ -11,18 +12,20 @@ RATES = (6, 12, 18)    # dilations of the pyramid
 BACKBONES = ("resnet50", "resnet101", "xception65")
 
 
-def deeplab(image, num_classes, train, backbone="xception65", width=1.0):
+def deeplab(image: nn.Variable, num_classes: int, train: bool, backbone: str = "xception65", width: float = 1.0
+            ) -> nn.Variable:
     """Label every pixel.
 
     Parameters
     ----------
-    image : nn.Variable (batch, 3, height, width)
-    num_classes : int
-    train : bool
+    image
+        (batch, 3, height, width).
+    num_classes
+    train
         Normalize by the statistics of the batch.
-    backbone : one of `BACKBONES`
-        With Xception, pyramid and decoder have separable convolutions, too.
-    width : float
+    backbone
+        One of `BACKBONES`. With Xception, pyramid and decoder have separable convolutions, too.
+    width
         Factor of all numbers of channels.
 
     Returns
@@ -48,7 +51,7 @@ def deeplab(image, num_classes, train, backbone="xception65", width=1.0):
     return resized(h, image.shape[2:])
 
 
-def pyramid(x, channels, train, convolve):
+def pyramid(x: nn.Variable, channels: int, train: bool, convolve: Callable[..., nn.Variable]) -> nn.Variable:
     """Gather context at several scales (atrous spatial pyramid pooling); the result has `channels`."""
     branches = [conv_norm(x, channels, 1, "point", train)]
     branches += [convolve(x, channels, name=f"rate{rate}", train=train, dilation=rate) for rate in RATES]
@@ -57,6 +60,6 @@ def pyramid(x, channels, train, convolve):
     return conv_norm(F.concatenate(*branches, axis=1), channels, 1, "projection", train)
 
 
-def resized(x, size):
-    """Resize maps bilinearly; the centres of the corner pixels stay corners, as output strides of 2^n + 1 sizes ask."""
+def resized(x: nn.Variable, size: tuple[int, int]) -> nn.Variable:
+    """Resize maps bilinearly. The centres of corner pixels stay corners, as sizes of 2^n + 1 pixels need."""
     return F.interpolate(x, output_size=size, mode="linear", align_corners=True)

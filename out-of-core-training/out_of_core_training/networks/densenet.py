@@ -10,16 +10,17 @@ GROWTH_RATE = 32
 BOTTLENECK = 4    # a 1x1 convolution leaves so many times the growth rate
 
 
-def densenet(image, num_classes, train, width=1.0):
+def densenet(image: nn.Variable, num_classes: int, train: bool, width: float = 1.0) -> nn.Variable:
     """Classify images.
 
     Parameters
     ----------
-    image : nn.Variable (batch, 3, height, width)
-    num_classes : int
-    train : bool
+    image
+        (batch, 3, height, width).
+    num_classes
+    train
         Normalize by the statistics of the batch.
-    width : float
+    width
         Factor of the growth rate, and so of all numbers of channels.
 
     Returns
@@ -41,7 +42,7 @@ def densenet(image, num_classes, train, width=1.0):
     return PF.affine(h, num_classes, name="fc")
 
 
-def dense_layer(x, growth, name, train):
+def dense_layer(x: nn.Variable, growth: int, name: str, train: bool) -> nn.Variable:
     """Append `growth` new maps to those of `x`."""
     with nn.parameter_scope(name):
         h = preactivated(x, BOTTLENECK * growth, 1, "conv1", train)
@@ -49,7 +50,7 @@ def dense_layer(x, growth, name, train):
     return F.concatenate(x, h, axis=1)
 
 
-def preactivated(x, channels, kernel, name, train):
+def preactivated(x: nn.Variable, channels: int, kernel: int, name: str, train: bool) -> nn.Variable:
     """Batch normalization, ReLU and convolution."""
     with nn.parameter_scope(name):
         return convolution(F.relu(normalization(x, "bn", train)), channels, kernel, "conv")

@@ -2,6 +2,8 @@
 
 All maps are (batch, channels, height, width).
 """
+from typing import Any
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -13,7 +15,7 @@ from common.layers import batch_normalization
 from common.machine.distributed import world
 
 
-def scaled(channels, width):
+def scaled(channels: int, width: float) -> int:
     """Number of channels of a network whose layers are `width` times as wide, at least 1."""
     return max(1, round(channels * width))
 
@@ -25,33 +27,33 @@ class Normal(BaseInitializer):
 
     Parameters
     ----------
-    sigma : float
+    sigma
+        Standard deviation.
     """
 
-    def __init__(self, sigma):
+    def __init__(self, sigma: float) -> None:
         self.sigma = np.float32(sigma)
 
-    def __call__(self, shape):
+    def __call__(self, shape: tuple[int, ...]) -> np.ndarray:
         rng = np.random.Generator(np.random.SFC64(nn.random.prng.randint(2 ** 31)))
         return rng.standard_normal(shape, dtype=np.float32) * self.sigma
 
 
-def he_normal(channels, kernel, group=1):
+def he_normal(channels: int, kernel: int, group: int = 1) -> Normal:
     """Initializer of a convolution that keeps the variance of gradients (K. He et al., 2015, by fan-out)."""
     return Normal((2 * group / (channels * kernel * kernel)) ** 0.5)
 
 
-def convolution(x, channels, kernel, name, stride=1, dilation=1, group=1, bias=False, init=None):
+def convolution(x: nn.Variable, channels: int, kernel: int, name: str, stride: int = 1, dilation: int = 1,
+                group: int = 1, bias: bool = False, init: BaseInitializer | None = None) -> nn.Variable:
     """Convolve with square kernels, padded so that stride 1 keeps the size.
 
     Parameters
     ----------
-    x : nn.Variable
-    channels, kernel, stride, dilation, group : int
-    name : str
+    name
         Scope of the parameters.
-    bias : bool
-    init : initializer of the kernels, `he_normal` if None
+    init
+        Initializer of the kernels; `he_normal` if None.
     """
     pad = dilation * (kernel - 1) // 2
     return PF.convolution(x, channels, (kernel, kernel), pad=(pad, pad), stride=(stride, stride),
@@ -59,10 +61,10 @@ def convolution(x, channels, kernel, name, stride=1, dilation=1, group=1, bias=F
                           w_init=init or he_normal(channels, kernel, group))
 
 
-def normalization(x, name, train, eps=1e-5, gamma=1):
+def normalization(x: nn.Variable, name: str, train: bool, eps: float = 1e-5, gamma: int = 1) -> nn.Variable:
     """Normalize every channel over the batch, or by the running statistics; `gamma` is the first scale.
 
-    Where ranks train together, over the batches of all of them.
+    Where ranks train together, the statistics are those of all their batches.
     """
     if train and world().size > 1:
         with nn.parameter_scope(name):
@@ -73,9 +75,13 @@ def normalization(x, name, train, eps=1e-5, gamma=1):
                                   param_init={"gamma": ConstantInitializer(gamma)})
 
 
-def conv_norm(x, channels, kernel, name, train, relu=True, eps=1e-5, gamma=1, **how):
-    """Convolution, batch normalization and, with `relu`, ReLU; `how` is for `convolution`."""
+def conv_norm(x: nn.Variable, channels: int, kernel: int, name: str, train: bool, relu: bool = True,
+              eps: float = 1e-5, gamma: int = 1, **geometry: Any) -> nn.Variable:
+    """Convolution, batch normalization and, with `relu`, ReLU.
+
+    `geometry` is `stride`, `dilation` and `group` of `convolution`.
+    """
     with nn.parameter_scope(name):
-        h = convolution(x, channels, kernel, "conv", **how)
+        h = convolution(x, channels, kernel, "conv", **geometry)
         h = normalization(h, "bn", train, eps, gamma)
     return F.relu(h) if relu else h

@@ -3,6 +3,8 @@
 Generator and discriminators follow the authors' code for 2048 x 1024 pixels (`--netG local --ngf 32 --num_D 3`). Their
 loss between features of a VGG network is left out: it needs weights learned on ImageNet, which nnabla does not bring.
 """
+from collections.abc import Sequence
+
 import attrs
 import nnabla as nn
 import nnabla.functions as F
@@ -29,25 +31,23 @@ class Graph:
     loss_discriminator: nn.Variable
 
 
-def pix2pixhd(label, edges, real, num_labels=NUM_LABELS, width=1.0):
+def pix2pixhd(label: nn.Variable, edges: nn.Variable, real: nn.Variable, num_labels: int = NUM_LABELS,
+              width: float = 1.0) -> Graph:
     """Build generator and discriminators with their losses.
 
     The loss of the discriminators reads the image that the loss of the generator computes, so that one comes first.
 
     Parameters
     ----------
-    label : nn.Variable (batch, 1, height, width)
-        Class of each pixel, 0..num_labels-1.
-    edges : nn.Variable (batch, 1, height, width)
-        1 where an object ends, else 0.
-    real : nn.Variable (batch, 3, height, width), in [-1, 1]
-    num_labels : int
-    width : float
+    label
+        Class of each pixel, 0..num_labels-1, (batch, 1, height, width).
+    edges
+        1 where an object ends, else 0, (batch, 1, height, width).
+    real
+        Photograph in [-1, 1], (batch, 3, height, width).
+    num_labels
+    width
         Factor of all numbers of channels.
-
-    Returns
-    -------
-    Graph
     """
     condition = encode(label, edges, num_labels)
     fake = generator(condition, width)
@@ -62,33 +62,34 @@ def pix2pixhd(label, edges, real, num_labels=NUM_LABELS, width=1.0):
     return Graph(fake, gan + FEATURE_WEIGHT * features, gan, features, loss_discriminator)
 
 
-def least_squares(judged, target):
+def least_squares(judged: Sequence[Sequence[nn.Variable]], target: float) -> nn.Variable:
     """Sum over the discriminators of the mean squared distance of their last maps to `target` (LSGAN)."""
     return sum(F.mean((maps[-1] - target) ** 2) for maps in judged)
 
 
-def feature_loss(fake, real):
+def feature_loss(fake: Sequence[Sequence[nn.Variable]], real: Sequence[Sequence[nn.Variable]]) -> nn.Variable:
     """Mean absolute difference of the inner maps, summed over the layers, averaged over the discriminators."""
     differences = [F.mean(F.absolute_error(a, b)) for fakes, reals in zip(fake, real, strict=True)
                    for a, b in zip(fakes[:-1], reals[:-1], strict=True)]
     return sum(differences) * (1 / len(fake))
 
 
-def encode(label, edges, num_labels):
+def encode(label: nn.Variable, edges: nn.Variable, num_labels: int) -> nn.Variable:
     """Stack a map for each class, 1 where it is and 0 elsewhere, and the edges: (batch, num_labels + 1, ...)."""
     batch, _, height, width = label.shape
     one_hot = F.one_hot(F.reshape(label, (batch, height, width, 1), inplace=False), (num_labels,))
     return F.concatenate(F.transpose(one_hot, (0, 3, 1, 2)), edges, axis=1)
 
 
-def generator(condition, width=1.0):
+def generator(condition: nn.Variable, width: float = 1.0) -> nn.Variable:
     """Draw an image: a network at half the size, whose maps are added to those of one at full size.
 
     Parameters
     ----------
-    condition : nn.Variable (batch, channels, height, width)
-        Height and width are multiples of 32, at least 64.
-    width : float
+    condition
+        (batch, channels, height, width), with height and width multiples of 32, at least 64.
+    width
+        Factor of all numbers of channels.
 
     Returns
     -------
@@ -106,7 +107,7 @@ def generator(condition, width=1.0):
             return F.tanh(framed_convolution(h, 3, 7, "image"))
 
 
-def global_maps(x, channels):
+def global_maps(x: nn.Variable, channels: int) -> nn.Variable:
     """Maps (batch, channels, height, width) of the network that sees the whole image; of `x` as large."""
     h = activated(framed_convolution(x, channels, 7, "first"))
     for level in range(1, GLOBAL_DOWN + 1):
@@ -117,7 +118,7 @@ def global_maps(x, channels):
     return h
 
 
-def residual_blocks(x, num):
+def residual_blocks(x: nn.Variable, num: int) -> nn.Variable:
     """Add `num` times to `x` what two convolutions make of it."""
     for block in range(num):
         with nn.parameter_scope(f"block{block + 1}"):
@@ -126,15 +127,17 @@ def residual_blocks(x, num):
     return x
 
 
-def discriminate(condition, image, width=1.0, learn=True):
-    """Judge patches of an image, at its size, half and a quarter of it.
+def discriminate(condition: nn.Variable, image: nn.Variable, width: float = 1.0, learn: bool = True
+                 ) -> list[list[nn.Variable]]:
+    """Judge patches of an image at its full size, at half and at a quarter of it.
 
     Parameters
     ----------
-    condition : nn.Variable (batch, channels, height, width)
-    image : nn.Variable (batch, 3, height, width)
-    width : float
-    learn : bool
+    condition, image
+        (batch, channels, height, width) and (batch, 3, height, width).
+    width
+        Factor of all numbers of channels.
+    learn
         Let the parameters have gradients.
 
     Returns
@@ -159,17 +162,17 @@ def _judge(x, width, learn):
     return [*maps, _convolution(x, 1, 4, "patches", pad=2, learn=learn)]
 
 
-def halved(x):
+def halved(x: nn.Variable) -> nn.Variable:
     """Average 3x3 pixels at every second one; beyond the border there is nothing to average."""
     return F.average_pooling(x, (3, 3), stride=(2, 2), pad=(1, 1), including_pad=False)
 
 
-def activated(x):
+def activated(x: nn.Variable) -> nn.Variable:
     """Instance normalization and ReLU."""
     return F.relu(normalized(x))
 
 
-def normalized(x):
+def normalized(x: nn.Variable) -> nn.Variable:
     """Normalize each map of each image (instance normalization), without learned scale and offset."""
     batch, channels, height, width = x.shape
     # F.instance_normalization computes something as large as two such maps while the graph is built.
@@ -177,12 +180,12 @@ def normalized(x):
     return F.reshape(h, x.shape)
 
 
-def framed_convolution(x, channels, kernel, name):
+def framed_convolution(x: nn.Variable, channels: int, kernel: int, name: str) -> nn.Variable:
     """Convolve at stride 1 with the reflected image as a frame."""
     return _convolution(F.pad(x, (kernel // 2,) * 4, "reflect"), channels, kernel, name)
 
 
-def enlarged(x, channels, name):
+def enlarged(x: nn.Variable, channels: int, name: str) -> nn.Variable:
     """Double height and width by a transposed convolution, with instance normalization and ReLU."""
     return activated(PF.deconvolution(x, channels, (3, 3), pad=(1, 1), stride=(2, 2), output_padding=(1, 1), name=name,
                                       w_init=Normal(0.02), b_init=ConstantInitializer(0)))

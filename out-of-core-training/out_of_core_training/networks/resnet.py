@@ -9,17 +9,19 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 EXPANSION = 4
 
 
-def resnet(image, num_classes, train, depth=50, width=1.0):
+def resnet(image: nn.Variable, num_classes: int, train: bool, depth: int = 50, width: float = 1.0) -> nn.Variable:
     """Classify images.
 
     Parameters
     ----------
-    image : nn.Variable (batch, 3, height, width)
-    num_classes : int
-    train : bool
+    image
+        (batch, 3, height, width).
+    num_classes
+    train
         Normalize by the statistics of the batch.
-    depth : 50 or 101
-    width : float
+    depth
+        50 or 101.
+    width
         Factor of all numbers of channels.
 
     Returns
@@ -31,15 +33,17 @@ def resnet(image, num_classes, train, depth=50, width=1.0):
     return PF.affine(h, num_classes, name="fc", w_init=Normal(0.01))
 
 
-def features(image, train, depth=50, width=1.0, output_stride=32):
+def features(image: nn.Variable, train: bool, depth: int = 50, width: float = 1.0, output_stride: int = 32
+             ) -> tuple[nn.Variable, nn.Variable]:
     """Compute the maps before the classifier.
 
     Parameters
     ----------
     image, train, depth, width
         As for `resnet`.
-    output_stride : 32 or 16
-        Pixels of the image for each of the last maps; with 16 the last stage is dilated instead of subsampled.
+    output_stride
+        32 or 16: pixels of the image for each of the last maps; with 16 the last stage is dilated instead of
+        subsampled.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def features(image, train, depth=50, width=1.0, output_stride=32):
     return h, stages[0]
 
 
-def bottleneck(x, channels, train, stride, dilation):
+def bottleneck(x: nn.Variable, channels: int, train: bool, stride: int, dilation: int) -> nn.Variable:
     """Add to `x` what three convolutions make of it; the sum has 4 `channels`.
 
     The last normalization starts at 0, so that a block starts as the identity (P. Goyal et al., arXiv 1706.02677).

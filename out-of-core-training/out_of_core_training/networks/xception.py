@@ -2,6 +2,8 @@
 
 L.-C. Chen et al., arXiv 1802.02611, figure 4.
 """
+from collections.abc import Sequence
+
 import nnabla as nn
 import nnabla.functions as F
 
@@ -11,7 +13,7 @@ EPS = 1e-3
 MIDDLE_BLOCKS = 16
 
 
-def features(image, train, width=1.0):
+def features(image: nn.Variable, train: bool, width: float = 1.0) -> tuple[nn.Variable, nn.Variable]:
     """Compute maps at output stride 16; see `out_of_core_training.networks.resnet.features`.
 
     Returns
@@ -37,7 +39,8 @@ def features(image, train, width=1.0):
     return h, low_level
 
 
-def block(x, channels, name, train, stride=1):
+def block(x: nn.Variable, channels: Sequence[int], name: str, train: bool, stride: int = 1
+          ) -> tuple[nn.Variable, nn.Variable]:
     """Add to `x` what three separable convolutions, each after ReLU, make of it; the last one has the stride.
 
     Returns
@@ -55,16 +58,9 @@ def block(x, channels, name, train, stride=1):
     return h + x, second
 
 
-def separable(x, channels, name, train, relu=True, stride=1, dilation=1, eps=1e-5):
+def separable(x: nn.Variable, channels: int, name: str, train: bool, relu: bool = True, stride: int = 1,
+              dilation: int = 1, eps: float = 1e-5) -> nn.Variable:
     """Convolve each map alone, then all of them at each pixel; normalization, and with `relu` ReLU, after both.
-
-    Parameters
-    ----------
-    x : nn.Variable (batch, maps, height, width)
-    channels, stride, dilation : int
-    name : str
-    train, relu : bool
-    eps : float
 
     Returns
     -------

@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 
 from common.machine.context import on_gpu
-from common.out_of_core.device import device_memory
+from common.out_of_core.device import device_memory, synchronize
 
 # Shares of the data sheet's rates that training code reaches: assumptions, about what cuDNN's convolutions, its
 # normalizations and pinned copies are known to reach. `mine` needs none.
@@ -20,19 +20,22 @@ class Device:
 
     Attributes
     ----------
-    name, source : str
-    memory : float, bytes
-    flops : float, float32 operations per second
-    bandwidth : float, bytes per second of its memory
-    link : float, bytes per second to and from the host, each way
+    memory
+        Bytes.
+    flops
+        float32 operations per second.
+    bandwidth
+        Bytes per second of its memory.
+    link
+        Bytes per second to and from the host, each way.
     """
 
-    name = attrs.field()
-    source = attrs.field()
-    memory = attrs.field()
-    flops = attrs.field()
-    bandwidth = attrs.field()
-    link = attrs.field()
+    name: str
+    source: str
+    memory: float
+    flops: float
+    bandwidth: float
+    link: float
 
 
 def _data_sheet(name, source, memory, tera_flops, memory_rate, link_rate):
@@ -48,7 +51,7 @@ DEVICES = {device.name: device for device in (
 )}
 
 
-def measured_device():
+def measured_device() -> Device:
     """Measure the device of the current context: a matrix product, an elementwise function, and copies."""
     a = nn.Variable.from_numpy_array(np.ones((1024, 1024), np.float32))
     product = F.affine(a, nn.Variable.from_numpy_array(np.ones((1024, 1024), np.float32)))
@@ -72,17 +75,11 @@ def _copy(variable):
 def _seconds(compute, times=3):
     """Least seconds of a few calls, after one that does not count."""
     compute()
-    _synchronize()
+    synchronize()
     best = float("inf")
     for _ in range(times):
         start = time.perf_counter()
         compute()
-        _synchronize()
+        synchronize()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def _synchronize():
-    if on_gpu():
-        import nnabla_ext.cuda.init as cuda
-        cuda.device_synchronize(nn.get_current_context().device_id)

@@ -1,18 +1,23 @@
 """Pictures of a plan: memory and streams over time, and speed over batch sizes."""
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from pathlib import Path
 
-from common.machine.files import replacing
+from common.pictures.figures import save_figure
+from out_of_core_training.planner import Plan
+from out_of_core_training.planning.timeline import Timeline
 
 COLORS = {"computation": "tab:blue", "to the GPU": "tab:green", "to the host": "tab:orange"}
 
 
-def plot_timeline(path, plan, timeline, budget, title):
+def plot_timeline(path: str | Path, plan: Plan, timeline: Timeline, budget: int, title: str) -> None:
     """Draw memory over time against the budget, and the copy streams beside the computation, as PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 5.5), layout="constrained")
     memory, streams = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     starts = [start for start, _ in timeline.compute[1:]]
-    swapped, in_core = ([size / 1e9 for size in sizes] for sizes in (plan.schedule.resident, plan.record.in_core()[1:]))
+    swapped = [size / 1e9 for size in plan.transfers.resident]
+    in_core = [size / 1e9 for size in plan.record.in_core()[1:]]
     memory.step(starts, swapped, where="post", label="on the GPU or on its way out")
     memory.step(starts, in_core, where="post", color="0.6", label="in-core")
     memory.axhline(budget / 1e9, color="tab:red", linestyle="--", label="budget")
@@ -22,11 +27,13 @@ def plot_timeline(path, plan, timeline, budget, title):
     for row, (name, spans) in enumerate(zip(COLORS, rows, strict=True)):
         streams.broken_barh([(start, end - start) for start, end in spans], (-row - 0.4, 0.8), color=COLORS[name])
     streams.set(yticks=[0, -1, -2], yticklabels=list(COLORS), xlabel="seconds")
-    _save(figure, path)
+    save_figure(path, figure)
 
 
-def plot_sweep(path, rows, in_core, title):
+def plot_sweep(path: str | Path, rows: Sequence[tuple[int, float, float]], in_core: int, title: str) -> None:
     """Draw images per second over batch sizes as PNG; `rows` holds (batch, swapped, in-core)."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([row[0] for row in rows], [row[1] for row in rows], "o-", label="swapped, predicted")
@@ -34,10 +41,4 @@ def plot_sweep(path, rows, in_core, title):
     axes.plot([row[0] for row in fitting], [row[2] for row in fitting], "s-", color="0.5", label="in-core, predicted")
     axes.set(xlabel="batch size", ylabel="images/s", title=title, ylim=(0, None))
     axes.legend()
-    _save(figure, path)
-
-
-def _save(figure, path):
-    with replacing(path) as beside:
-        FigureCanvasAgg(figure)
-        figure.savefig(beside, format="png", dpi=120)
+    save_figure(path, figure)

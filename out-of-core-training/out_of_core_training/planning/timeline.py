@@ -1,9 +1,12 @@
 """When an out-of-core iteration computes and copies: two copy streams beside the computation."""
 import math
+from collections.abc import Sequence
 
 import attrs
 
 from common.out_of_core.recorder import backward_functions, functions_of
+from out_of_core_training.planner import Plan, Step
+from out_of_core_training.planning.devices import Device
 
 
 @attrs.frozen
@@ -12,32 +15,32 @@ class Timeline:
 
     Attributes
     ----------
-    compute, swap_in, swap_out : list of (start, end)
-        One for each block, for each copy to the GPU, and for each copy to the host.
-    seconds : float
+    compute, swap_in, swap_out
+        Start and end of each block, of each copy to the GPU, and of each copy to the host.
+    seconds
         Length of the iteration.
-    in_core_seconds : float
+    in_core_seconds
         What computation alone takes.
     """
 
-    compute = attrs.field()
-    swap_in = attrs.field()
-    swap_out = attrs.field()
-    seconds = attrs.field()
-    in_core_seconds = attrs.field()
+    compute: list[tuple[float, float]]
+    swap_in: list[tuple[float, float]]
+    swap_out: list[tuple[float, float]]
+    seconds: float
+    in_core_seconds: float
 
     @property
-    def stall(self):
+    def stall(self) -> float:
         """Seconds in which nothing is computed."""
         return self.seconds - self.in_core_seconds
 
     @property
-    def share(self):
+    def share(self) -> float:
         """Speed as a share of the speed in-core."""
         return self.in_core_seconds / self.seconds if self.seconds else 1.0
 
 
-def make_timeline(plan, seconds, link):
+def make_timeline(plan: Plan, seconds: Sequence[float], link: float) -> Timeline:
     """Lay out the events of a plan in time.
 
     A block begins when the one before has ended and its arrays have arrived; a copy to the host begins when its block
@@ -46,21 +49,18 @@ def make_timeline(plan, seconds, link):
 
     Parameters
     ----------
-    plan : Plan, with a schedule
-    seconds : list of float
+    plan
+        Made with a budget.
+    seconds
         What each block computes for.
-    link : float
+    link
         Bytes per second each way.
-
-    Returns
-    -------
-    Timeline
     """
     written = _written(plan)
     arrived, gone = {}, {}
     issued = computed = incoming = outgoing = 0.0
     compute, swap_in, swap_out = [], [], []
-    schedule = plan.schedule
+    schedule = plan.transfers
     for block, accesses in enumerate(plan.record.blocks):
         for event in schedule.begin[block]:
             if event.kind == "wait":
@@ -85,8 +85,8 @@ def make_timeline(plan, seconds, link):
 
 def _written(plan):
     """Indices of the swap-outs that copy: of arrays that were written since they came."""
-    ends = {event.index for events in plan.schedule.end for event in events if event.kind == "out"}
-    fetched = {event.index for events in plan.schedule.begin for event in events if event.kind == "in"}
+    ends = {event.index for events in plan.transfers.end for event in events if event.kind == "out"}
+    fetched = {event.index for events in plan.transfers.begin for event in events if event.kind == "in"}
     changed, copied = set(), set()
     for index, access in enumerate(access for block in plan.record.blocks for access in block):
         if index in fetched:
@@ -98,14 +98,15 @@ def _written(plan):
     return copied
 
 
-def estimated_seconds(plan, steps, device):
+def estimated_seconds(plan: Plan, steps: Sequence[Step], device: Device) -> list[float]:
     """Seconds of each block by the rates of a device: what arithmetic takes, or memory if that takes longer.
 
     Parameters
     ----------
-    plan : Plan
-    steps : as for `out_of_core_training.planner.plan`, which the plan was made of
-    device : out_of_core_training.planning.devices.Device
+    plan, steps
+        The plan, and what `out_of_core_training.planner.plan` made it of.
+    device
+        Whose rates count.
 
     Returns
     -------

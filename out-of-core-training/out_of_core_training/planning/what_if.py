@@ -1,5 +1,10 @@
 """How needs grow with the batch, the largest batch that follows, and what would raise it."""
+from collections.abc import Callable, Sequence
+
 from common.out_of_core.device import format_bytes
+from out_of_core_training.planner import Plan
+
+Line = tuple[float, float]    # bytes for one image, and for each further one
 
 # Functions whose output could take the place of an input, and the gradient of the input that of the output.
 IN_PLACE = ("BatchNormalization", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "Add2", "Dropout")
@@ -12,46 +17,37 @@ class Growth:
 
     Parameters
     ----------
-    one, many : out_of_core_training.planner.Plan
+    one, many
         For one image and for `batch_size` images.
-    batch_size : int, from 2
+    batch_size
+        From 2.
 
     Attributes
     ----------
-    blocks, in_core : list of (float, float)
+    blocks, in_core
         Bytes for one image, and for each further one: of each function block; of what lives at a time.
     """
 
-    def __init__(self, one, many, batch_size):
+    def __init__(self, one: Plan, many: Plan, batch_size: int) -> None:
         self.one, self.many, self.batch_size = one, many, batch_size
         self.blocks = self.lines(lambda plan: plan.block_bytes[1:])
         self.in_core = self.lines(lambda plan: [plan.in_core_bytes])
 
-    def lines(self, needs):
+    def lines(self, needs: Callable[[Plan], Sequence[float]]) -> list[Line]:
         """Lines of what `needs` tells of a plan, a list of bytes."""
         return [(first, (last - first) / (self.batch_size - 1))
                 for first, last in zip(needs(self.one), needs(self.many), strict=True)]
 
     @staticmethod
-    def largest_batch(lines, memory):
+    def largest_batch(lines: Sequence[Line], memory: float) -> int:
         """Largest batch with which every line is within `memory` bytes, 0 if there is none."""
         if any(first > memory for first, _ in lines):
             return 0
         return min(1 + int((memory - first) / slope) for first, slope in lines if slope > 0)
 
 
-def what_if_rows(growth, memory):
-    """Rows of a table: the largest batch as it is and after each of three changes.
-
-    Parameters
-    ----------
-    growth : Growth
-    memory : int, bytes
-
-    Returns
-    -------
-    list of (str, str)
-    """
+def what_if_rows(growth: Growth, memory: float) -> list[tuple[str, str]]:
+    """Rows of a table: the largest batch in `memory` bytes, as it is and after each of three changes."""
     steepest = max(slope for _, slope in growth.blocks)
     kinds = sorted({_kind(label) for (_, slope), label in zip(growth.blocks, growth.one.labels[1:], strict=True)
                     if slope > 0.99 * steepest})

@@ -1,16 +1,17 @@
 """The largest number for which something still works."""
+from collections.abc import Callable
 
 
-def largest(works, first=1, limit=1 << 20):
+def largest(works: Callable[[int], bool], first: int = 1, limit: int = 1 << 20) -> int:
     """Find the largest number up to `limit` that works, by doubling and then halving the gap.
 
     Parameters
     ----------
-    works : callable
+    works
         `works(number)` is true up to some number and false above it.
-    first : int
+    first
         Where to begin, from 1.
-    limit : int
+    limit
 
     Returns
     -------

@@ -1,10 +1,11 @@
 """The paper's figure: speed over the size of the batch, published points and ours."""
-from matplotlib.figure import Figure
+from collections.abc import Mapping
+from pathlib import Path
 
 from common.pictures.figures import save_figure
+from out_of_core_training.models import NETWORKS
 
 MODES = {"in-core": "baseline", "scheduler": "scheduling", "virtual": "VA"}    # our names -> those of the figure
-TITLES = {"resnet50": "ResNet-50", "densenet121": "DenseNet", "pix2pixhd": "Pix2PixHD", "deeplabv3plus": "DeepLabv3+"}
 # Network -> mode -> batch size -> images/s, read off the published figure (arXiv 2010.14109) to about 1 % of its axis.
 PUBLISHED = {
     "densenet121": {
@@ -26,32 +27,35 @@ _COLOURS = {"in-core": "C0", "scheduler": "C1", "virtual": "C2"}
 _RATIO = 20    # of speeds, above which an axis is logarithmic
 
 
-def draw(path, measured, note):
+def draw(path: Path, measured: Mapping[str, Mapping[str, Mapping[int, float]]], note: str) -> None:
     """Draw a panel for each network.
 
     Parameters
     ----------
-    path : path of a PNG file
-    measured : dict of str to dict of str to dict of int to float
+    path
+        Of a PNG file.
+    measured
         Network -> mode -> batch size -> images/s.
-    note : str
+    note
         Where that was measured; stands below.
     """
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5 * len(measured), 3.8))
     for axes, (network, ours) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(),
                                      strict=True):
         published = PUBLISHED.get(network, {})
         for mode, name in MODES.items():
-            for who, curves, style in (("published", published, ":o"), ("ours", ours, "-s")):
+            for origin, curves, style in (("published", published, ":o"), ("ours", ours, "-s")):
                 if curves.get(mode):
                     axes.plot(*zip(*sorted(curves[mode].items()), strict=True), style, color=_COLOURS[mode],
-                              markersize=3, label=f"{name}, {who}")
+                              markersize=3, label=f"{name}, {origin}")
         speeds = [speed for curves in (published, ours) for points in curves.values() for speed in points.values()]
         if speeds and max(speeds) > _RATIO * min(speeds):
             axes.set_yscale("log")
         elif speeds:
             axes.set_ylim(0, 1.15 * max(speeds))
-        axes.set(title=TITLES[network], xlabel="batch size", ylabel="images/s")
+        axes.set(title=NETWORKS[network].title, xlabel="batch size", ylabel="images/s")
         axes.grid(alpha=0.3)
         axes.legend(fontsize=7)
     figure.suptitle(note, y=0, fontsize=8)

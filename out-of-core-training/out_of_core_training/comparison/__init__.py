@@ -1,0 +1,1 @@
+"""The batches and speeds of the three modes that the paper compares."""
