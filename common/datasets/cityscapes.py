@@ -1,4 +1,4 @@
-"""Cityscapes, and what has its layout: street scenes whose pixels have one of 19 classes.
+"""Cityscapes, and data sets of its layout: street scenes whose pixels have one of 19 classes.
 
     <root>/leftImg8bit/{train,val}/<city>/<id>_leftImg8bit.png
     <root>/gtFine/{train,val}/<city>/<id>_gtFine_labelTrainIds.png    or, without those, <id>_gtFine_labelIds.png

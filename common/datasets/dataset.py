@@ -1,4 +1,4 @@
-"""What a data set of labelled images is, what is known of one, and what its readers share."""
+"""A data set of labelled images in memory, and what is known of one before it is read."""
 from collections.abc import Callable
 from typing import Any
 

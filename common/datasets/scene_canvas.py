@@ -14,7 +14,7 @@ Point = tuple[float, float]    # x, y
 
 
 class Canvas:
-    """Shapes painted one over the other; what is where is kept by number, and coloured at the end.
+    """Shapes painted one over the other. Each pixel keeps the number of its shape until all are coloured at the end.
 
     Coordinates are in picture heights, from the top left: x in 0..`aspect`, y in 0..1.
     """

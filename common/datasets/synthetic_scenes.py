@@ -57,7 +57,7 @@ def make_scene(split: str, index: int, height: int = HEIGHT, width: int = WIDTH,
 
 
 class _View:
-    """The perspective: what stands at distance `u` from the middle of the road, at scale `t`, is at (x(u, t), y(t))."""
+    """The perspective: a point at distance `u` from the middle of the road, at scale `t`, is at (x(u, t), y(t))."""
 
     def __init__(self, rng: np.random.Generator, aspect: float):
         self.vanishing_point, self.horizon = aspect * rng.uniform(0.4, 0.6), rng.uniform(0.38, 0.48)

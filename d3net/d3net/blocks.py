@@ -5,8 +5,8 @@ own, twice as large for each further source:
 
     y_l = sum over i < l of conv(relu(norm(y_i)), W_li, dilation 2^i)
 
-It is computed by source: one convolution of y_i gives its contributions to all later layers, and the sums that wait
-for more go along in one array, the accumulator, whose first channels are the next layer. Arrays are
+It is computed source by source: one convolution of y_i gives its contributions to all later layers. One array, the
+accumulator, holds the sums so far of these layers, and its first channels are the next source. Arrays are
 (batch, channels, height, width).
 
 References

@@ -3,8 +3,8 @@
     python d3net/compare.py [--seeds 5] [--steps 150] [--data-dir synthetic]
 
 All networks have the same parameters, start from the same values, and see the same images in the same order; only the
-dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), or 1. They work on street scenes, made
-small, on one scale: what a pixel is has to be seen from what is near, and from what is far.
+dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), or 1. They work on one scale of small
+street scenes, where the class of a pixel depends on what is near and on what is far.
 """
 import multiprocessing
 from collections.abc import Sequence
@@ -36,7 +36,8 @@ VARIANTS = {"multidilated": "multidilated", "per_layer": "one dilation per layer
 SIZE = 64, 128    # of the images, pixels
 FEATURES, GROWTH, LAYERS = 16, 10, 5
 BATCH, RATE, WEIGHT_DECAY = 4, 1e-2, 5e-4
-METRICS = {"miou": "mean IoU", "pixel_accuracy": "pixels right"}
+METRICS = {"miou": ("mean IoU", ConfusionMatrix.mean_iou),
+           "pixel_accuracy": ("pixels right", ConfusionMatrix.pixel_accuracy)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -163,19 +164,20 @@ def evaluate(dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str,
     for image.d, label in zip(images, labels, strict=True):
         logits.forward(clear_buffer=True)
         confusion.add(logits.d[0].argmax(axis=0), label[0])
-    return {name: getattr(confusion, "mean_iou" if name == "miou" else name)() for name in METRICS}
+    return {name: score(confusion) for name, (_, score) in METRICS.items()}
 
 
-def format_table(results):
+def format_table(results: dict[str, list[dict[str, float]]]) -> str:
     """Lay out means and standard deviations over the seeds, a row for each variant."""
     seeds = len(next(iter(results.values())))
-    rows = [["one training each" if seeds == 1 else f"{seeds} trainings each", *METRICS.values()]]
+    titles = [title for title, _ in METRICS.values()]
+    rows = [["one training each" if seeds == 1 else f"{seeds} trainings each", *titles]]
     rows += [[VARIANTS[variant], *(_mean_and_deviation([score[name] for score in scores]) for name in METRICS)]
              for variant, scores in results.items()]
     return align(rows)
 
 
-def _mean_and_deviation(shares):
+def _mean_and_deviation(shares: list[float]) -> str:
     deviation = f" +- {100 * np.std(shares, ddof=1):.2f}" if len(shares) > 1 else ""
     return f"{100 * np.mean(shares):.2f}{deviation} %"
 

@@ -38,7 +38,7 @@ NAMED_CLASSES = 4    # in the line of an image
 
 @attrs.frozen
 class Input:
-    """An image to read, and the beginning of the names of what is written, relative to the output folder."""
+    """An image to read, and how the names of its results begin, relative to the output folder."""
 
     source: Path | SceneFile
     name: str
@@ -93,8 +93,8 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     return _with_distinct_names(sources)
 
 
-def _sources(name):
-    """Pairs of what to read and how to name the results."""
+def _sources(name: str) -> list[tuple[Path | SceneFile, str]]:
+    """Return the images of a file, a folder or 'synthetic', each with how the names of its results begin."""
     path = Path(name)
     if name == SYNTHETIC and not path.exists():
         return [(pair.image, pair.name) for pair in find_pairs(SYNTHETIC, "val")]

@@ -10,7 +10,7 @@ from common.machine.errors import UsageError, UserError
 from common.runs.checkpoint import save_parameters
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
 from d3net.scenes.overlay import overlay
-from d3net.scenes.segmenter import KEPT, Segmenter
+from d3net.scenes.segmenter import KEPT_NETWORKS, Segmenter
 from d3net.segmentation_model import d3net_segmentation
 
 FAST = {"engine": "nnabla"}    # to compile takes longer than to run here
@@ -66,7 +66,7 @@ def test_networks_are_compiled_once_for_a_size_and_few_are_kept(model, monkeypat
     segmenter = Segmenter(model, "tiny", **FAST)
     sizes = [(32, 32), (32, 40), (32, 32), (40, 32), (32, 32), (32, 40)]
     expected = [segmenter.segment(IMAGE[:height, :width]) for height, width in sizes]
-    assert shapes == [(32, 32), (32, 40), (40, 32), (32, 40)] and len(segmenter._networks) == KEPT
+    assert shapes == [(32, 32), (32, 40), (40, 32), (32, 40)] and len(segmenter._networks) == KEPT_NETWORKS
     np.testing.assert_array_equal(expected[0], expected[4])
     np.testing.assert_array_equal(expected[1], expected[5])
 

@@ -10,8 +10,8 @@ import numpy as np
 from common.datasets.cityscapes import IGNORE
 from d3net.scenes.standardization import MEAN, STD, standardize
 
-SMALLEST, LARGEST = 0.5, 2.0    # scale
-MOST = 0.75    # share of a crop that one class may have
+SMALLEST_SCALE, LARGEST_SCALE = 0.5, 2.0
+LARGEST_SHARE = 0.75    # share of a crop that one class may have
 TRIES = 10
 _LEVELS = np.arange(256, dtype=np.float32)
 
@@ -54,7 +54,7 @@ def training_sample(image: np.ndarray, label: np.ndarray, rng: Random, size: Siz
 def scale(image: np.ndarray, label: np.ndarray, rng: Random) -> Pair:
     """Resize to 0.5 to 2 times the size, keeping the aspect ratio."""
     height, width = label.shape
-    new_height = max(1, int(height * (rng.random_sample() * (LARGEST - SMALLEST) + SMALLEST)))
+    new_height = max(1, int(height * (rng.random_sample() * (LARGEST_SCALE - SMALLEST_SCALE) + SMALLEST_SCALE)))
     size = max(1, round(new_height * width / height)), new_height
     return (cv2.resize(image, size, interpolation=cv2.INTER_LINEAR),
             cv2.resize(label, size, interpolation=cv2.INTER_NEAREST))
@@ -68,7 +68,7 @@ def crop(image: np.ndarray, label: np.ndarray, rng: Random, size: Size) -> Pair:
     for _ in range(TRIES):
         part = _draw_part(label.shape, rng, size)
         counts = np.bincount(label[part].ravel(), minlength=IGNORE + 1)[:IGNORE]
-        if np.count_nonzero(counts) > 1 and counts.max() < MOST * counts.sum():
+        if np.count_nonzero(counts) > 1 and counts.max() < LARGEST_SHARE * counts.sum():
             break
     else:
         part = _draw_part(label.shape, rng, size)

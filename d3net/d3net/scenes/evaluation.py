@@ -90,7 +90,7 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
 
 
 def settings(segmenter: "Segmenter") -> dict[str, Any]:
-    """Return what determines the labels, JSON-able."""
+    """Return what determines the predictions, JSON-able."""
     hparams = attrs.asdict(segmenter.hparams)
     return {"weights": hashlib.sha256(Path(segmenter.file.path).read_bytes()).hexdigest(),
             "hparams": {key: hparams[key] for key in (*NETWORK_KEYS, "mean", "std")}, "precision": segmenter.precision}

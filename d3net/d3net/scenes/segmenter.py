@@ -16,7 +16,7 @@ from d3net.scenes.weights import segmentation_file
 from d3net.segmentation_model import d3net_segmentation
 
 SMALLEST = 32    # pixels; the coarsest scale of the network has one for every 32
-KEPT = 2    # compiled networks, one for each size of image; each holds the weights
+KEPT_NETWORKS = 2    # compiled networks, one for each size of image; each holds the weights
 
 
 class Segmenter:
@@ -50,7 +50,7 @@ class Segmenter:
         self.file = segmentation_file(model, config)
         self.hparams = self.file.hparams
         self.engine, self.precision = engine, precision
-        self._networks = Graphs(KEPT)    # by (height, width)
+        self._networks = Graphs(KEPT_NETWORKS)    # by (height, width)
         self._parameters = OrderedDict()
         with self._scope():
             smallest = nn.Variable((1, 3, SMALLEST, SMALLEST))
