@@ -1,4 +1,4 @@
-"""Errors of the user's making, each told in one line."""
+"""Errors that are not ours; each is reported in one line."""
 
 
 class UserError(Exception):

@@ -33,8 +33,10 @@ def read_image(path: str | Path) -> np.ndarray:
     import cv2
     from PIL import ImageOps
 
-    rgb = _decode(path, lambda image: np.asarray(_eight_bits(path, ImageOps.exif_transpose(image)).convert("RGB")))
-    return cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    def rgb_of(image):
+        return np.asarray(_eight_bits(path, ImageOps.exif_transpose(image)).convert("RGB"))
+
+    return cv2.cvtColor(read_image_as(path, rgb_of), cv2.COLOR_RGB2BGR)
 
 
 def read_indices(path: str | Path) -> np.ndarray:
@@ -54,10 +56,11 @@ def read_indices(path: str | Path) -> np.ndarray:
     UsageError, UserError
         As `read_image`; it has colours, or more than 8 bits.
     """
-    return _decode(path, lambda image: _indices(path, image))
+    return read_image_as(path, lambda image: _indices(path, image))
 
 
-def _decode(path: str | Path, convert: Callable[["Image"], np.ndarray]) -> np.ndarray:
+def read_image_as(path: str | Path, convert: Callable[["Image"], np.ndarray]) -> np.ndarray:
+    """Return what `convert` makes of an image that Pillow has opened, with the errors of `read_image`."""
     from PIL import Image
 
     try:

@@ -220,7 +220,7 @@ def write_songs_to_score(root):
 
 
 def score_twice(main, argv, songs, folder, capsys):
-    """Score songs that `write_songs_to_score` wrote, and check that the bad one is told and the good one kept.
+    """Score songs that `write_songs_to_score` wrote, and check that the bad one is reported and the good one kept.
 
     Returns
     -------

@@ -4,9 +4,7 @@
 """
 from pathlib import Path
 
-import librosa
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.audio.files import AudioReader
 from common.console import cli
@@ -56,6 +54,9 @@ def draw(signals):
     -------
     matplotlib.figure.Figure
     """
+    import librosa
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 1.7 * len(signals)))
     panels = figure.subplots(len(signals), squeeze=False, sharex=True)[:, 0]
     loudest = None

@@ -15,8 +15,6 @@ from pathlib import Path
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
-from nnabla.utils.image_utils import imread
-from PIL import Image
 
 from common.console import cli
 from common.console.values import positive_int
@@ -107,6 +105,9 @@ def difference(values: np.ndarray, expected: np.ndarray) -> float:
 
 def published_preparation(pixels: np.ndarray, folder: Path) -> Callable[[], np.ndarray]:
     """Return a function that decodes and augments one file after the other, with a graph that is thrown away."""
+    from nnabla.utils.image_utils import imread
+    from PIL import Image
+
     paths = [folder / f"{row}.png" for row in range(len(pixels))]
     for path, image in zip(paths, pixels, strict=True):
         Image.fromarray(image.transpose(1, 2, 0)).save(path)

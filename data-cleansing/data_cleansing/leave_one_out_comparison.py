@@ -3,13 +3,12 @@
 Where the loss is smooth, scores must agree with it. Softmax regression on digits is such a case, and takes seconds.
 """
 import functools
+from typing import TYPE_CHECKING
 
 import attrs
 import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
-from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
 from common.console.tables import align
 from common.datasets import DIGITS
@@ -21,6 +20,9 @@ from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer, evaluate, retrain
 from data_cleansing.training.trajectory import steps_to_store
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SIDE, EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 6, 20, 0.1
 IMAGES = 150    # to train with, each left out in turn, and as many to validate
@@ -46,6 +48,8 @@ class Comparison:
 
     def table(self) -> list[tuple[str, str, float, float]]:
         """Return rows in the order of `HEADER`."""
+        from scipy.stats import spearmanr
+
         return [(*variant, float(spearmanr(scores, self.changes).statistic), float(scores.std() / self.changes.std()))
                 for variant, scores in self.scores.items()]
 
@@ -55,8 +59,10 @@ class Comparison:
         columns = np.stack([self.changes, *self.scores.values()], axis=1)
         return header, [(image, *values) for image, values in enumerate(columns.tolist())]
 
-    def draw(self) -> Figure:
+    def draw(self) -> "Figure":
         """Draw scores over the truth; returns the figure."""
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(8, 3.8))
         for axes, (method, hessian) in zip(figure.subplots(1, len(DRAWN), sharex=True), DRAWN, strict=True):
             axes.axline((0, 0), slope=1, color="black", linewidth=0.8)

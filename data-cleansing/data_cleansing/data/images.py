@@ -4,10 +4,10 @@ from pathlib import Path
 
 import attrs
 import numpy as np
-from PIL import Image
 
 from common.datasets import Dataset
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
+from common.pictures.image_files import read_image_as
 from data_cleansing.data.augmentation import make_batch
 
 SMALLEST, LARGEST = 32, 128    # side of the square that images are resized to, pixels
@@ -113,6 +113,8 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
     -------
     float32 (channels, side, side)
     """
+    from PIL import Image
+
     return np.stack([np.asarray(Image.fromarray(channel).resize((side, side), Image.Resampling.BILINEAR))
                      for channel in image])
 
@@ -137,15 +139,11 @@ def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
     UserError
         It holds no image of 8 bits a channel.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
-            if channels is None:
-                channels = 1 if image.mode in ("1", "L", "LA") else 3
-            values = np.asarray(image.convert("L" if channels == 1 else "RGB"))    # (height, width[, 3])
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such image file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be read as an image ({error}); copy or convert it again") from error
+    def values_of(image):
+        if image.mode.startswith(("I", "F")):
+            raise UserError(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
+        is_grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
+        return np.asarray(image.convert("L" if is_grey else "RGB"))
+
+    values = read_image_as(path, values_of)    # (height, width[, 3])
     return np.ascontiguousarray(np.atleast_3d(values).transpose(2, 0, 1))

@@ -1,9 +1,9 @@
 """Accuracy over the number of images removed: the summary of all trials, as a table and as a figure."""
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.console.tables import align
 from common.datasets import MNIST
@@ -11,6 +11,9 @@ from common.machine.files import make_folder, write_csv
 from common.pictures.figures import save_figure
 from data_cleansing.influence.methods import EVERY_STEP, FINAL, METHODS, RANDOM
 from data_cleansing.results.score_files import MEASURES, read_measures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUMMARY_HEADER = ("method", "seed", "n_drops", *MEASURES)
 NONE = "No Removal"
@@ -91,8 +94,10 @@ def format_table(measures: Measures) -> str:
     return align(table)
 
 
-def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accuracy") -> Figure:
+def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accuracy") -> "Figure":
     """Draw accuracy over the number of removed images, with the points of the paper for MNIST; returns the figure."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5))
     axes = figure.add_subplot()
     lines = curves(measures, measure)

@@ -5,8 +5,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from PIL import Image
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
@@ -167,6 +165,8 @@ def _image(trial, row, score, predicted, loss):
 
 def _picture(pixels):
     """Make a Pillow image of pixels, (1 or 3, height, width), no larger than the report shows it."""
+    from PIL import Image
+
     values = pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
     picture = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
     picture.thumbnail((LARGEST, LARGEST))
@@ -186,6 +186,8 @@ def _plot(figure):
 
 
 def _histogram(scores):
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 1.8))
     axes = figure.add_subplot()
     axes.hist(scores, bins=60, log=True)
