@@ -23,7 +23,7 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, replacing
 from common.machine.lazy_names import lazy_names
 from common.pictures.image_files import SUFFIXES, encode_png
-from d3net.scenes.network import SegmenterFlags, add_model_flags
+from d3net.scenes.flags import SegmenterFlags, add_model_flags
 from d3net.scenes.overlay import colour_map, overlay
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from common.machine.errors import UsageError
 from common.pictures.image_files import write_png
 from d3net.hyperparameters import load_segmentation
 from d3net.scenes import evaluation as eval_segmentation
+from d3net.scenes.flags import SegmenterFlags
 from d3net.scenes.metrics import ConfusionMatrix
-from d3net.scenes.network import PUBLISHED, SegmenterFlags
+from d3net.scenes.published import PUBLISHED
 from d3net.scenes.segmenter import Segmenter
 
 

@@ -11,7 +11,7 @@ from common.pictures.image_files import read_image, read_indices, write_png
 from common.workbench.testing import assert_one_line, disturbed, run_python, script_of
 from d3net import segment
 from d3net.hyperparameters import load_segmentation
-from d3net.scenes.network import SegmenterFlags
+from d3net.scenes.flags import SegmenterFlags
 from d3net.scenes.overlay import colour_map, overlay
 
 pytestmark = pytest.mark.usefixtures("own_folder")

@@ -16,7 +16,7 @@ from d3net.hyperparameters import FOLDER, load_mss, load_segmentation, save_hype
 from d3net.mss_model import TARGETS, D3NetMSS
 from d3net.music import weights as music_weights
 from d3net.music.weights import mss_files
-from d3net.scenes import network
+from d3net.scenes import published
 from d3net.scenes.weights import pretrained_backbone, segmentation_file
 from d3net.segmentation_model import d3net_segmentation
 
@@ -170,7 +170,7 @@ def server(tmp_path, monkeypatch):
     """Serves the folder `server.folder` under the published names."""
     with served(tmp_path / "published") as running:
         monkeypatch.setattr(music_weights, "PUBLISHED_MSS", running.addresses(music_weights.PUBLISHED_MSS))
-        monkeypatch.setattr(network, "BASE", f"http://127.0.0.1:{running.server_port}")
+        monkeypatch.setattr(published, "BASE", f"http://127.0.0.1:{running.server_port}")
         yield running
 
 

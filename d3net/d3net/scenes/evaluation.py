@@ -21,8 +21,9 @@ from common.datasets.cityscapes import CLASSES, SPLITS, Pair, SceneFile, find_pa
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_json
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation
+from d3net.scenes.flags import SegmenterFlags, add_model_flags
 from d3net.scenes.metrics import ConfusionMatrix
-from d3net.scenes.network import PUBLISHED, SegmenterFlags, add_model_flags
+from d3net.scenes.published import PUBLISHED
 
 if TYPE_CHECKING:
     from d3net.scenes.segmenter import Segmenter

@@ -10,7 +10,7 @@ import numpy as np
 from common.inference.engines import check_engine, compile_network
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
-from d3net.scenes.network import DEFAULT
+from d3net.scenes.published import DEFAULT
 from d3net.scenes.standardization import standardize
 from d3net.scenes.weights import segmentation_file
 from d3net.segmentation_model import d3net_segmentation

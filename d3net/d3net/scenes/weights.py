@@ -7,7 +7,7 @@ from common.runs.checkpoint import stored_shapes
 from common.runs.training import BEST
 from common.separation.weights import find_model
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation
-from d3net.scenes.network import DEFAULT, PUBLISHED, published_name
+from d3net.scenes.published import DEFAULT, PUBLISHED, published_name
 from d3net.segmentation_model import BACKBONE, HEAD
 from d3net.weights import WeightFile, first_names
 

@@ -1,59 +1,15 @@
-"""What `segment.py` and `eval.py segmentation` know of D3Net: the published models, and the flags that choose one."""
+"""The flags of `segment.py` and `eval.py segmentation` that choose a model, and what it runs on."""
 import argparse
 import functools
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from common.inference.flags import Computation, add_computing_flags
+from d3net.scenes.published import DEFAULT, PUBLISHED, published_name
 
 if TYPE_CHECKING:
     from d3net.scenes.segmenter import Segmenter
-
-BASE = "https://nnabla.org/pretrained-models/ai-research-code/d3net/semantic-segmentation"
-
-
-@attrs.frozen(kw_only=True)
-class PublishedModel:
-    """Weights that are published under a name, which is also that of their hyper-parameters.
-
-    Attributes
-    ----------
-    name
-    miou
-        Whose number -> mean intersection over union in percent on the 500 validation images of Cityscapes.
-    """
-
-    name: str
-    miou: Mapping[str, float]
-
-    @property
-    def url(self) -> str:
-        return f"{BASE}/{self.name}.h5"
-
-    @property
-    def backbone(self) -> str:
-        """Name of the weights that training starts from."""
-        return f"{self.name}-pretrained-backbone"
-
-    @property
-    def backbone_url(self) -> str:
-        return f"{BASE}/{self.backbone}.h5"
-
-
-# mIoU: arXiv 2011.11844, and the README of the published NNabla weights. The first one is the default.
-PUBLISHED = {model.name: model for model in (
-    PublishedModel(name="D3Net-L", miou={"paper": 80.6, "NNabla": 81.0}),
-    PublishedModel(name="D3Net-S", miou={"paper": 79.5, "NNabla": 79.9}))}
-DEFAULT, *_ = PUBLISHED
-
-
-def published_name(name: str | Path | None) -> str | None:
-    """Return the published name that `name` spells, with hyphens or underscores; None if it is another one."""
-    spelled = str(name).replace("_", "-")
-    return spelled if spelled in PUBLISHED else None
 
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
