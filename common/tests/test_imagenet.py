@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.datasets import hold_out, imagenet
+from common.datasets import hold_out, imagenet, photographs
 from common.datasets.imagenet import MEAN, STD, ImageBatches
 from common.machine.errors import UsageError, UserError
 
@@ -111,7 +111,7 @@ def test_limits_take_from_all_classes(root):
 
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_other_colour_spaces_become_rgb(mode, tmp_path):
-    pixels = imagenet.decode(write_picture(tmp_path / "a.JPEG", mode), 32)
+    pixels = photographs.decode(write_picture(tmp_path / "a.JPEG", mode), 32)
     expected = {"L": 3 * (124,), "CMYK": (200, 100, 50)}[mode]    # 0.299 R + 0.587 G + 0.114 B
     assert pixels.shape == (32, 32, 3)
     np.testing.assert_allclose(pixels.mean((0, 1)), expected, atol=3)
@@ -119,7 +119,7 @@ def test_other_colour_spaces_become_rgb(mode, tmp_path):
 
 def test_transparent_pictures_become_rgb(tmp_path):
     Image.new("RGBA", (50, 50), (9, 8, 7, 200)).save(tmp_path / "a.png")
-    assert imagenet.decode(tmp_path / "a.png", 32)[0, 0].tolist() == [9, 8, 7]
+    assert photographs.decode(tmp_path / "a.png", 32)[0, 0].tolist() == [9, 8, 7]
 
 
 def test_validation_agrees_with_resizing_and_cropping(tmp_path):
@@ -127,7 +127,7 @@ def test_validation_agrees_with_resizing_and_cropping(tmp_path):
     picture = Image.fromarray(rng.integers(0, 256, (10, 8, 3), dtype=np.uint8)).resize((512, 640), Image.BICUBIC)
     picture.save(tmp_path / "a.png")
     expected = picture.resize((256, 320), Image.BILINEAR).crop((16, 48, 16 + 224, 48 + 224))
-    difference = imagenet.decode(tmp_path / "a.png", 224) - np.asarray(expected, np.float64)
+    difference = photographs.decode(tmp_path / "a.png", 224) - np.asarray(expected, np.float64)
     assert np.abs(difference).max() <= 1    # grey level
 
 
@@ -135,15 +135,15 @@ def test_draft_mode_changes_little(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC).save(
         tmp_path / "a.JPEG", quality=98)
-    fast = imagenet.decode(tmp_path / "a.JPEG", 64, np.random.default_rng(3)).astype(int)
+    fast = photographs.decode(tmp_path / "a.JPEG", 64, np.random.default_rng(3)).astype(int)
     monkeypatch.setattr("PIL.JpegImagePlugin.JpegImageFile.draft", lambda *args: None)
-    exact = imagenet.decode(tmp_path / "a.JPEG", 64, np.random.default_rng(3)).astype(int)
+    exact = photographs.decode(tmp_path / "a.JPEG", 64, np.random.default_rng(3)).astype(int)
     assert np.abs(fast - exact).mean() < 2 and exact.std() > 20
 
 
 def test_random_crops_have_the_stated_areas_and_ratios():
     rng = np.random.default_rng(0)
-    boxes = np.array([imagenet.random_crop(500, 400, rng) for _ in range(500)])
+    boxes = np.array([photographs.random_crop(500, 400, rng) for _ in range(500)])
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     assert boxes.min() >= 0 and boxes[:, 2].max() <= 500 and boxes[:, 3].max() <= 400
     assert (width / height).min() > 0.74 and (width / height).max() < 1.35
@@ -152,7 +152,7 @@ def test_random_crops_have_the_stated_areas_and_ratios():
 
 
 def test_crop_of_an_extreme_picture_is_its_centre():
-    assert imagenet.random_crop(1000, 3, np.random.default_rng(0)) == (498, 0, 502, 3)
+    assert photographs.random_crop(1000, 3, np.random.default_rng(0)) == (498, 0, 502, 3)
 
 
 def test_batches_follow_from_seed_epoch_and_step():

@@ -1,4 +1,4 @@
-"""What determines the networks: the published files in `hparams/`, or one's own of the same keys.
+"""The hyper-parameters of the networks: published files in `hparams/`, or your own of the same keys.
 
 Lists of a multi-scale network run down the scales and up again: 2 D + 1 blocks for D scales below the first.
 """
@@ -12,72 +12,12 @@ import yaml
 from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
 from common.runs.config import from_dict
+from d3net.yaml_fields import as_lists, count, count_lists, counts, each_of, field, is_number, number, rate_lists, rates
 
 FOLDER = beside_scripts(__name__, "hparams")
 AS_PUBLISHED = -1    # of a key of an experiment that stands in the hyper-parameters, too
 LARGEST_SEED = 2 ** 31 - 1
 SCALES = 4    # of the segmentation network: 4, 8, 16 and 32 pixels a step
-
-
-Check = Callable[[Any], bool]
-
-# Fields: each takes what a YAML file holds and raises a ValueError that names the key.
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-
-
-def _field(is_valid: Check, expected: str) -> Any:
-    def check(instance, field, value):
-        if not is_valid(value):
-            raise ValueError(f"{field.name} = {_as_lists(value)!r} is not allowed ({expected})")
-
-    return attrs.field(converter=_as_tuples, validator=check)
-
-
-def _as_tuples(value: Any) -> Any:
-    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
-
-
-def _as_lists(value: Any) -> Any:
-    return list(map(_as_lists, value)) if isinstance(value, tuple) else value
-
-
-def _all(is_valid: Check, length: int | None = None) -> Check:
-    """Check a tuple, of `length` items if given, otherwise of at least one."""
-    def check(value):
-        right_length = isinstance(value, tuple) and (len(value) == length if length else len(value) > 0)
-        return right_length and all(map(is_valid, value))
-    return check
-
-
-def _count() -> Any:
-    return _field(_is_count, "a positive integer")
-
-
-def _number() -> Any:
-    return _field(_is_number, "a number >= 0")
-
-
-def _counts(length: int | None = None) -> Any:
-    return _field(_all(_is_count, length), f"{length or 'one or more'} positive integers")
-
-
-def _is_rate(value: Any) -> bool:
-    return _is_number(value) and 0 < value <= 1
-
-
-def _rates(length: int | None = None) -> Any:
-    return _field(_all(_is_rate, length), f"{length or 'one or more'} numbers above 0, at most 1")
-
-
-def _lists_of(is_valid: Check, expected: str) -> Any:
-    return _field(_all(_all(is_valid)), f"one list of {expected} for each band")
 
 
 @attrs.frozen
@@ -132,27 +72,27 @@ class MSSHyperParameters:
     each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in frames.
     """
 
-    valid_signal_idx: int = _count()
-    band_split_idxs: tuple[int, ...] = _counts()
-    num_init_features: tuple[int, ...] = _counts()
-    num_layer_blocks: tuple[tuple[int, ...], ...] = _lists_of(_is_count, "positive integers")
-    dens_k: tuple[tuple[int, ...], ...] = _lists_of(_is_count, "positive integers")
-    b_n_blocks: tuple[tuple[int, ...], ...] = _lists_of(_is_count, "positive integers")
-    comp_rates: tuple[tuple[float, ...], ...] = _lists_of(_is_rate, "numbers above 0, at most 1")
-    f_num_init_features: int = _count()
-    f_num_layer_block: tuple[int, ...] = _counts()
-    f_dens_k: tuple[int, ...] = _counts()
-    f_n_blocks: tuple[int, ...] = _counts()
-    f_comp_rates: tuple[float, ...] = _rates()
-    ttl_num_layer_block: int = _count()
-    ttl_dens_k: int = _count()
-    patch_length: int = _count()
-    n_channels: int = _count()
-    fft_size: int = _count()
-    hop_size: int = _count()
-    fs: int = _count()
-    test_patch_len: int = _count()
-    out_shift: int = _count()
+    valid_signal_idx: int = count()
+    band_split_idxs: tuple[int, ...] = counts()
+    num_init_features: tuple[int, ...] = counts()
+    num_layer_blocks: tuple[tuple[int, ...], ...] = count_lists()
+    dens_k: tuple[tuple[int, ...], ...] = count_lists()
+    b_n_blocks: tuple[tuple[int, ...], ...] = count_lists()
+    comp_rates: tuple[tuple[float, ...], ...] = rate_lists()
+    f_num_init_features: int = count()
+    f_num_layer_block: tuple[int, ...] = counts()
+    f_dens_k: tuple[int, ...] = counts()
+    f_n_blocks: tuple[int, ...] = counts()
+    f_comp_rates: tuple[float, ...] = rates()
+    ttl_num_layer_block: int = count()
+    ttl_dens_k: int = count()
+    patch_length: int = count()
+    n_channels: int = count()
+    fft_size: int = count()
+    hop_size: int = count()
+    fs: int = count()
+    test_patch_len: int = count()
+    out_shift: int = count()
 
     def __attrs_post_init__(self) -> None:
         num_bands = len(self.band_split_idxs) + 1
@@ -204,32 +144,32 @@ class SegmentationHyperParameters:
     standardize images.
     """
 
-    batch_size: int = _count()
-    num_init_features: int = _count()
-    num_layers: tuple[int, ...] = _counts(SCALES)
-    n_blocks: tuple[int, ...] = _counts(SCALES)
-    dens_k: tuple[int, ...] = _counts(SCALES)
-    block_comp: tuple[float, ...] = _rates(SCALES)
-    intermediate_out_ch: tuple[int, ...] = _counts(SCALES)
-    trans_comp_factor: int = _count()
-    dense_n_out_layer_block: tuple[int, ...] = _counts(SCALES)
-    dilation: tuple[bool, ...] = _field(_all(lambda value: isinstance(value, bool), SCALES),
-                                        f"{SCALES} times true or false")
-    channels: int = _count()
-    image_height: int = _count()
-    image_width: int = _count()
-    num_classes: int = _count()
-    max_iter: int = _count()
-    save_interval: int = _count()
-    lr: float = _number()
-    momentum: float = _number()
-    weight_decay: float = _number()
-    power: float = _number()
-    min_lr: float = _number()
-    mean: tuple[float, ...] = _field(_all(_is_number, 3), "3 numbers >= 0")
-    std: tuple[float, ...] = _field(_all(lambda value: _is_number(value) and value > 0, 3), "3 numbers above 0")
-    palette: tuple[tuple[float, ...], ...] = _field(_all(_all(lambda value: _is_number(value) and value <= 255, 3)),
-                                                    "lists of red, green and blue")
+    batch_size: int = count()
+    num_init_features: int = count()
+    num_layers: tuple[int, ...] = counts(SCALES)
+    n_blocks: tuple[int, ...] = counts(SCALES)
+    dens_k: tuple[int, ...] = counts(SCALES)
+    block_comp: tuple[float, ...] = rates(SCALES)
+    intermediate_out_ch: tuple[int, ...] = counts(SCALES)
+    trans_comp_factor: int = count()
+    dense_n_out_layer_block: tuple[int, ...] = counts(SCALES)
+    dilation: tuple[bool, ...] = field(each_of(lambda value: isinstance(value, bool), SCALES),
+                                       f"{SCALES} times true or false")
+    channels: int = count()
+    image_height: int = count()
+    image_width: int = count()
+    num_classes: int = count()
+    max_iter: int = count()
+    save_interval: int = count()
+    lr: float = number()
+    momentum: float = number()
+    weight_decay: float = number()
+    power: float = number()
+    min_lr: float = number()
+    mean: tuple[float, ...] = field(each_of(is_number, 3), "3 numbers >= 0")
+    std: tuple[float, ...] = field(each_of(lambda value: is_number(value) and value > 0, 3), "3 numbers above 0")
+    palette: tuple[tuple[float, ...], ...] = field(each_of(each_of(lambda value: is_number(value) and value <= 255, 3)),
+                                                   "lists of red, green and blue")
 
     def __attrs_post_init__(self) -> None:
         if len(self.palette) != self.num_classes:
@@ -294,7 +234,7 @@ def load_segmentation(name_or_path: str | Path) -> SegmentationHyperParameters:
 
 def save_hyper_parameters(path: str | Path, hparams: HyperParameters) -> None:
     """Write hyper-parameters as a YAML file that `load_mss` or `load_segmentation` reads."""
-    values = {key: _as_lists(value) for key, value in attrs.asdict(hparams, recurse=False).items()}
+    values = {key: as_lists(value) for key, value in attrs.asdict(hparams, recurse=False).items()}
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 

@@ -1,0 +1,71 @@
+"""Fields of attrs classes for what a YAML file holds: lists become tuples, a wrong value a ValueError with its key."""
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+Check = Callable[[Any], bool]
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
+
+
+def _is_rate(value: Any) -> bool:
+    return is_number(value) and 0 < value <= 1
+
+
+def field(is_valid: Check, expected: str) -> Any:
+    """Make a field for what `is_valid` accepts; `expected` says so in the message."""
+    def check(instance, attribute, value):
+        if not is_valid(value):
+            raise ValueError(f"{attribute.name} = {as_lists(value)!r} is not allowed ({expected})")
+
+    return attrs.field(converter=_as_tuples, validator=check)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
+
+
+def as_lists(value: Any) -> Any:
+    return list(map(as_lists, value)) if isinstance(value, tuple) else value
+
+
+def each_of(is_valid: Check, length: int | None = None) -> Check:
+    """Check a tuple, of `length` items if given, otherwise of at least one."""
+    def check(value):
+        right_length = isinstance(value, tuple) and (len(value) == length if length else len(value) > 0)
+        return right_length and all(map(is_valid, value))
+    return check
+
+
+# The kinds of fields
+
+
+def count() -> Any:
+    return field(_is_count, "a positive integer")
+
+
+def number() -> Any:
+    return field(is_number, "a number >= 0")
+
+
+def counts(length: int | None = None) -> Any:
+    return field(each_of(_is_count, length), f"{length or 'one or more'} positive integers")
+
+
+def rates(length: int | None = None) -> Any:
+    return field(each_of(_is_rate, length), f"{length or 'one or more'} numbers above 0, at most 1")
+
+
+def count_lists() -> Any:
+    return field(each_of(each_of(_is_count)), "one list of positive integers for each band")
+
+
+def rate_lists() -> Any:
+    return field(each_of(each_of(_is_rate)), "one list of numbers above 0, at most 1 for each band")
