@@ -73,13 +73,7 @@ def check_scalars(**scalars: nn.Variable) -> None:
 def quantize_uniform(x: nn.Variable, d: nn.Variable, xmax: nn.Variable, sign: bool = True) -> nn.Variable:
     """Round `x` to multiples of `d` after clipping to [-xmax, xmax], or [0, xmax] unless `sign`.
 
-    Parameters
-    ----------
-    x : nn.Variable, any shape
-    d, xmax : nn.Variable ()
-        Step size and largest magnitude, > 0, in the units of `x`.
-    sign : bool
-        Keep negative values.
+    `d` and `xmax`, both > 0 and of shape (), are the step size and the largest magnitude in the units of `x`.
 
     Returns
     -------
@@ -114,16 +108,10 @@ def quantize_pow2(x: nn.Variable, xmin: nn.Variable, xmax: nn.Variable, sign: bo
                   with_zero: bool = False) -> nn.Variable:
     """Round magnitudes of `x` to powers of two between `xmin` and `xmax`, in the log domain.
 
-    Parameters
-    ----------
-    x : nn.Variable, any shape
-    xmin, xmax : nn.Variable ()
-        Smallest and largest magnitude, powers of two, > 0, in the units of `x`. xmin <= xmax is expected: where they
-        cross, magnitudes between them give xmin + xmax as in the published code.
-    sign : bool
-        Keep the sign, otherwise negative values count as 0.
-    with_zero : bool
-        Magnitudes below xmin / sqrt(2) become 0, otherwise xmin. The sign of 0 is +.
+    `xmin` and `xmax`, powers of two of shape (), are the smallest and the largest magnitude in the units of `x`.
+    xmin <= xmax is expected: where they cross, magnitudes between them give xmin + xmax as in the published code.
+    Without `sign`, negative values count as 0. Magnitudes below xmin / sqrt(2) become 0 if `with_zero`, otherwise xmin.
+    The sign of 0 is +.
 
     Returns
     -------

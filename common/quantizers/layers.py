@@ -136,19 +136,9 @@ def quantized_convolution(x: nn.Variable, outmaps: int, kernel: int, spec: Quant
                           group: int = 1, name: str = "quantized_conv") -> nn.Variable:
     """Convolve `x` with quantized square kernels, without bias.
 
-    Parameters
-    ----------
-    x : nn.Variable (batch, channels, height, width)
-    outmaps, kernel : int
-        Output channels, and side of the kernels in pixels.
-    group : int
-        Parts that the channels are divided into, each of which is convolved on its own.
-    name : str
-        Parameter scope.
-
-    Returns
-    -------
-    nn.Variable (batch, outmaps, out_height, out_width)
+    `x` is (batch, channels, height, width), the result (batch, outmaps, out_height, out_width). `kernel` is the side of
+    the kernels in pixels, `group` the number of parts of the channels that are convolved on their own, `name` the
+    parameter scope.
     """
     inmaps = x.shape[1] // group
     shape = (outmaps, inmaps, kernel, kernel)
@@ -164,20 +154,10 @@ def quantized_convolution(x: nn.Variable, outmaps: int, kernel: int, spec: Quant
 
 
 def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str = "quantized_affine") -> nn.Variable:
-    """Multiply `x` by a quantized matrix and add a quantized bias, both first uniform in +-1/sqrt(features).
+    """Multiply `x` by a quantized matrix and add a quantized bias; both start uniform in +-1/sqrt(features).
 
-    Parameters
-    ----------
-    x : nn.Variable (batch, features or more dimensions, which count as one)
-    outmaps : int
-    spec : Quantization
-        The bias starts from the step size of the matrix.
-    name : str
-        Parameter scope.
-
-    Returns
-    -------
-    nn.Variable (batch, outmaps)
+    `x` is (batch, features), where several dimensions of features count as one; the result is (batch, outmaps). The
+    quantizer of the bias starts from the step size of the matrix. `name` is the parameter scope.
     """
     features = x.size // x.shape[0]
     initializer = UniformInitializer((-features ** -0.5, features ** -0.5))
@@ -192,17 +172,7 @@ def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str
 
 
 def quantized_activation(x: nn.Variable, spec: Quantization) -> nn.Variable:
-    """Quantize activations to levels from 0 up, or apply ReLU where `spec` names no quantizer.
-
-    Parameters
-    ----------
-    x : nn.Variable (batch, ...)
-    spec : Quantization
-
-    Returns
-    -------
-    nn.Variable, shape of `x`
-    """
+    """Quantize activations (batch, ...) to levels from 0 up, or apply ReLU where `spec` names no quantizer."""
     get_parameter_or_create("Asize", (), ConstantInitializer(x.size // x.shape[0]), need_grad=False)
     if spec.quantizer is None:
         return layers.relu(x)

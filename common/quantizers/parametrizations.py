@@ -242,18 +242,8 @@ def range_quantizer(grid: Grid) -> str:
 def parametric_quantize(name: str, x: nn.Variable, initial: Mapping[str, float], **settings) -> nn.Variable:
     """Quantize by the entry `name` of `QUANTIZERS` with trainable scalars in the parameter scope `name`.
 
-    Parameters
-    ----------
-    name : str
-    x : nn.Variable, any shape
-    initial : mapping of str to float
-        Initial value of each scalar; those that exist already keep theirs.
-    settings
-        Of its `quantize`: `sign`, `limits` and, for power-of-two quantizers, `with_zero`.
-
-    Returns
-    -------
-    nn.Variable, shape of `x`
+    `initial` has the first value of each scalar; those that exist already keep theirs. `settings` are arguments of its
+    `quantize`: `sign`, `limits` and, for power-of-two quantizers, `with_zero`.
     """
     quantizer = QUANTIZERS[name]
     with nn.parameter_scope(name):

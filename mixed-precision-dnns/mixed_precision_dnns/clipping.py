@@ -1,4 +1,4 @@
-"""What keeps the learned scalars of quantizers in order: the solver does not know their limits."""
+"""Clipping of the learned scalars of quantizers, whose limits the solver does not know."""
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +27,7 @@ def clip_gradients(tensors: Sequence[QuantizedTensor]) -> None:
 
 
 def clip_values(tensors: Sequence[QuantizedTensor]) -> None:
-    """Keep ranges in order and all scalars strictly inside of their limits, where alone they get a gradient."""
+    """Keep ranges in order, and all scalars strictly inside their limits: at a limit they would get no gradient."""
     for tensor in tensors:
         if tensor.spec.parametrization.is_range:
             smallest, xmax = tensor.scalars.values()

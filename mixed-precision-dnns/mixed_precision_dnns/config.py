@@ -27,7 +27,7 @@ class QuantizationConfig:
 
     script: ClassVar[str]    # that runs these experiments
     cfg_file: ClassVar[str]    # that it reads by default
-    tops: ClassVar[tuple[int, ...]] = (1,)    # the errors that are measured: the class is not among the k best answers
+    tops: ClassVar[tuple[int, ...]] = (1,)    # errors to measure: the class is not among the k best
     has_published_script: ClassVar[bool] = False
     # The network to start from is trained with these settings of the run that needs it.
     start_keys: ClassVar[tuple[str, ...]] = ("epochs", "batch_size", "steps_per_epoch", "seed", "held_out", "data_dir")

@@ -21,18 +21,8 @@ def log_epoch(run: Run, cfg: QuantizationConfig, errors: Sequence[float], sizes:
               learning_rate: float, tensors: Sequence[QuantizedTensor]) -> None:
     """Log the epoch that ends, save, and print a line.
 
-    Parameters
-    ----------
-    run : Run
-    cfg : QuantizationConfig
-    errors : sequence of float
-        Of the images that the best parameters are chosen by, for each of `cfg.tops`.
-    sizes : (float, float)
-        Of weights and of activations, in kB.
-    learning_rate : float
-        Of the epoch.
-    tensors : sequence of QuantizedTensor
-        Those that are learned.
+    `errors` are of the images that the best parameters are chosen by, one for each of `cfg.tops`; `sizes` are those of
+    weights and of activations, in kB; `tensors` are those whose scalars are learned.
     """
     weight_kbytes, activation_kbytes = sizes
     values = run.last if cfg.as_published else run.means()

@@ -18,19 +18,8 @@ from mixed_precision_dnns.tensor_table import format_table, mean_bits, tensor_ta
 def top_errors(predict: Callable[[np.ndarray], np.ndarray], batches: Batches, tops: Sequence[int]) -> list[float]:
     """Shares of images whose class is not among the k best answers.
 
-    Parameters
-    ----------
-    predict : callable
-        From images (batch, channels, height, width) to logits (batch, classes).
-    batches : Batches
-        Iterable of images and labels.
-    tops : sequence of int
-        Each k.
-
-    Returns
-    -------
-    list of float
-        0 to 1.
+    `predict` maps images (batch, channels, height, width) to logits (batch, classes). There is a share, 0 to 1, for
+    each k in `tops`.
     """
     ranks = np.concatenate([ranks_of_labels(predict(image), label[:, 0])
                             for image, label in progress(batches, total=len(batches), desc="evaluating")])
@@ -40,14 +29,7 @@ def top_errors(predict: Callable[[np.ndarray], np.ndarray], batches: Batches, to
 def ranks_of_labels(logits: np.ndarray, label: np.ndarray) -> np.ndarray:
     """Number of classes that come before the right one: larger logits, equal ones before it, and NaN.
 
-    Parameters
-    ----------
-    logits : float32 (batch, classes)
-    label : int (batch,)
-
-    Returns
-    -------
-    int64 (batch,)
+    `logits` are float32 (batch, classes), `label` int (batch,); the result is int64 (batch,).
     """
     own = logits[np.arange(len(label)), label][:, np.newaxis]
     earlier = (logits == own) & (np.arange(logits.shape[1]) < label[:, np.newaxis])

@@ -140,12 +140,7 @@ def latencies(networks: Mapping[str, Predict], image: np.ndarray) -> dict[str, f
 def compare(predict: Predict, exported: Predict, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     """Compare the answers of two networks.
 
-    Parameters
-    ----------
-    predict, exported : callable
-        From images to logits; the first takes up to `COMPARED_BATCH` images.
-    images : float32 (n, channels, height, width)
-    labels : int32 (n, 1)
+    `predict` takes up to `COMPARED_BATCH` images, `exported` any number; `labels` are int32 (n, 1).
 
     Returns
     -------

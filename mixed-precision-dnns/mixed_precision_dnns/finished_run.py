@@ -64,16 +64,8 @@ class FinishedRun:
 def load_finished_run(folder: str | Path, weights: str | Path | None = None) -> FinishedRun:
     """Load the parameters of a run into the current parameter scope; no data are needed.
 
-    Parameters
-    ----------
-    folder : path
-        Output folder of train_resnet.py or train_imagenet.py.
-    weights : path, optional
-        Other parameters of the same network than the best ones of the run.
-
-    Returns
-    -------
-    FinishedRun
+    `folder` is the output folder of train_resnet.py or train_imagenet.py. `weights` names other parameters of the same
+    network than the best ones of the run.
 
     Raises
     ------

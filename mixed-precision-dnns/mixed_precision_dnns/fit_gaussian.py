@@ -60,7 +60,7 @@ def first_scalars(start: str, grid: Grid) -> dict[str, float]:
 
 @attrs.frozen(eq=False)
 class Fit:
-    """What a fit went through: arrays over steps + 1 quantizers, the first before any update.
+    """History of a fit: arrays over steps + 1 quantizers, the first before any update.
 
     `scalars` are arrays by name, `error` is 1/2 the mean squared error, `bits` the bit width that the scalars mean.
     """
@@ -91,19 +91,15 @@ def fit(name: str, x: np.ndarray, initial: Mapping[str, float], learning_rate: f
 
     Parameters
     ----------
-    name : str
+    name
         Entry of `common.quantizers.QUANTIZERS`.
-    x : array (samples,)
-    initial : mapping of str to float
-        First value of each scalar; other names are passed over.
-    learning_rate : float
-    steps : int
-    limits : mapping of str to (float, float)
+    x
+        Samples, (samples,).
+    initial
+        First value of each scalar; other names are ignored.
+    learning_rate, steps
+    limits
         Lowest and highest value of each scalar.
-
-    Returns
-    -------
-    Fit
 
     Raises
     ------
@@ -195,10 +191,11 @@ def draw(path: Path, fits: Mapping[tuple[str, str], Fit], best: Mapping[str, flo
 
     Parameters
     ----------
-    path : path
+    path
         PNG to replace.
-    fits : mapping of (start, name) to Fit
-    best : mapping of str to float
+    fits
+        By start and name.
+    best
         Least error on each of `GRIDS`.
     """
     from matplotlib.figure import Figure

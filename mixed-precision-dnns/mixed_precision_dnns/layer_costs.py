@@ -14,7 +14,7 @@ from mixed_precision_dnns.network_size import BITS_PER_KB, FLOAT_BITS, quantized
 from mixed_precision_dnns.quantized_network import build_logits
 
 COLUMNS = ("layer", "weights", "bits", "kbytes", "macs", "input_bits", "bit_operations")
-# Functions that leave quantized values what they are.
+# Functions that leave values on the levels of their quantizer.
 _KEEPING = ("MaxPooling", "MinimumScalar", "Reshape", "Identity")
 
 
@@ -32,16 +32,7 @@ class Layer:
 def trace_layers(cfg: Experiment, image_shape: tuple[int, ...], num_classes: int) -> list[Layer]:
     """List the layers of a network in the order of their weights.
 
-    Parameters
-    ----------
-    cfg : Experiment
-    image_shape : tuple of int
-        (channels, height, width).
-    num_classes : int
-
-    Returns
-    -------
-    list of Layer
+    `image_shape` is (channels, height, width).
     """
     # In the float network each quantizer is a single function, a ReLU.
     with native_functions(), nn.parameter_scope("scratch", OrderedDict()):
@@ -67,13 +58,7 @@ def cost_table(cfg: Experiment, layers: Sequence[Layer],
                activation_bits: int | None = None) -> list[dict[str, Any]]:
     """Describe the layers of a network that has been built in the current parameter scope.
 
-    Parameters
-    ----------
-    cfg : Experiment
-    layers : sequence of Layer
-        From `trace_layers`.
-    activation_bits : int, optional
-        Bits of all activation tensors; those of the network if not given.
+    `layers` are those of `trace_layers`. `activation_bits` replaces the bits of all activation tensors.
 
     Returns
     -------
@@ -105,7 +90,7 @@ def _value(bits):
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums of the table, with mean bits per weight and per multiplication."""
+    """Sums over the rows, with the mean bits per weight and per multiplication."""
     sums = {column: sum(row[column] for row in rows) for column in ("weights", "kbytes", "macs", "bit_operations")}
     mean = {"bits": sum(row["bits"] * row["weights"] for row in rows) / sums["weights"],
             "input_bits": sum(row["input_bits"] * row["macs"] for row in rows) / sums["macs"]}

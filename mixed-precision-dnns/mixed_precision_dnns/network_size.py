@@ -46,15 +46,7 @@ def quantized_tensors(cfg: QuantizationConfig,
                       parameters: Mapping[str, nn.Variable] | None = None) -> list[QuantizedTensor]:
     """List the tensors of a network in the order of its parameters.
 
-    Parameters
-    ----------
-    cfg : QuantizationConfig
-    parameters : mapping of str to nn.Variable
-        All parameters of a network that has been built; those of the current scope if not given.
-
-    Returns
-    -------
-    list of QuantizedTensor
+    `parameters` are all those of a network that has been built; those of the current scope if not given.
     """
     parameters = nn.get_parameters(grad_only=False) if parameters is None else parameters
     tensors = []
@@ -78,15 +70,7 @@ def _tensor(owner, leaf, kind, scope, parameter, cfg, parameters):
 def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable] | None = None) -> nn.Variable:
     """Size of all weights and biases of a network that has been built; those of batch normalization do not count.
 
-    Parameters
-    ----------
-    cfg : QuantizationConfig
-    parameters : mapping of str to nn.Variable
-        As for `quantized_tensors`.
-
-    Returns
-    -------
-    nn.Variable (), in kB
+    The result is an `nn.Variable` () in kB. `parameters` are as for `quantized_tensors`.
     """
     return F.add_n(*(t.kbytes() for t in quantized_tensors(cfg, parameters) if t.kind != "activations"))
 
@@ -97,12 +81,11 @@ def activation_kbytes(cfg: QuantizationConfig, kind: str | None = None,
 
     Parameters
     ----------
-    cfg : QuantizationConfig
-    kind : str
+    cfg, parameters
+        As for `quantized_tensors`.
+    kind
         "max" for the largest tensor, "sum" for all together; `cfg.target_activation_type` if not given. Of several
         largest tensors the first one alone gets a gradient.
-    parameters : mapping of str to nn.Variable
-        As for `quantized_tensors`.
 
     Returns
     -------

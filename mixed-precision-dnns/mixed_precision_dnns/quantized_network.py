@@ -13,7 +13,7 @@ SMALL_IMAGES = (3, 32, 32)    # channels, height, width
 
 @attrs.frozen
 class QuantizedNetwork:
-    """The variables of a graph that training and evaluation read and write; the sizes have shape ()."""
+    """The variables of a graph that its users read and write; the two sizes have shape ()."""
 
     image: nn.Variable    # (batch, channels, height, width), in [-1, 1]
     logits: nn.Variable    # (batch, classes)
@@ -37,19 +37,8 @@ def build_network(cfg: Experiment, batch_size: int, train: bool,
                   image_shape: tuple[int, ...] = SMALL_IMAGES, num_classes: int = 10) -> QuantizedNetwork:
     """Build the network of `cfg` on the parameters of the current scope, which are made where they are missing.
 
-    Parameters
-    ----------
-    cfg : Experiment
-    batch_size : int
-    train : bool
-        Normalize by the statistics of the batch instead of the running ones.
-    image_shape : tuple of int
-        (channels, height, width).
-    num_classes : int
-
-    Returns
-    -------
-    QuantizedNetwork
+    `image_shape` is (channels, height, width). `train` normalizes by the statistics of the batch instead of the running
+    ones.
     """
     image = nn.Variable((batch_size, *image_shape))
     network = QuantizedNetwork(image, build_logits(image, num_classes, cfg, test=not train),

@@ -22,9 +22,9 @@ class Start:
 
 
 def missing_starts(cfg: Experiment, folder: Path, cfg_path: Path, overrides: dict[str, object]) -> list[Start]:
-    """List the experiments, first things first, that `cfg` in `folder` starts from and whose weights are missing.
+    """List the experiments that `cfg` in `folder` starts from and whose weights are missing, in the order to run them.
 
-    Their folders lie beside `folder`. `overrides` are keys and values that they share with `cfg`.
+    Their folders lie beside `folder`. `overrides` are the keys and values that they share with `cfg`.
     """
     if cfg.weightfile is None or not _is_result(cfg.weightfile) or _existing(cfg.weightfile, folder):
         return []
@@ -74,6 +74,6 @@ def load_starting_weights(path: Path, cfg: Experiment, batches: Batches) -> None
 
 
 def is_quantizer_parameter(name: str) -> bool:
-    """Whether a parameter belongs to quantizers, or scales the output: a network to start from may lack or have it."""
+    """Whether a parameter belongs to a quantizer, or scales the output: weights to start from may lack it."""
     return any(scope in name for scope in ("/Wquant/", "/bquant/", "/Aquant/")) or name.endswith(
         ("/W_q", "/b_q", "/scale_layer"))

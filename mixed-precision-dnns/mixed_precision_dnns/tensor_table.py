@@ -42,13 +42,7 @@ def levels_of(tensor: QuantizedTensor, bits: int,
               parameters: Mapping[str, nn.Variable]) -> tuple[float | None, float | None, int]:
     """Find the levels of a quantized tensor.
 
-    Parameters
-    ----------
-    tensor : QuantizedTensor
-    bits : int
-        What `tensor.bits()` gives.
-    parameters : dict of str to nn.Variable
-        All of the network.
+    `bits` are those that `tensor.bits()` gives, `parameters` all those of the network.
 
     Returns
     -------

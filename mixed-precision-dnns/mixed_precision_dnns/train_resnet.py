@@ -72,7 +72,7 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
             run.keep_best(errors[0])
         log_epoch(run, cfg, errors, sizes, solver.learning_rate(), tensors)
     if world().rank == 0:
-        write_published_logs(run, cfg, tensors)    # a kill may have come before the last row
+        write_published_logs(run, cfg, tensors)    # it may have been killed before the last row
         report_best(run, cfg, valid_net, valid_data, test_data)
         print_skipped(train_data, valid_data, test_data)
 

@@ -63,9 +63,9 @@ def test_sizes_and_answers(name, runs):
 def test_the_packed_network_is_the_trained_one(name, runs, cifar):
     stored = packed.load(runs / name / "export" / "weights.mpdnn")
     built = stored.install(5)
-    _, valid, test = eval.load_data(stored.cfg)
+    _, valid, test = eval.load_data(stored.run.cfg)
     expected = json.loads((runs / name / "result.json").read_text())
-    assert evaluate_run(built, stored.cfg, valid, test) == expected
+    assert evaluate_run(built, stored.run.cfg, valid, test) == expected
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

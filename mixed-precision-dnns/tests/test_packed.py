@@ -61,7 +61,7 @@ def test_unpacked_weights_have_the_same_bits(quantizer, tmp_path):
               if name not in expected and not name.endswith("_q")}
     nn.clear_parameters()
     found = packed.load(tmp_path / "a.mpdnn")
-    assert (found.cfg, found.image_shape, found.num_classes) == (cfg, SHAPE, CLASSES)
+    assert found.run == FinishedRun(cfg, SHAPE, CLASSES)
     assert found.parameters.keys() == {**expected, **others}.keys()
     for name, values in {**expected, **others}.items():
         assert found.parameters[name].tobytes() == np.asarray(values, np.float32).tobytes(), name

@@ -25,10 +25,10 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
 from common.quantizers import GRIDS
 from common.runs.config import to_dict
-from mixed_precision_dnns.config import Experiment, config_from
+from mixed_precision_dnns.config import config_from
 from mixed_precision_dnns.finished_run import FinishedRun
 from mixed_precision_dnns.network_size import FLOAT_BITS, QuantizedTensor, quantized_tensors
-from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
+from mixed_precision_dnns.quantized_network import QuantizedNetwork
 from mixed_precision_dnns.tensor_table import levels_of
 
 MAGIC = b"MPDNN\x001\n"
@@ -66,13 +66,7 @@ class Coding:
 def coding_of(tensor: QuantizedTensor, values: np.ndarray, parameters: Mapping[str, nn.Variable]) -> Coding:
     """Find how a weight or bias tensor is to be coded.
 
-    Parameters
-    ----------
-    tensor : QuantizedTensor
-    values : float32 (n,)
-        Its quantized values.
-    parameters : mapping of str to nn.Variable
-        All of the network.
+    `values` are its quantized values, float32 (n,); `parameters` all those of the network.
 
     Returns
     -------
@@ -95,15 +89,7 @@ def coding_of(tensor: QuantizedTensor, values: np.ndarray, parameters: Mapping[s
 def pack(coded: Iterable[tuple[np.ndarray, int]]) -> bytes:
     """Write codes one after the other.
 
-    Parameters
-    ----------
-    coded : iterable of (uint32 (n,), int)
-        Codes, and how many bits each takes, 1 to 32.
-
-    Returns
-    -------
-    bytes
-        The last one is filled up with zeros.
+    `coded` yields codes uint32 (n,), and how many bits each takes, 1 to 32. The last byte is filled up with zeros.
     """
     parts, rest = [], np.zeros(0, np.uint8)
     for codes, bits in coded:
@@ -118,15 +104,7 @@ def pack(coded: Iterable[tuple[np.ndarray, int]]) -> bytes:
 def unpack(stream: bytes, layout: Sequence[tuple[int, int]]) -> Iterator[np.ndarray]:
     """Read what `pack` wrote.
 
-    Parameters
-    ----------
-    stream : bytes
-    layout : iterable of (int, int)
-        Number of codes, and bits of each.
-
-    Yields
-    ------
-    uint32 (n,)
+    `layout` has the number of codes and the bits of each, for every tensor; codes are uint32 (n,).
     """
     content, start = np.frombuffer(stream, np.uint8), 0
     for num, bits in layout:
@@ -145,40 +123,27 @@ def unpack(stream: bytes, layout: Sequence[tuple[int, int]]) -> Iterator[np.ndar
 class Packed:
     """A network read from a file.
 
-    Attributes
-    ----------
-    cfg : Config or ImageNetConfig
-    image_shape : tuple of int
-    num_classes : int
-    parameters : dict of str to float32 array
-        All but the copies of quantized weights; weights and biases have their quantized values.
-    step_sizes : dict of str to float
-        Of the weights that have a fixed quantizer.
-    codings : dict of str to Coding
+    `parameters` are all but the copies of quantized weights: weights and biases have their quantized values.
+    `step_sizes` are those of the weights that have a fixed quantizer.
     """
 
-    cfg: Experiment
-    image_shape: tuple[int, ...]
-    num_classes: int
+    run: FinishedRun
     parameters: dict[str, np.ndarray]
     step_sizes: dict[str, float]
     codings: dict[str, Coding]
 
     def install(self, batch_size: int) -> QuantizedNetwork:
         """Build the network for testing in the current parameter scope, with these parameters."""
-        # Quantized weights are no basis to derive step sizes from anew, as the published script did.
-        cfg = attrs.evolve(self.cfg, published=False) if self.cfg.as_published else self.cfg
-
-        def build():
-            return build_network(cfg, batch_size, False, self.image_shape, self.num_classes)
-
-        build()
+        # The published script derives step sizes from the weights anew; from quantized ones they would be others.
+        cfg = attrs.evolve(self.run.cfg, published=False) if self.run.cfg.as_published else self.run.cfg
+        run = attrs.evolve(self.run, cfg=cfg)
+        run.build(batch_size)
         created = nn.get_parameters(grad_only=False)
         for name, values in self.parameters.items():
             created[name].d = values
         for name, step_size in self.step_sizes.items():
             created[f"{name}_q"].info = types.SimpleNamespace(step_size=step_size)
-        return build()    # fixed quantizers have their step sizes in the graph
+        return run.build(batch_size)    # fixed quantizers have their step sizes in the graph
 
 
 @attrs.frozen
@@ -261,5 +226,6 @@ def load(path: str | Path) -> Packed:
     for entry in description["others"]:
         num = math.prod(entry["shape"])
         parameters[entry["name"]], numbers = numbers[:num].reshape(entry["shape"]), numbers[num:]
-    return Packed(config_from(description["config"], path), tuple(description["image_shape"]),
-                  description["num_classes"], parameters, description["step_sizes"], codings)
+    run = FinishedRun(config_from(description["config"], path), tuple(description["image_shape"]),
+                      description["num_classes"])
+    return Packed(run, parameters, description["step_sizes"], codings)
