@@ -1,6 +1,7 @@
 """The commands of the packages: on the path, by `python -m`, and as scripts."""
 import ast
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,25 @@ def test_an_installation_knows_all_packages():
 
 def test_an_error_leaves_the_process_with_its_status():
     assert_one_line(run_python("-m", "d3net", "fly", cwd=TOP / "d3net"), 2, "python -m d3net fly: no such command")
+
+
+# Libraries that take long to load, and that the text of --help does not need.
+HELP = """
+import contextlib, importlib, io, json, sys
+import nnabla
+heavy = set("av cv2 librosa matplotlib museval norbert onnx onnxruntime PIL scipy.signal sklearn soundfile".split())
+loaded = {}
+for package, command in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        importlib.import_module(f"{package}.{command}").main(["--help"])
+    for library in heavy & sys.modules.keys():
+        loaded.setdefault(library, f"{package} {command}")
+print(json.dumps(loaded))
+"""
+
+
+def test_help_loads_no_library_that_takes_long():
+    commands = [(package.name, command) for package in PACKAGES for command in commands_of(package)]
+    status, out, err = run_python("-c", HELP, json.dumps(commands))
+    assert status == 0, err
+    assert json.loads(out) == {}    # library -> the first command that loads it
