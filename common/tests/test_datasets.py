@@ -5,6 +5,8 @@ import hashlib
 import io
 import pickle
 import struct
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -147,6 +149,14 @@ def test_no_other_module_spells_the_name_of_a_data_set():
                for node in ast.walk(ast.parse(path.read_text()))
                if isinstance(node, ast.Constant) and node.value in DATASETS]
     assert spelled == []
+
+
+def test_flags_and_configurations_need_nothing_that_is_slow_to_import():
+    modules = "batches", "cityscapes", "imagenet", "table"
+    program = "\n".join([*(f"import common.datasets.{module}" for module in modules), "import sys",
+                         "print({'cv2', 'numba', 'PIL', 'scipy', 'sklearn'} & set(sys.modules))"])
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 # CIFAR-10

@@ -36,11 +36,29 @@ from common.layers import batch_normalization, relu
 if TYPE_CHECKING:
     from d3net.hyperparameters import MultiScale
 
-# Dilation of the connection from a source, counted from 0 (the input of the block), to a layer, from 1.
-DILATIONS: dict[str, Callable[[int, int], int]] = {
-    "multidilated": lambda source, layer: 2**source,
-    "per_layer": lambda source, layer: 2 ** (layer - 1),    # as in networks of dilated layers: this one aliases
-    "none": lambda source, layer: 1,
+
+@attrs.frozen
+class Dilation:
+    """A way to choose dilations.
+
+    Parameters
+    ----------
+    title
+        In tables.
+    of
+        Returns the dilation of the connection from a source, counted from 0 (the input of the block), to a layer,
+        counted from 1.
+    """
+
+    title: str
+    of: Callable[[int, int], int]
+
+
+DILATIONS = {
+    "multidilated": Dilation("multidilated", lambda source, layer: 2**source),
+    # As in networks of dilated layers: this one aliases.
+    "per_layer": Dilation("one dilation per layer", lambda source, layer: 2 ** (layer - 1)),
+    "none": Dilation("no dilation", lambda source, layer: 1),
 }
 
 
@@ -80,7 +98,7 @@ class Style:
 
     def dilations(self, source: int, num_layers: int) -> list[int]:
         """Dilations of the connections from a source to all layers behind it, up to number `num_layers`."""
-        return [DILATIONS[self.dilation](source, layer) for layer in range(source + 1, num_layers + 1)]
+        return [DILATIONS[self.dilation].of(source, layer) for layer in range(source + 1, num_layers + 1)]
 
 
 def convolution(x: nn.Variable, outputs: int, kernel: int, style: Style, name: str, dilations: Sequence[int] = (1,),

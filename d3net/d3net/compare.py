@@ -28,11 +28,10 @@ from common.machine.files import make_folder, write_json
 from common.machine.seeding import seed_everything
 from common.runs.schedules import poly_decay
 from common.runs.training import train_step
-from d3net.blocks import Style, convolution, d2_block, normalize
+from d3net.blocks import DILATIONS, Style, convolution, d2_block, normalize
 from d3net.scenes.metrics import ConfusionMatrix
 from d3net.scenes.standardization import standardize
 
-VARIANTS = {"multidilated": "multidilated", "per_layer": "one dilation per layer", "none": "no dilation"}
 SIZE = 64, 128    # of the images, pixels
 FEATURES, GROWTH, LAYERS = 16, 10, 5
 BATCH, RATE, WEIGHT_DECAY = 4, 1e-2, 5e-4
@@ -57,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     scenes = [load_scenes(args.data_dir, split) for split in ("train", "val")]
     folder = make_folder(args.output)
     tasks = [Training(variant, seed, args.steps, args.context, args.device_id, *scenes)
-             for seed in range(args.seeds) for variant in VARIANTS]
+             for seed in range(args.seeds) for variant in DILATIONS]
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         scores = list(progress(pool.map(Training.score, tasks), total=len(tasks), desc="trainings"))
     results = {variant: [score for task, score in zip(tasks, scores, strict=True) if task.variant == variant]
-               for variant in VARIANTS}
+               for variant in DILATIONS}
     write_json(Path(folder) / "result.json", results)
     print(format_table(results))
 
@@ -172,7 +171,7 @@ def format_table(results: dict[str, list[dict[str, float]]]) -> str:
     seeds = len(next(iter(results.values())))
     titles = [title for title, _ in METRICS.values()]
     rows = [["one training each" if seeds == 1 else f"{seeds} trainings each", *titles]]
-    rows += [[VARIANTS[variant], *(_mean_and_deviation([score[name] for score in scores]) for name in METRICS)]
+    rows += [[DILATIONS[variant].title, *(_mean_and_deviation([score[name] for score in scores]) for name in METRICS)]
              for variant, scores in results.items()]
     return align(rows)
 
