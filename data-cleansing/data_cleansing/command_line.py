@@ -38,7 +38,7 @@ class Experiment:
     output: Path
     resume: bool
     overwrite: bool
-    choose_context: Callable[[], str]    # makes nnabla compute where the flags say, and returns where that is
+    choose_context: Callable[[], str]    # makes nnabla compute where the flags say, and returns the name of that place
 
 
 def add_published_flags(parser: argparse.ArgumentParser, *flags: str) -> None:

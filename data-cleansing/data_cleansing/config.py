@@ -12,7 +12,7 @@ from data_cleansing.model import MAPS, cifarnet
 from data_cleansing.training.trajectory import KEEP
 
 FILES = "files"    # of the user, in place of a data set with a name
-AUTO = "auto"    # as suits the method
+AUTO = "auto"    # what the method takes by default
 REMOVALS = ("0", "1", "10", "40", "100", "200", "600", "1000", "3000", "5000", "10000", "30000")
 
 
@@ -25,9 +25,9 @@ class Training:
                                            "CSV list")
     valid_dir: str | None = text(None, help="validation images like data_dir for files; none: a fifth of the others")
     test_dir: str | None = text(None, help="test images like data_dir for files; none: a fifth, always the same")
-    damaged: str = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: say how many")
+    damaged: str = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: leave out")
     side: int = integer(0, at_least=0, at_most=512,
-                        help="side that images are resized to; 0: short edge, 32 to 128 pixels")
+                        help="side that images are resized to; 0: the short edge, but 32 to 128 pixels")
     n_train: int = integer(0, at_least=0, help="training images to take, at random; 0: all")
     n_valid: int = integer(0, at_least=0, help="validation images to take; 0: all")
     n_test: int = integer(0, at_least=0, help="test images to take; 0: all")
@@ -40,11 +40,11 @@ class Training:
     width: float = number(1.0, above=0, at_most=8, help="maps of the layers, as a share of the published 32, 64, 128")
     keep: str = choice(KEEP[0], KEEP,
                        help="parameters to store: the final ones, those before all steps of the last or of all epochs, "
-                            "or between epochs; what a method needs beside is computed again")
+                            "or between epochs; what else a method needs is computed again")
     keep_every: int = integer(1, at_least=1, help="for last and all: before every so many steps")
     n_trials: int = integer(6, at_least=1, help="trainings, each with a split and first values of its own")
     jobs: int = integer(1, at_least=1, help="trials at a time, each in a process of its own; results are the same")
-    seed: int = integer(0, at_least=0, at_most=2 ** 31 - 1000, help="of the first trial; the next ones count on")
+    seed: int = integer(0, at_least=0, at_most=2 ** 31 - 1000, help="of the first trial; later ones count on from it")
 
     @property
     def seeds(self) -> range:
@@ -64,12 +64,12 @@ class Scoring:
     methods: tuple[str, ...] = names((EVERY_STEP, FINAL), options=tuple(METHODS),
                                      help="how to score; random is always among them")
     published: bool = flag(False, help="compute as the published code does, with its divisor, normalization and sign")
-    hessian: str = choice(AUTO, (AUTO, *HESSIANS), help="for final and every_step")
+    hessian: str = choice(AUTO, (AUTO, *HESSIANS), help="Hessian that final and every_step take")
     normalization: str = choice(AUTO, (AUTO, *NORMALIZATIONS),
-                                help="for final, every_step and checkpoints: of the images whose gradients are taken")
+                                help="how final, every_step and checkpoints normalize the images that they score")
     score_epochs: str = choice(AUTO, (AUTO, *EPOCHS),
-                               help="for final, every_step and checkpoints: to walk back through")
-    damping: float = number(10.0, above=0, help="for koh_liang")
+                               help="epochs that final, every_step and checkpoints walk back through")
+    damping: float = number(10.0, above=0, help="damping of koh_liang")
 
 
 @attrs.frozen(kw_only=True, slots=False)

@@ -18,7 +18,7 @@ from data_cleansing.influence import influence_scores
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
-from data_cleansing.training.trainer import Trainer, evaluate, retrain
+from data_cleansing.training.trainer import Trainer, evaluate
 from data_cleansing.training.trajectory import steps_to_store
 
 if TYPE_CHECKING:
@@ -93,10 +93,6 @@ def compare_with_retraining(num_images: int = IMAGES, seed: int = 0) -> Comparis
         To train with, and to validate with.
     seed : int
         Of the choice of images, and of the first parameters.
-
-    Returns
-    -------
-    Comparison
     """
     train, valid, _ = (images.subset(np.arange(min(num_images, len(images))))
                        for images in load_named(DIGITS, seed, side=SIDE))
@@ -109,12 +105,18 @@ def compare_with_retraining(num_images: int = IMAGES, seed: int = 0) -> Comparis
     final = trainer.layout.values()
     scores = {(method, hessian): influence_scores(softmax_regression, train, valid, record, method, hessian=hessian,
                                                   cache=cache) for method, hessian in VARIANTS}
-    first = record.first_step(record.num_epochs - 1)
     unchanged, _ = evaluate(softmax_regression, valid)
-    changes = [retrain(trainer, cache.load(first), first, [row], [valid])[0][0] - unchanged
-               for row in range(len(train))]
+    changes = np.array([_loss_without(row, trainer, cache, valid) for row in range(len(train))]) - unchanged
     trainer.layout.assign(final)
-    return Comparison(np.array(changes), scores)
+    return Comparison(changes, scores)
+
+
+def _loss_without(row, trainer, cache, valid):
+    """Train the last epoch again without an image; returns the validation loss."""
+    first = trainer.record.first_step(trainer.record.num_epochs - 1)
+    trainer.layout.assign(cache.load(first))
+    trainer.run(first, without={row})
+    return evaluate(trainer.network, valid)[0]
 
 
 def format_table(comparison: Comparison) -> str:

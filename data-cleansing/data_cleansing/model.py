@@ -17,7 +17,6 @@ def cifarnet(image: nn.Variable, train: bool, num_classes: int = 10, maps: Seque
         Height and width at least 2 ** len(maps).
     train : bool
         Normalize by the statistics of the batch, otherwise by the running ones.
-    num_classes : int
     maps : sequence of int
         Maps of each block.
 

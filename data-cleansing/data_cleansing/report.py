@@ -11,7 +11,7 @@ from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.errors import UsageError
 from data_cleansing.command_line import add_published_flags
-from data_cleansing.results.html_report import SHOWN, write_report
+from data_cleansing.results.html_report import NUM_IMAGES, write_report
 from data_cleansing.results.run_folder import read_config
 from data_cleansing.results.score_files import methods_with_scores
 
@@ -19,7 +19,7 @@ from data_cleansing.results.score_files import methods_with_scores
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of cleanse.py, or of train.py after score.py")
-    parser.add_argument("--num-images", type=positive_int, default=SHOWN, metavar="N",
+    parser.add_argument("--num-images", type=positive_int, default=NUM_IMAGES, metavar="N",
                         help="worst and best images of each method to show (default: %(default)s)")
     cli.add_context_flags(parser)
     add_published_flags(parser, "device_id")

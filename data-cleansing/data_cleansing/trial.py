@@ -1,4 +1,4 @@
-"""One trial of an experiment: train, score, retrain. What is there already is not computed again."""
+"""One trial of an experiment: train, score, retrain. Results that are there already are not computed again."""
 import contextlib
 import csv
 import math
@@ -38,8 +38,8 @@ LOG_HEADER = ("epoch", "train_loss", "valid_loss", "valid_accuracy")
 
 
 @contextlib.contextmanager
-def _interrupts_as_such():
-    """Raise an interrupt as one that nnabla has turned into a SystemError, because it came within a Python function."""
+def _unwrapped_interrupts():
+    """Raise a KeyboardInterrupt again where nnabla, interrupted in a Python function, has raised a SystemError."""
     try:
         yield
     except SystemError as error:
@@ -57,8 +57,6 @@ def run_trials(cfg: Config, folder: str | Path, choose_context: Callable[[], obj
 
     Parameters
     ----------
-    cfg : data_cleansing.config.Config
-    folder : path
     choose_context : callable
         `choose_context()` makes nnabla compute where it should; it is called in the process of each trial.
     stages : callable
@@ -85,8 +83,6 @@ class Trial:
 
     Parameters
     ----------
-    cfg : data_cleansing.config.Config
-    folder : path
     seed : int
         Of the split and the first parameters.
 
@@ -109,7 +105,7 @@ class Trial:
         self.cache = ParameterCache(self.layout, self.training / "parameters")
 
     def _settings(self):
-        """All that the parameters depend on; the hash of the images stands for many."""
+        """All that the parameters depend on; a hash of the images stands for the keys that choose them."""
         sets = (self.train_images, self.valid_images, self.test_images)
         arrays = [array for images in sets for array in (images.pixels, images.labels)]
         return {"seed": self.seed, "n_epochs": self.cfg.n_epochs, "batch_size": self.cfg.batch_size, "lr": self.cfg.lr,
@@ -125,7 +121,7 @@ class Trial:
         """Whether the training is complete."""
         return (self.training / "final_model.h5").exists()
 
-    @_interrupts_as_such()
+    @_unwrapped_interrupts()
     def train(self) -> None:
         """Train, or go on from the last epoch that was finished."""
         if self.is_trained:
@@ -164,7 +160,7 @@ class Trial:
         return (epoch + 1, float(np.mean(losses)), *evaluate(self.trainer.network, self.valid_images))
 
     def _write_predictions(self):
-        """Keep what the network makes of its training images, for the report."""
+        """Store the classes and losses of the training images, which the report shows."""
         logits, losses = predict(self.trainer.network, self.train_images)
         with replacing(self.training / "predictions.npz") as temporary:
             np.savez(temporary, classes=logits.argmax(1), losses=losses)
@@ -174,7 +170,7 @@ class Trial:
         with np.load(self.training / "predictions.npz", allow_pickle=False) as file:
             return file["classes"], file["losses"]
 
-    @_interrupts_as_such()
+    @_unwrapped_interrupts()
     def score(self) -> None:
         """Score by all methods of the configuration; each writes its file.
 
@@ -187,8 +183,7 @@ class Trial:
             path = influence_path(self.folder, method, self.seed)
             check_settings(path.parent, self._score_settings(method), "scored")
             if path.exists():
-                read = read_influence(path, len(self.train_images))
-                self._say_scores(method, read, "there already")
+                self._print_scores(method, read_influence(path, len(self.train_images)), "there already")
                 continue
             state = path.with_name(f"state_{self.seed}.npz")
             self.layout.assign(self.cache.load(self.record.num_steps))
@@ -199,7 +194,7 @@ class Trial:
                 raise UserError(f"{method}: scores are not finite; lower the learning rate, or raise damping")
             write_influence(path, scores, self.train_images)
             state.unlink(missing_ok=True)
-            self._say_scores(method, scores, "written")
+            self._print_scores(method, scores, "written")
 
     def _score_settings(self, method: str) -> dict[str, Any]:
         """Arguments of `influence_scores` that the scores of a method depend on."""
@@ -208,11 +203,11 @@ class Trial:
                   "normalization": cfg.normalization, "epochs": cfg.score_epochs}
         return {name: None if values[name] == AUTO else values[name] for name in METHODS[method].arguments}
 
-    def _say_scores(self, method, scores, what):
-        print(f"seed {self.seed}, {method}: {len(scores)} scores from {scores.min():.3g} to {scores.max():.3g}, {what}",
-              flush=True)
+    def _print_scores(self, method, scores, state):
+        extremes = f"from {scores.min():.3g} to {scores.max():.3g}"
+        print(f"seed {self.seed}, {method}: {len(scores)} scores {extremes}, {state}", flush=True)
 
-    @_interrupts_as_such()
+    @_unwrapped_interrupts()
     def retrain(self, methods: Sequence[str] | None = None) -> None:
         """Retrain without the worst images of each method, those of the configuration if not given; each number of
         images writes its file.
@@ -237,7 +232,7 @@ class Trial:
                     rows = unchanged    # the same for all methods
                 else:
                     rows = self._retrain_without(self._worst(method, removed))
-                    self._say_measures(method, removed, rows[-1])
+                    self._print_measures(method, removed, rows[-1])
                 if not path.exists():
                     make_folder(path.parent)
                     write_csv(path, MEASURES, rows)
@@ -259,7 +254,7 @@ class Trial:
             rows.append([valid_loss, test_loss, valid_accuracy, test_accuracy])
         return rows
 
-    def _say_measures(self, method, removed, row):
+    def _print_measures(self, method, removed, row):
         removed_by = f"{removed} worst of {method} removed" if removed else "nothing removed"
         print(f"seed {self.seed}, {removed_by}: validation accuracy {row[2]:.2%}, test accuracy {row[3]:.2%}",
               flush=True)

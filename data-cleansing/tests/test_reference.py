@@ -17,7 +17,7 @@ from data_cleansing.influence.gradients import validation_gradient
 from data_cleansing.model import cifarnet
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
-from data_cleansing.training.trainer import Trainer, evaluate, retrain
+from data_cleansing.training.trainer import Trainer, evaluate
 from data_cleansing.training.trajectory import steps_to_store
 
 DATA = Path(__file__).parent / "data"
@@ -94,8 +94,10 @@ def test_training_and_retraining(case, fill):
 
     first = 0 if cfg.retrain_all else record.first_step(cfg.epochs - 1)
     for number, count in enumerate(expected["removals"]):
-        (valid_loss, valid_accuracy), (test_loss, test_accuracy) = retrain(
-            trainer, cache.load(first), first, expected["removal_order"][:count], [case.valid, case.test])
+        layout.assign(cache.load(first))
+        trainer.run(first, without=set(expected["removal_order"][:count]))
+        (valid_loss, valid_accuracy), (test_loss, test_accuracy) = (
+            evaluate(trainer.network, images) for images in (case.valid, case.test))
         np.testing.assert_allclose(valid_loss, expected["retrain_val_loss"][number], rtol=3e-3)
         np.testing.assert_allclose(test_loss, expected["retrain_test_loss"][number], rtol=3e-3)
         assert abs(valid_accuracy - expected["retrain_val_accuracy"][number]) < 1.01 / len(case.valid)

@@ -7,7 +7,7 @@ from common.machine.errors import UsageError, UserError
 from data_cleansing.model import cifarnet
 from data_cleansing.training.parameters import Layout, ParameterCache
 from data_cleansing.training.record import published_record
-from data_cleansing.training.trainer import Trainer, evaluate, predict, retrain
+from data_cleansing.training.trainer import Trainer, evaluate, predict
 from data_cleansing.training.trajectory import Trajectory, steps_to_store
 
 
@@ -72,8 +72,8 @@ def test_a_batch_of_which_nothing_is_left_changes_nothing(trainer):
 
 
 def test_removing_all_images_but_one(trainer, random_images):
-    start = trainer.layout.values()
-    (loss, accuracy), = retrain(trainer, start, 6, set(range(1, 11)), [random_images(5, seed=1)])
+    trainer.run(6, without=set(range(1, 11)))
+    loss, accuracy = evaluate(trainer.network, random_images(5, seed=1))
     assert np.isfinite(loss) and 0 <= accuracy <= 1
 
 
@@ -81,7 +81,8 @@ def test_removing_all_images_but_one(trainer, random_images):
 def test_retraining_without_removal_gives_the_same_bits(trainer, first):
     cache = ParameterCache(trainer.layout)
     final = trained(trainer, cache)
-    retrain(trainer, cache.load(first), first, (), [])
+    trainer.layout.assign(cache.load(first))
+    trainer.run(first)
     np.testing.assert_array_equal(trainer.layout.values(), final)
 
 

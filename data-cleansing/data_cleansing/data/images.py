@@ -87,10 +87,6 @@ def prepare(arrays: Sequence[np.ndarray], labels: np.ndarray, class_names: Seque
         As in `Images`.
     side : int, optional
         `network_side` of the first image if not given.
-
-    Returns
-    -------
-    Images
     """
     side = network_side(*arrays[0].shape[1:]) if side is None else side
     if all(array.shape[1:] == (side, side) for array in arrays):
@@ -124,7 +120,6 @@ def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
 
     Parameters
     ----------
-    path : pathlib.Path
     channels : 1 or 3, optional
         Convert to grey or colour; otherwise a grey image has 1 channel and any other 3.
 

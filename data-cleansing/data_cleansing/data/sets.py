@@ -20,7 +20,6 @@ def load_data(cfg: Training, seed: int) -> tuple[Images, Images, Images, np.ndar
 
     Parameters
     ----------
-    cfg : data_cleansing.config.Training
     seed : int
         Chooses the validation images, unless they have a source of their own, and the labels to flip.
 
@@ -80,17 +79,13 @@ def _take(images, num, key, seed):
 
 
 def flip_labels(images: Images, share: float, seed: int) -> tuple[Images, np.ndarray]:
-    """Give a share of the images a wrong label, drawn from the other classes.
-
-    Parameters
-    ----------
-    images : Images
-    share : float, 0 to 1
-    seed : int
+    """Give a share of the images, 0 to 1, a wrong label, drawn from the other classes.
 
     Returns
     -------
-    (images, flipped) : Images, bool (len(images),)
+    images : Images
+    flipped : bool (len(images),)
+        Which ones got a wrong label.
     """
     rng = np.random.default_rng((_FLIP_SEED, seed))
     flipped = np.zeros(len(images), bool)

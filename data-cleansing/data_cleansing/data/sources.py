@@ -24,10 +24,8 @@ def load_named(name: str, split_seed: int = 0, data_dir: str | Path | None = Non
 
     Parameters
     ----------
-    name : str
     split_seed : int
         Chooses the validation images among those for training, as the published code does (`record.split`).
-    data_dir : path, optional
     side : int, optional
         That the images are resized to; `network_side` of the first one if not given.
 
@@ -71,10 +69,6 @@ def load_files(source: str | Path, like: Images | None = None, side: int | None 
         That the images are resized to, unless `like` says it.
     on_damaged : callable, optional
         `on_damaged(errors)` is told of images that cannot be read, a UserError each, and they are left out.
-
-    Returns
-    -------
-    Images
 
     Raises
     ------

@@ -45,7 +45,6 @@ def build(network: Network, image: nn.Variable, train: bool,
     network : callable
         `network(image, train)` returns logits; makes the parameters in the current scope that are missing.
     image : nn.Variable (batch, channels, height, width)
-    train : bool
     directions : dict of nn.Variable to nn.Variable, optional
         Along what each parameter moves.
     per_image : bool
@@ -90,7 +89,6 @@ def is_samplewise(network: Network, image: nn.Variable) -> bool:
 
     Parameters
     ----------
-    network : callable
     image : nn.Variable (batch, channels, height, width)
         With a batch of two or more.
 
@@ -129,7 +127,6 @@ def _rewrite(function, inputs, per_image, in_order):
     ----------
     function : nnabla function
     inputs : list of (nn.Variable, nn.Variable or None)
-    per_image : bool
     in_order : bool
         Of sums in convolutions. For the score of a single image it matters on which side of a ReLU a pixel falls.
     """

@@ -21,13 +21,10 @@ class DirectionalLoss:
 
     Parameters
     ----------
-    network : callable
-    batch_size : int
     image_shape : (channels, height, width)
     normalization : str
         `single`: each image is a batch of one; `batch`: by the statistics of the batch, which move with the parameters;
         `test`: by the running statistics.
-    layout : data_cleansing.training.parameters.Layout
     """
 
     def __init__(self, network: Network, batch_size: int, image_shape: Shape, normalization: str,
@@ -109,7 +106,6 @@ class BatchScores:
     normalization : str
         Of the scores, one of `NORMALIZATIONS`. The Hessian is that of the network in test mode for `test`, otherwise
         that of the mean loss of the whole batch as in training.
-    layout : data_cleansing.training.parameters.Layout
     """
 
     def __init__(self, network: Network, image_shape: Shape, normalization: str, layout: Layout) -> None:
@@ -144,9 +140,6 @@ def validation_gradient(network: Network, images: Images, layout: Layout, group:
 
     Parameters
     ----------
-    network : callable
-    images : data_cleansing.data.images.Images
-    layout : data_cleansing.training.parameters.Layout
     group : int, optional
         Take means over groups of so many images, and divide their sum by the number of all images: a scale that
         the published code has in one place.

@@ -1,4 +1,4 @@
-"""All methods that score: what is known of each stands in its row of `METHODS`."""
+"""The table of all methods that score. What is known of a method stands in its row, and nowhere else."""
 from collections.abc import Callable
 from functools import partial
 

@@ -57,7 +57,7 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
         as in training, by the statistics of its batch; `test`: by the running ones.
     epochs : str, for `final`, `every_step` and `checkpoints`
         `last` or `all`: which ones to walk back through. Default: `all` for `checkpoints`, otherwise `last`.
-    cache : data_cleansing.training.parameters.ParameterCache
+    cache : ParameterCache, for `every_step` and `checkpoints`
     damping : float, for `koh_liang`
         10 as published for CIFAR-10; 0.1 was for MNIST and STL-10.
     seed : int, for `random`

@@ -1,4 +1,4 @@
-"""Scores by walking back through the steps of a training; `data_cleansing.influence.scores` tells the mathematics."""
+"""Scores by walking back through the steps of a training; `data_cleansing.influence.scores` has the equations."""
 from collections.abc import Callable
 
 import numpy as np
@@ -47,7 +47,6 @@ def scores(problem: Problem, parameters_of: Callable[[Problem], ParametersOf], r
 
     Parameters
     ----------
-    problem : Problem
     parameters_of : callable
         `final_parameters`, `parameters_before_steps` or `parameters_after_epochs`.
     renew : bool

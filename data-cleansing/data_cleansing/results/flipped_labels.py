@@ -41,10 +41,6 @@ def precision_at(scores: np.ndarray, wrong: np.ndarray, k: int) -> float:
     scores : float (n,)
     wrong : bool (n,)
     k : int, 1 to n
-
-    Returns
-    -------
-    float
     """
     return float(np.asarray(wrong)[np.argsort(scores, kind="stable")[:k]].mean())
 

@@ -18,7 +18,7 @@ from data_cleansing.results.score_files import SIGN, influence_path, methods_wit
 from data_cleansing.training.record import TrainingRecord
 from data_cleansing.trial import Trial
 
-SHOWN = 24    # worst images of each method, and best ones
+NUM_IMAGES = 24    # worst images of each method, and as many best ones
 LARGEST = 64    # pixels: side of an image in the report
 CACHE_HEADER = ("cache", "what is kept", "bytes")
 STYLE = """body { font: 15px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -29,7 +29,7 @@ figure img { width: 64px; height: 64px; image-rendering: pixelated; display: blo
 .flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
 
 
-def write_report(folder: str | Path, cfg: Config, shown: int = SHOWN) -> None:
+def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) -> None:
     """Write `report.html`, `summary/`, `fig/`, `cleaned/`, `detection.csv`, `cache.csv` and `leave_one_out.csv`.
 
     Their tables are printed. The parameters of the current scope are replaced.
@@ -38,9 +38,8 @@ def write_report(folder: str | Path, cfg: Config, shown: int = SHOWN) -> None:
     ----------
     folder : path
         Of a run that was trained and scored.
-    cfg : data_cleansing.config.Config
-    shown : int
-        Images of each kind in the report.
+    num_images : int
+        Worst images of each method in the report, and best ones.
     """
     folder = Path(folder)
     measures = accuracy.summarize(folder)
@@ -54,7 +53,7 @@ def write_report(folder: str | Path, cfg: Config, shown: int = SHOWN) -> None:
         write_cleaned(folder, trial, method, removed)
         if not cache:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
-            images = _rankings(folder, trial, shown)
+            images = _rankings(folder, trial, num_images)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
         write_csv(folder / "detection.csv", DETECTION_HEADER, detection)
@@ -77,7 +76,6 @@ def cache_sizes(num_values: int, record: TrainingRecord) -> list[tuple[str, str,
     ----------
     num_values : int
         Of the network, statistics of batch normalization included; 307818 in the paper's for MNIST.
-    record : data_cleansing.training.record.TrainingRecord
 
     Returns
     -------
@@ -136,7 +134,7 @@ def _beside_retraining(comparison):
             f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{_table(HEADER, rows)}</details>")
 
 
-def _rankings(folder, trial, shown):
+def _rankings(folder, trial, num_images):
     """The worst and the best images of each method but chance, and the histogram of its scores."""
     classes, losses = trial.predictions()
     parts = []
@@ -148,8 +146,8 @@ def _rankings(folder, trial, shown):
         parts.append(f"<h2>{_text(method)}, seed {trial.seed}</h2>{_plot(_histogram(scores))}")
         parts += [f"<h3>{title}</h3><div class='images'>"
                   + "".join(_image(trial, int(row), scores[row], classes[row], losses[row]) for row in rows)
-                  + "</div>" for title, rows in (("Worst: lowest scores", order[:shown]),
-                                                 ("Best: highest scores", order[::-1][:shown]))]
+                  + "</div>" for title, rows in (("Worst: lowest scores", order[:num_images]),
+                                                 ("Best: highest scores", order[::-1][:num_images]))]
     return "".join(parts)
 
 

@@ -85,7 +85,6 @@ def check_settings(folder: str | Path, values: Mapping[str, object], done: str) 
 
     Parameters
     ----------
-    folder : path
     values : dict
         JSON-able.
     done : str

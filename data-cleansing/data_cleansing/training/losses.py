@@ -16,7 +16,6 @@ class Loss:
     ----------
     network : callable
         `network(image, train)` returns logits.
-    batch_size : int
     image_shape : (channels, height, width)
     train : bool
         Normalize by the statistics of the batch, and let the running ones follow.

@@ -112,13 +112,6 @@ def published_record(num_images: int, epochs: int, batch_size: int, learning_rat
     ----------
     num_images, epochs, batch_size : int
         The last batch of an epoch may be smaller.
-    learning_rate : float
-    split_seed : int
-    augment : bool
-
-    Returns
-    -------
-    TrainingRecord
     """
     order = permutation(num_images, split_seed)
     rows = np.concatenate([order[permutation(num_images, epoch)] for epoch in range(epochs)])

@@ -1,5 +1,5 @@
 """Plain gradient descent as a record says, again from any step of it, and without some of the images."""
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection
 
 import nnabla.solvers as S
 import numpy as np
@@ -24,7 +24,6 @@ class Trainer:
         `network(image, train)` returns logits. Its parameters are made in the current scope where they are missing.
     images : data_cleansing.data.images.Images
         To train on.
-    record : data_cleansing.training.record.TrainingRecord
     """
 
     def __init__(self, network: Network, images: Images, record: TrainingRecord) -> None:
@@ -44,7 +43,6 @@ class Trainer:
 
         Parameters
         ----------
-        step : int
         without : set of int
             Rows of the training set.
 
@@ -79,8 +77,6 @@ class Trainer:
 
         Parameters
         ----------
-        first, stop : int
-        without : set of int
         before_step : callable, optional
             `before_step(step)` is called before each step, and for `stop` at the end.
 
@@ -98,32 +94,6 @@ class Trainer:
         if before_step is not None:
             before_step(stop)
         return losses
-
-
-def retrain(trainer: Trainer, start: np.ndarray, first: int, without: Iterable[int],
-            measured: Sequence[Images]) -> list[tuple[float, float]]:
-    """Train again from a step on, leaving images out.
-
-    Parameters
-    ----------
-    trainer : Trainer
-    start : float32 (layout.size,)
-        Parameters before step `first`.
-    first : int
-        As published, the first step of the last epoch.
-    without : iterable of int
-        Rows of the training set.
-    measured : sequence of Images
-        What to measure the network on afterwards.
-
-    Returns
-    -------
-    list of (loss, accuracy)
-        Of each of `measured`, from `evaluate`. The parameters stay those at the end.
-    """
-    trainer.layout.assign(start)
-    trainer.run(first, without=frozenset(int(row) for row in without))
-    return [evaluate(trainer.network, images) for images in measured]
 
 
 def predict(network: Network, images: Images) -> tuple[np.ndarray, np.ndarray]:

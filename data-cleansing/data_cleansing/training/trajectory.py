@@ -1,4 +1,4 @@
-"""The parameters before each step of a training: which ones are stored, and those between, which are computed again."""
+"""The parameters before each step of a training: some are stored, those between are computed again."""
 import numpy as np
 
 from common.machine.errors import UsageError
@@ -7,7 +7,7 @@ from data_cleansing.training.record import TrainingRecord
 from data_cleansing.training.trainer import Trainer
 
 KEEP = ("final", "last", "all", "epochs")    # what a training may store, as `steps_to_store` says
-_HELD = 256    # steps in a row whose parameters a trajectory holds; of those before, one in so many
+_HELD = 256    # steps in a row that a trajectory holds in memory; of earlier ones it holds one in so many
 
 
 def steps_to_store(record: TrainingRecord, keep: str = KEEP[0], every: int = 1) -> set[int]:
@@ -15,16 +15,11 @@ def steps_to_store(record: TrainingRecord, keep: str = KEEP[0], every: int = 1) 
 
     Parameters
     ----------
-    record : TrainingRecord
     keep : str
         `final`: the first and the final ones, and those before the last epoch, from which retraining starts; `last`:
         also before the steps of the last epoch; `all`: before all steps; `epochs`: before and after all epochs.
     every : int
         For `last` and `all`: before every so many steps of an epoch; those between are computed again when needed.
-
-    Returns
-    -------
-    set of int
     """
     starts = [record.first_step(epoch) for epoch in range(record.num_epochs + 1)]
     steps = {0, *starts[-2:]}
@@ -47,7 +42,6 @@ class Trajectory:
     ----------
     trainer : Trainer
         Its current parameters are overwritten.
-    cache : data_cleansing.training.parameters.ParameterCache
     """
 
     def __init__(self, trainer: Trainer, cache: ParameterCache) -> None:
