@@ -6,6 +6,6 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress(iterable: Iterable, **kwargs: Any) -> tqdm:
+def progress(iterable: Iterable | None, **kwargs: Any) -> tqdm:
     """Wrap `iterable` in a tqdm bar that vanishes when done; there is none where stdout is not a terminal."""
     return tqdm(iterable, disable=not sys.stdout.isatty(), leave=False, dynamic_ncols=True, **kwargs)

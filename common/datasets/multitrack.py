@@ -1,6 +1,7 @@
 """Songs of several stems, of which any stretch can be read: in audio files or in memory."""
 import contextlib
 import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -17,24 +18,24 @@ _COUNTED = 1 << 18    # frames decoded at once where only that tells how many th
 class FileStem:
     """A stream of an audio file: its first two channels, or its only one on both sides."""
 
-    path = attrs.field(converter=Path)
-    stream = attrs.field()
-    sample_rate = attrs.field()    # Hz
-    num_frames = attrs.field()
+    path: Path = attrs.field(converter=Path)
+    stream: int
+    sample_rate: int    # Hz
+    num_frames: int
 
     @classmethod
-    def probe(cls, path, stream=0):
+    def probe(cls, path: str | Path, stream: int = 0) -> "FileStem":
         """Look into a file, all through it where its format does not tell the length; errors as of `AudioReader`."""
         with AudioReader(path, stream) as reader:
-            return cls(path, stream, reader.sample_rate, reader.num_frames or _count(reader))
+            return cls(Path(path), stream, reader.sample_rate, reader.num_frames or _count(reader))
 
-    def key(self):
+    def key(self) -> list[str | int]:
         """Something JSON-able that changes with the content."""
         status = self.path.stat()
         return [self.path.name, self.stream, status.st_size, status.st_mtime_ns]
 
     @contextlib.contextmanager
-    def open(self):
+    def open(self) -> Iterator[Callable[[int, int], np.ndarray]]:
         """Yield a function `read(start, num)` of frame numbers that returns float32 (num, 2)."""
         with AudioReader(self.path, self.stream) as reader:
             def read(start, num):
@@ -48,7 +49,7 @@ class FileStem:
             yield read
 
 
-def _count(reader):
+def _count(reader: AudioReader) -> int:
     total = 0
     while block := len(reader.read(_COUNTED)):
         total += block
@@ -59,18 +60,18 @@ def _count(reader):
 class ArrayStem:
     """A stem in memory, float32 (frames, 2); its methods are those of `FileStem`."""
 
-    audio = attrs.field()
-    sample_rate = attrs.field()    # Hz
+    audio: np.ndarray
+    sample_rate: int    # Hz
 
     @property
-    def num_frames(self):
+    def num_frames(self) -> int:
         return len(self.audio)
 
-    def key(self):
-        return hashlib.sha256(np.ascontiguousarray(self.audio)).hexdigest()
+    def key(self) -> str:
+        return hashlib.sha256(np.ascontiguousarray(self.audio).data).hexdigest()
 
     @contextlib.contextmanager
-    def open(self):
+    def open(self) -> Iterator[Callable[[int, int], np.ndarray]]:
         yield lambda start, num: self.audio[start:start + num]
 
 
@@ -80,34 +81,34 @@ class Track:
 
     Attributes
     ----------
-    name : str
-    stems : dict of str to FileStem or ArrayStem
+    name
+    stems
         Source -> stem, all of one sample rate. The mixture is among them, unless it is their sum.
     """
 
-    name = attrs.field()
-    stems = attrs.field()
+    name: str
+    stems: Mapping[str, FileStem | ArrayStem]
 
     @property
-    def sources(self):
+    def sources(self) -> tuple[str, ...]:
         """Names of the sources, without the mixture."""
         return tuple(source for source in self.stems if source != MIXTURE)
 
     @property
-    def sample_rate(self):
+    def sample_rate(self) -> int:
         return next(iter(self.stems.values())).sample_rate
 
     @property
-    def num_frames(self):
+    def num_frames(self) -> int:
         """Length of the shortest stem, in samples; what others have beyond it is never read."""
         return min(stem.num_frames for stem in self.stems.values())
 
     @property
-    def duration(self):
+    def duration(self) -> float:
         """Seconds."""
         return self.num_frames / self.sample_rate
 
-    def read(self, source, start, num):
+    def read(self, source: str, start: int, num: int) -> np.ndarray:
         """Read `num` samples of a source, or of the mixture, from sample `start` on.
 
         Parameters
@@ -131,7 +132,7 @@ class Track:
             return read(source, start, num)
 
     @contextlib.contextmanager
-    def open(self):
+    def open(self) -> Iterator[Callable[[str, int, int], np.ndarray]]:
         """Yield a function like the method `read` that keeps files open, for stretches that follow each other."""
         with contextlib.ExitStack() as stack:
             readers = {}
@@ -146,16 +147,16 @@ class Track:
             yield read
 
 
-def pieces(track, sources, duration):
+def pieces(track: Track, sources: Sequence[str], duration: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Cut a track into consecutive pieces for validation, without overlap.
 
     An incomplete last piece is dropped, but a track shorter than one piece is a piece as a whole.
 
     Parameters
     ----------
-    track : Track
-    sources : sequence of str
-    duration : float
+    track
+    sources
+    duration
         Of a piece, in seconds, > 0.
 
     Yields

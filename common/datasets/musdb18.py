@@ -3,6 +3,7 @@
 Z. Rafii et al., The MUSDB18 corpus for music separation, 2017, doi 10.5281/zenodo.1117372.
 """
 import importlib.util
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -26,12 +27,13 @@ _WORKERS = 4
 class Setup:
     """What a setup file of musdb says."""
 
-    validation_tracks = attrs.field()    # names
-    streams = attrs.field()    # source or mixture -> audio stream of a .stem.mp4 file
-    file_names = attrs.field()    # file name -> source or mixture
+    validation_tracks: frozenset[str]    # names
+    streams: Mapping[str, int]    # source or mixture -> audio stream of a .stem.mp4 file
+    file_names: Mapping[str, str]    # file name -> source or mixture
 
 
-def find_tracks(root, split, is_wav=False, setup_file=None, sources=None, sample_rate=SAMPLE_RATE):
+def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: str | Path | None = None,
+                sources: Sequence[str] | None = None, sample_rate: int = SAMPLE_RATE) -> list[Track]:
     """Find the tracks of a split, in the order of their names.
 
     Below `root` there are folders `train`, `test` and perhaps `valid`, with one file `<song>.stem.mp4` for each song,
@@ -80,7 +82,7 @@ def find_tracks(root, split, is_wav=False, setup_file=None, sources=None, sample
     return tracks
 
 
-def _tracks_in(root, split, is_wav, setup_file):
+def _tracks_in(root: Path, split: str, is_wav: bool, setup_file: str | Path | None) -> list[Track]:
     if not root.is_dir():
         raise UsageError(f"--root {root}: no such folder")
     setup = _read_setup(root, setup_file)
@@ -90,7 +92,7 @@ def _tracks_in(root, split, is_wav, setup_file):
         return list(progress(found, total=len(paths), desc=f"{split} tracks"))
 
 
-def _song_paths(root, split, is_wav, validation_tracks):
+def _song_paths(root: Path, split: str, is_wav: bool, validation_tracks: Collection[str]) -> list[Path]:
     """List the files or folders of the songs, in the order of musdb, which sorts them with their suffix."""
     if (root / "valid").is_dir():
         return _songs_in(root, split, is_wav, may_be_empty=split == "valid")
@@ -104,7 +106,7 @@ def _song_paths(root, split, is_wav, validation_tracks):
     return chosen
 
 
-def _songs_in(root, folder, is_wav, may_be_empty=False):
+def _songs_in(root: Path, folder: str, is_wav: bool, may_be_empty: bool = False) -> list[Path]:
     visible = sorted((path for path in (root / folder).glob("*") if not path.name.startswith(".")),
                      key=lambda path: path.name)
     files = [path for path in visible if path.name.endswith(STEM_SUFFIX)]
@@ -115,16 +117,16 @@ def _songs_in(root, folder, is_wav, may_be_empty=False):
     return folders if folders and (is_wav or not files) else files
 
 
-def _audio_files(folder):
+def _audio_files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.iterdir())
             if path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith("."))
 
 
-def _song_name(path):
+def _song_name(path: Path) -> str:
     return path.name.removesuffix(STEM_SUFFIX)
 
 
-def _open_song(path, setup):
+def _open_song(path: Path, setup: Setup) -> Track:
     """Look into the stems of a song, a file or a folder."""
     if not path.is_dir():
         return Track(_song_name(path), {source: FileStem.probe(path, stream)
@@ -140,21 +142,21 @@ def _open_song(path, setup):
     return Track(_song_name(path), stems)
 
 
-def _check_sources(track, sources):
+def _check_sources(track: Track, sources: Sequence[str]) -> None:
     missing = [source for source in sources if source not in track.sources]
     if missing:
         raise UserError(f"track '{track.name}': no stem '{missing[0]}'; it has {', '.join(track.sources)}; "
                         "add the missing one, or choose other sources")
 
 
-def _check_sample_rate(track, sample_rate):
+def _check_sample_rate(track: Track, sample_rate: int) -> None:
     for source, stem in track.stems.items():
         if stem.sample_rate != sample_rate:
             raise UserError(f"{stem.path}: '{source}' has {stem.sample_rate} Hz instead of {sample_rate}; convert such "
                             f"files first, for example: ffmpeg -i IN -ar {sample_rate} OUT")
 
 
-def _read_setup(root, setup_file):
+def _read_setup(root: Path, setup_file: str | Path | None) -> Setup:
     path = _musdb_setup() if setup_file is None else root / setup_file
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -173,9 +175,9 @@ def _read_setup(root, setup_file):
                         ) from error
 
 
-def _musdb_setup():
+def _musdb_setup() -> Path:
     """Find the file in the package without importing that, which needs an ffmpeg program."""
     spec = importlib.util.find_spec("musdb")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("the package musdb is missing: pip install -r requirements.txt")
     return Path(spec.submodule_search_locations[0]) / "configs" / "mus.yaml"

@@ -2,10 +2,12 @@
 import collections
 import math
 import random
+from collections.abc import Iterator, Sequence
 
 import attrs
 import numpy as np
 
+from common.datasets.multitrack import Track
 from common.datasets.prefetching import parallel_map, prefetch
 from common.machine.distributed import World
 from common.machine.errors import UsageError
@@ -19,29 +21,30 @@ GAINS = 0.25, 1.25    # limits of the gain, where a paper has none of its own
 class Draw:
     """Where one source of a training item comes from, and how it is changed."""
 
-    source = attrs.field()
-    track = attrs.field()    # index
-    start = attrs.field()    # seconds
-    gain = attrs.field(default=1.0)
-    swap = attrs.field(default=False)    # left and right
+    source: str
+    track: int    # index
+    start: float    # seconds
+    gain: float = 1.0
+    swap: bool = False    # left and right
 
 
-def draw_item(rng, durations, sources, seq_dur, gains=GAINS, augmentations=AUGMENTATIONS):
+def draw_item(rng: random.Random, durations: Sequence[float], sources: Sequence[str], seq_dur: float,
+              gains: tuple[float, float] = GAINS, augmentations: Sequence[str] = AUGMENTATIONS) -> list[Draw]:
     """Draw what is random in a training item, in the order in which the published code draws.
 
     Source by source: track, start, then what `augmentations` names, in their order.
 
     Parameters
     ----------
-    rng : random.Random
-    durations : sequence of float
+    rng
+    durations
         Of each track, in seconds, >= `seq_dur`.
-    sources : sequence of str
-    seq_dur : float
+    sources
+    seq_dur
         Length of the item in seconds. 0 or less: a whole track, the same for all sources, drawn once at first.
-    gains : (float, float)
+    gains
         Limits of the gain, which is distributed uniformly.
-    augmentations : sequence of str
+    augmentations
         Of 'gain' and 'channelswap', which has probability 1/2.
 
     Returns
@@ -69,26 +72,26 @@ class TrainingBatches:
 
     Parameters
     ----------
-    tracks : sequence of Track
+    tracks
         All of one sample rate.
-    sources : sequence of str
+    sources
         In this order they are drawn, added up, and stand in `targets`.
-    batch_size : int
-    seq_dur : float
+    batch_size
+    seq_dur
         Length of an item in seconds. 0 or less: items are whole tracks, whose stems are augmented but stay together,
         and `batch_size` must be 1.
-    seed : int
+    seed
         Epoch 0 is drawn by Python's generator of this seed, as the published code does; each later one by a generator
         that follows from seed and epoch.
-    samples_per_track : int
+    samples_per_track
         An epoch has so many items for each track.
     gains, augmentations
         As for `draw_item`.
-    workers : int
+    workers
         Threads that read the audio; 0: it is read when asked for.
-    world : common.machine.distributed.World, optional
-        Who shares the batches: each rank has `batch_size` items of batches that are larger by their number. Not given:
-        nobody.
+    world
+        The ranks that share the batches: a batch has `batch_size` items for each of them. If it is not given, there is
+        one rank.
 
     Raises
     ------
@@ -97,8 +100,9 @@ class TrainingBatches:
         batch in an epoch.
     """
 
-    def __init__(self, tracks, sources, batch_size, seq_dur, seed, samples_per_track=64, gains=GAINS,
-                 augmentations=AUGMENTATIONS, workers=2, world=None):
+    def __init__(self, tracks: Sequence[Track], sources: Sequence[str], batch_size: int, seq_dur: float, seed: int,
+                 samples_per_track: int = 64, gains: tuple[float, float] = GAINS,
+                 augmentations: Sequence[str] = AUGMENTATIONS, workers: int = 2, world: World | None = None):
         self.world = world or World()
         self.tracks, self.sources, self.batch_size = list(tracks), tuple(sources), batch_size
         self.seq_dur, self.seed, self.gains = seq_dur, seed, gains
@@ -123,10 +127,10 @@ class TrainingBatches:
             if name not in AUGMENTATIONS:
                 raise UsageError(f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}")
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.num_batches
 
-    def epoch(self, epoch, start=0):
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Return an iterator over the batches of an epoch, from batch number `start` (0..len) on.
 
         What it yields depends on the arguments only; the batches before `start` are drawn but not read. The next

@@ -1,15 +1,18 @@
 """Mean and standard deviation of the magnitude spectrograms of a data set, for each frequency bin."""
 import contextlib
+import functools
 import hashlib
 import json
 import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import attrs
 import numpy as np
 
 from common.audio.stft import num_frames, stft
 from common.console.progress import progress
-from common.datasets.multitrack import MIXTURE
+from common.datasets.multitrack import MIXTURE, Track
 from common.datasets.prefetching import parallel_map
 from common.downloads.fetch import cache_dir
 from common.machine.errors import UserError
@@ -19,7 +22,8 @@ BLOCK = 1 << 19    # samples read at once
 FLOOR = 1e-4    # of the largest standard deviation
 
 
-def spectrogram_statistics(tracks, n_fft=4096, hop_length=1024, workers=2):
+def spectrogram_statistics(tracks: Sequence[Track], n_fft: int = 4096, hop_length: int = 1024,
+                           workers: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Compute mean and standard deviation over all frames of all tracks.
 
     The spectrogram is the magnitude of the centred STFT of the real mixture, averaged over the channels. Results are
@@ -28,10 +32,10 @@ def spectrogram_statistics(tracks, n_fft=4096, hop_length=1024, workers=2):
 
     Parameters
     ----------
-    tracks : sequence of Track, not empty
-    n_fft, hop_length : int
+    tracks : not empty
+    n_fft, hop_length
         In samples; `hop_length` <= `n_fft`.
-    workers : int
+    workers
         Threads.
 
     Returns
@@ -59,11 +63,11 @@ def spectrogram_statistics(tracks, n_fft=4096, hop_length=1024, workers=2):
 class Moments:
     """Of `count` frames: mean, and sum of the squared differences from it; float64 (bins,)."""
 
-    count = attrs.field()
-    mean = attrs.field()
-    scatter = attrs.field()
+    count: int
+    mean: np.ndarray
+    scatter: np.ndarray
 
-    def merged(self, other):
+    def merged(self, other: "Moments") -> "Moments":
         """Moments of both sets of frames together (Chan, Golub and LeVeque, 1979)."""
         count = self.count + other.count
         shift = other.mean - self.mean
@@ -71,14 +75,14 @@ class Moments:
                        self.scatter + other.scatter + shift ** 2 * (self.count * other.count / count))
 
 
-def track_moments(track, n_fft, hop_length):
+def track_moments(track: Track, n_fft: int, hop_length: int) -> Moments:
     """Moments of the frames of one track, of which a block at a time is in memory."""
     with track.open() as read:
         signal = _reflected(lambda start, num: read(MIXTURE, start, num), track.num_frames, n_fft // 2)
         return _merge_all(map(_moments, _spectrograms(signal, n_fft, hop_length)))
 
 
-def _reflected(read, samples, margin):
+def _reflected(read: Callable[[int, int], np.ndarray], samples: int, margin: int) -> Iterator[np.ndarray]:
     """Yield a signal in blocks (n, 2), with its reflection of `margin` samples at both ends."""
     if samples <= max(BLOCK, margin):
         yield np.pad(read(0, samples), ((margin, margin), (0, 0)), mode="reflect")
@@ -93,7 +97,7 @@ def _reflected(read, samples, margin):
     yield tail[-2::-1]
 
 
-def _spectrograms(blocks, n_fft, hop_length):
+def _spectrograms(blocks: Iterable[np.ndarray], n_fft: int, hop_length: int) -> Iterator[np.ndarray]:
     """Yield the magnitudes, float64 (bins, frames), of a signal that comes in blocks (n, 2) and is padded already."""
     held = np.empty((0, 2), np.float32)
     for block in blocks:
@@ -105,19 +109,16 @@ def _spectrograms(blocks, n_fft, hop_length):
             held = held[frames * hop_length:]
 
 
-def _moments(magnitude):
+def _moments(magnitude: np.ndarray) -> Moments:
     mean = magnitude.mean(axis=1)
     return Moments(magnitude.shape[1], mean, ((magnitude - mean[:, np.newaxis]) ** 2).sum(axis=1))
 
 
-def _merge_all(parts):
-    total = next(parts := iter(parts))
-    for part in parts:
-        total = total.merged(part)
-    return total
+def _merge_all(parts: Iterable[Moments]) -> Moments:
+    return functools.reduce(Moments.merged, parts)
 
 
-def _floored(total):
+def _floored(total: Moments) -> np.ndarray:
     variance = total.scatter / total.count
     # Rounding alone gives a bin that never changes a variance up to this, the bound of scikit-learn's StandardScaler.
     eps = np.finfo(np.float64).eps
@@ -126,19 +127,19 @@ def _floored(total):
     return np.maximum(std, FLOOR * std.max())
 
 
-def _cache_path(tracks, n_fft, hop_length):
+def _cache_path(tracks: Sequence[Track], n_fft: int, hop_length: int) -> Path:
     keys = [[track.name, track.num_frames, _mixture_key(track)] for track in tracks]
     digest = hashlib.sha256(json.dumps([n_fft, hop_length, keys]).encode()).hexdigest()
     return cache_dir() / "statistics" / f"{digest[:32]}.npz"
 
 
-def _mixture_key(track):
+def _mixture_key(track: Track) -> str | list:
     if MIXTURE in track.stems:
         return track.stems[MIXTURE].key()
     return [track.stems[source].key() for source in track.sources]
 
 
-def _load(path, bins):
+def _load(path: Path, bins: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return mean and std from the cache, None if they are not there or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:

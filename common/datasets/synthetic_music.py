@@ -11,7 +11,8 @@ VIBRATO = 5.5, 0.4    # Hz, semitones
 FORMANTS = (700, 1200, 2600)    # Hz
 
 
-def make_tracks(split, num=None, duration=8.0, sample_rate=44100, seed=0):
+def make_tracks(split: str, num: int | None = None, duration: float = 8.0, sample_rate: int = 44100,
+                seed: int = 0) -> list[Track]:
     """Make songs; equal arguments make equal ones, and no song of one split is in another.
 
     Bass plays slow low notes in the middle, drums are decaying bursts on the beat, vocals sing with vibrato and make
@@ -21,13 +22,13 @@ def make_tracks(split, num=None, duration=8.0, sample_rate=44100, seed=0):
     Parameters
     ----------
     split : 'train', 'valid' or 'test'
-    num : int, optional
+    num
         Songs; `NUM[split]` if not given.
-    duration : float
+    duration
         Seconds.
-    sample_rate : int
+    sample_rate
         Hz.
-    seed : int
+    seed
 
     Returns
     -------
@@ -45,7 +46,7 @@ def _stems(rng, duration, rate):
     return {source: ArrayStem(_stereo(audio, pans[source]), rate) for source, audio in mono.items()}
 
 
-def _bass(rng, samples, beat, key, rate):
+def _bass(rng: np.random.Generator, samples: int, beat: int, key: float, rate: int) -> np.ndarray:
     out = np.zeros(samples)
     for start, stop in _beats(rng, samples, beat, (1, 2)):
         pitch = np.full(stop - start, 41.2 * 2 ** ((key + rng.choice(SCALE)) / 12))    # 41 to 147 Hz
@@ -53,7 +54,7 @@ def _bass(rng, samples, beat, key, rate):
     return out
 
 
-def _drums(rng, samples, beat, key, rate):
+def _drums(rng: np.random.Generator, samples: int, beat: int, key: float, rate: int) -> np.ndarray:
     out = np.zeros(samples)
     for number, start in enumerate(range(0, samples, beat // 2)):
         stop = min(samples, start + beat // 2)
@@ -67,7 +68,7 @@ def _drums(rng, samples, beat, key, rate):
     return out
 
 
-def _vocals(rng, samples, beat, key, rate):
+def _vocals(rng: np.random.Generator, samples: int, beat: int, key: float, rate: int) -> np.ndarray:
     out = np.zeros(samples)
     for number, (start, stop) in enumerate(_beats(rng, samples, beat, (1, 2, 3))):
         if number % 4 == 3:    # breathe
@@ -84,7 +85,7 @@ def _formants(frequency):
     return sum(np.exp(-((frequency - formant) / 300) ** 2) for formant in FORMANTS) + 0.1
 
 
-def _other(rng, samples, beat, key, rate):
+def _other(rng: np.random.Generator, samples: int, beat: int, key: float, rate: int) -> np.ndarray:
     out = np.zeros(samples)
     for start, stop in _beats(rng, samples, beat, (4,)):
         root = key + rng.choice(SCALE)

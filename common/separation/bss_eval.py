@@ -7,6 +7,9 @@ import contextlib
 import json
 import sys
 import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import attrs
 import numpy as np
@@ -14,18 +17,19 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from common.console.progress import progress
-from common.datasets.multitrack import MIXTURE
+from common.datasets.multitrack import MIXTURE, Track
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_leftovers, write_text
 from common.machine.processes import in_processes
-from common.separation.score_tables import MADE_WITH, METRICS, over_frames, read_frames
+from common.separation.score_tables import MADE_WITH, METRICS, Frames, over_frames, read_frames
+from common.separation.separator import StemSeparator
 
 _NOTES = "notes"    # which targets are not scored, beside what museval writes
 
 # One track ------------------------------------------------------------------------------------------------------------
 
 
-def import_museval():
+def import_museval() -> Any:
     """Return the module museval.
 
     Raises
@@ -43,7 +47,8 @@ def import_museval():
     return museval
 
 
-def score_track(references, estimates, sample_rate):
+def score_track(references: Mapping[str, np.ndarray], estimates: Mapping[str, np.ndarray],
+                sample_rate: int) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
     """Score estimates in windows of one second, with filters over the whole track, as museval.eval_mus_track does.
 
     The references of all sources serve, also of those that are not estimated; so the scores of a target do not depend
@@ -90,33 +95,33 @@ def score_track(references, estimates, sample_rate):
                     for name in estimates if name not in scored]
 
 
-def _fitted(audio, samples):
+def _fitted(audio: np.ndarray, samples: int) -> np.ndarray:
     return np.pad(audio[:samples], [(0, max(0, samples - len(audio))), (0, 0)])
 
 
-def _is_silent(audio):
+def _is_silent(audio: np.ndarray) -> bool:
     return not audio.sum(axis=1).any()    # museval's definition, by the sum of the channels
 
 
 # Tracks of a data set -------------------------------------------------------------------------------------------------
 
 
-def evaluate_tracks(tracks, separator, folder, made_with, cores=1):
+def evaluate_tracks(tracks: Sequence[Track], separator: StemSeparator, folder: str | Path,
+                    made_with: Mapping[str, Any], cores: int = 1) -> tuple[dict[str, Frames], list[str]]:
     """Separate and score tracks; write `<track>.json` for each, as museval does, and skip those that are there.
 
     What failed is said in a line on stderr, and does not keep the other tracks from being done.
 
     Parameters
     ----------
-    tracks : sequence of common.datasets.multitrack.Track
-    separator : object
-        Has `stems` (names) and `separate(audio (samples, 2), sample_rate)`, which returns {stem: (samples, 2)}. Stems
-        that are no sources of a track are not scored.
-    folder : path
+    tracks
+    separator
+        Its stems that are no sources of a track are not scored.
+    folder
         A file in it is taken as it is if it was made of the same audio and with the same `made_with`.
-    made_with : dict
+    made_with
         What determines the estimates: model and settings, JSON-able.
-    cores : int
+    cores
         Tracks that are scored at once. Each takes a core, and memory in proportion to its length.
 
     Returns
@@ -149,7 +154,7 @@ def evaluate_tracks(tracks, separator, folder, made_with, cores=1):
     return {name: read_frames(job.path) for name, job in jobs.items() if name not in failed}, failed
 
 
-def _separate_and_score(jobs, separator, cores, failed):
+def _separate_and_score(jobs: "list[_Job]", separator: StemSeparator, cores: int, failed: list[str]) -> None:
     """Separate here, score in processes, and report each track; adds the names of those without scores to `failed`."""
     by_name = {job.track.name: job for job in jobs}
     with progress(None, total=len(jobs), unit="track") as bar:
@@ -171,22 +176,22 @@ def _separate_and_score(jobs, separator, cores, failed):
 class _Job:
     """A track, the file of its scores, and what determines them."""
 
-    track = attrs.field()
-    path = attrs.field()
-    made_with = attrs.field()
+    track: Track
+    path: Path
+    made_with: Mapping[str, Any]
 
-    def origin(self):
+    def origin(self) -> dict[str, Any]:
         """What the scores depend on, as JSON gives it back."""
         audio = {name: stem.key() for name, stem in self.track.stems.items()}
         return json.loads(json.dumps({**self.made_with, "audio": audio}))
 
-    def is_done(self):
+    def is_done(self) -> bool:
         try:
             return json.loads(self.path.read_text())[MADE_WITH] == self.origin()
         except (OSError, ValueError, KeyError, TypeError):    # no file, or one of somebody else
             return False
 
-    def separate(self, separator):
+    def separate(self, separator: StemSeparator) -> dict[str, np.ndarray]:
         """Return the estimates of the sources of the track, {source: float32 (samples, 2)}."""
         track = self.track
         targets = [stem for stem in separator.stems if stem in track.sources]
@@ -203,18 +208,18 @@ class _Job:
             raise UserError(f"{track.name}: the separation gave NaN or infinite samples; are the weights intact?")
         return {target: stems[target] for target in targets}
 
-    def score(self, estimates):
+    def score(self, estimates: Mapping[str, np.ndarray]) -> None:
         """Write the file of scores."""
         track = self.track
         references = {source: track.read(source, 0, track.num_frames) for source in track.sources}
         scores, notes = score_track(references, estimates, track.sample_rate)
-        store = import_museval().TrackStore(track.name, win=1.0, hop=1.0)
+        store = import_museval().TrackStore(track.name, win=1, hop=1)
         for target, values in scores.items():
             store.add_target(target, values)
         store.scores |= {MADE_WITH: self.origin(), _NOTES: notes}
         write_text(self.path, store.json)
 
-    def report(self):
+    def report(self) -> None:
         scores = over_frames(read_frames(self.path))
         _say(f"{self.track.name}: SDR {', '.join(f'{name} {values[0]:.2f}' for name, values in scores.items())} dB")
         for note in json.loads(self.path.read_text())[_NOTES]:

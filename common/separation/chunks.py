@@ -1,8 +1,11 @@
 """Separation of signals of any length: overlapping chunks of one length, cross-faded."""
+from collections.abc import Callable, Iterable, Iterator
+
 import numpy as np
 
 
-def separate_in_chunks(blocks, process, chunk_length, overlap_length, batch_size=1):
+def separate_in_chunks(blocks: Iterable[np.ndarray], process: Callable[[np.ndarray], np.ndarray], chunk_length: int,
+                       overlap_length: int, batch_size: int = 1) -> Iterator[np.ndarray]:
     """Separate a signal that comes in blocks, in memory for a few batches of chunks.
 
     Chunks begin every `chunk_length - overlap_length` samples; the last is moved back to end where the signal ends. A
@@ -25,14 +28,14 @@ def separate_in_chunks(blocks, process, chunk_length, overlap_length, batch_size
         In all as many samples as came in; nothing for an empty signal.
     """
     assert 0 <= overlap_length < chunk_length and batch_size > 0, (chunk_length, overlap_length, batch_size)
-    done, mean, weight = 0, None, None    # of the samples from `done` to the end of the last chunk
+    done, mean, weight = 0, None, np.empty(0, np.float32)    # of the samples from `done` to the end of the last chunk
     for starts, chunks in _batches(blocks, chunk_length, chunk_length - overlap_length, batch_size):
         fade = _fade(chunks.shape[1], overlap_length)
         stems = np.moveaxis(process(chunks), 1, 2)    # (batch, chunk, stems, channels)
         assert stems.shape[:2] == chunks.shape[:2], (stems.shape, chunks.shape)
         for start, chunk in zip(starts, stems, strict=True):
             if mean is None:
-                mean, weight = np.empty((0, *chunk.shape[1:]), np.float32), np.empty(0, np.float32)
+                mean = np.empty((0, *chunk.shape[1:]), np.float32)
             if start > done:    # no later chunk begins before this one
                 yield mean[:start - done]
                 mean, weight, done = mean[start - done:], weight[start - done:], start
@@ -45,7 +48,8 @@ def separate_in_chunks(blocks, process, chunk_length, overlap_length, batch_size
         yield mean
 
 
-def _batches(blocks, chunk_length, hop_length, batch_size):
+def _batches(blocks: Iterable[np.ndarray], chunk_length: int, hop_length: int,
+             batch_size: int) -> Iterator[tuple[list[int], np.ndarray]]:
     """Cut a signal into chunks.
 
     Yields
@@ -54,7 +58,8 @@ def _batches(blocks, chunk_length, hop_length, batch_size):
         Where the chunks begin, in ascending order.
     numpy.ndarray (at most batch_size, chunk, channels), float32
     """
-    parts, first, end = [], 0, 0    # the samples from `first` to `end` are at hand
+    parts: list[np.ndarray] = []
+    first, end = 0, 0    # the samples from `first` to `end` are at hand
     start = 0    # of the next chunk
     for block in blocks:
         parts.append(block)

@@ -9,7 +9,7 @@ from common.separation.flags import add_scoring_flags, add_stem_flags, stem_requ
 from common.separation.networks import MusicNetwork
 
 
-def separate(network: MusicNetwork, doc: str, argv: Sequence[str] | None = None) -> int:
+def separate(network: MusicNetwork, doc: str | None, argv: Sequence[str] | None = None) -> int:
     """Separate the files that the command line names.
 
     Parameters

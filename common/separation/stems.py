@@ -3,7 +3,7 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -152,7 +152,8 @@ def _read(reader: AudioReader, frames: int, channels: int) -> Iterator[np.ndarra
         raise UserError(f"{reader.path}: ends before --start {begin / reader.sample_rate:g}")
 
 
-def _with_bar(blocks: Iterable[np.ndarray], name: str, rate: int, frames: int | None) -> Iterator[np.ndarray]:
+def _with_bar(blocks: Iterable[np.ndarray], name: str, rate: int,
+              frames: int | None) -> Generator[np.ndarray, None, None]:
     """Yield `blocks` under a progress bar in seconds; `frames`, how many there are in all, is None or a guess."""
     whole = f"{frames / rate:.0f} s" if frames else "? s"
     with progress(None, total=frames, unit_scale=1 / rate, desc=name,

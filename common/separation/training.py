@@ -96,7 +96,7 @@ def validate(losses: Callable[[np.ndarray, np.ndarray], nn.Variable],
         value.forward(clear_buffer=True)
         return float(value.d)
 
-    means = [np.mean([loss(*piece) for piece in song]) for song in songs]
+    means = [float(np.mean([loss(*piece) for piece in song])) for song in songs]
     total, count = world().sum([sum(means), len(means)])
     return float(total / count)
 

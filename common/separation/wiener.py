@@ -3,6 +3,8 @@
 Of `norbert`, as X-UMX and UMX use it: `multichannel_wiener`. Of D3Net, without regularization or iterations, and for
 songs that are too long for memory: `SourceModel` and `filter_mixture`, or `filter_estimates` for arrays.
 """
+from collections.abc import Sequence
+
 import numpy as np
 
 from common.cpu.compiling import compile_exact
@@ -14,7 +16,8 @@ _COHERENT = 1e-12    # nor by those that small beside their terms: the rest is r
 _BINS = 32    # treated together: the frames of so many bins of all sources stay in the cache
 
 
-def multichannel_wiener(magnitudes, mixture, iterations=1, softmask=False):
+def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations: int = 1,
+                        softmask: bool = False) -> np.ndarray:
     """Refine estimated magnitudes of sources to complex spectrograms that add up to the mixture.
 
     Each source is modelled by a power v_j(t, f) and a spatial covariance R_j(f), both taken from the current
@@ -63,7 +66,7 @@ def multichannel_wiener(magnitudes, mixture, iterations=1, softmask=False):
     return y.swapaxes(-1, -2)
 
 
-def residual_model(magnitudes, mixture, alpha=1.0):
+def residual_model(magnitudes: np.ndarray, mixture: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     """Scale the sources to fit the mixture and add one that holds what they leave over, as `norbert` does.
 
     Parameters
@@ -86,7 +89,7 @@ def residual_model(magnitudes, mixture, alpha=1.0):
     return np.concatenate([magnitudes * gain, residual[None]]).astype(magnitudes.dtype)
 
 
-def mixture_phase(magnitudes, mixture):
+def mixture_phase(magnitudes: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     """Give magnitudes (sources, channels, bins, frames) the phase of a mixture (channels, bins, frames).
 
     Returns
@@ -112,11 +115,11 @@ class SourceModel:
     arXiv 2010.01733 and its published code.
     """
 
-    def __init__(self, bins):
+    def __init__(self, bins: int):
         self._sums = np.zeros((1, 4, bins))
         self._frames, self._largest = 0, 0.0
 
-    def add(self, estimate):
+    def add(self, estimate: np.ndarray) -> np.ndarray:
         """Take more frames of the song into account.
 
         Parameters
@@ -138,17 +141,17 @@ class SourceModel:
         return power.swapaxes(-1, -2)
 
     @property
-    def floor(self):
+    def floor(self) -> float:
         """What is added to each v."""
         return 1e-10 * self._largest
 
-    def covariance(self):
+    def covariance(self) -> np.ndarray:
         """Return R: float64 (4, bins), of which r00, r11, and real and imaginary part of r01."""
         weight = (self._sums[0, 0] + self._sums[0, 1]) / 2 + self._frames * self.floor + EPS
         return self._sums[0] / weight
 
 
-def filter_mixture(powers, models, mixture):
+def filter_mixture(powers: np.ndarray, models: Sequence[SourceModel], mixture: np.ndarray) -> np.ndarray:
     """Filter frames of a stereo mixture into its sources: v_j R_j (sum over k of v_k R_k)^-1 x.
 
     Where the sum is singular, as for mono music in two channels, its pseudo-inverse takes the place of the inverse.
@@ -180,7 +183,7 @@ def filter_mixture(powers, models, mixture):
     return y.swapaxes(-1, -2)
 
 
-def filter_estimates(estimates, mixture):
+def filter_estimates(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     """Filter a stereo mixture as `filter_mixture` does, by estimates of the whole song.
 
     Parameters
