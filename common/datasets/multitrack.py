@@ -137,10 +137,10 @@ class Track:
         with contextlib.ExitStack() as stack:
             readers = {}
 
-            def read(source, start, num):
+            def read(source: str, start: int, num: int) -> np.ndarray:
                 assert 0 <= start <= start + num <= self.num_frames, (start, num, self.num_frames)
                 if source == MIXTURE and MIXTURE not in self.stems:
-                    return sum(read(each, start, num) for each in self.sources)
+                    return np.asarray(sum(read(each, start, num) for each in self.sources))
                 if source not in readers:
                     readers[source] = stack.enter_context(self.stems[source].open())
                 return readers[source](start, num)

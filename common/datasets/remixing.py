@@ -56,8 +56,9 @@ def draw_item(rng: random.Random, durations: Sequence[float], sources: Sequence[
     whole = rng.randrange(len(durations)) if seq_dur <= 0 else None
     draws = []
     for source in sources:
-        track, start = whole, 0.0
-        if whole is None:
+        if whole is not None:
+            track, start = whole, 0.0
+        else:
             track = rng.randrange(len(durations))
             start = rng.uniform(0, durations[track] - seq_dur)
         drawn = {name: change[name]() for name in augmentations}

@@ -10,6 +10,7 @@ from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
 from d3net.blocks import Style, convolution, d2_block, multi_scale, normal_weights, normalize
+from d3net.hyperparameters import MSSHyperParameters, MultiScale
 
 TARGETS = ("vocals", "drums", "bass", "other")
 
@@ -20,14 +21,14 @@ class D3NetMSS:
 
     Parameters
     ----------
-    hparams : MSSHyperParameters
-    target : str
+    hparams
+    target
     """
 
-    hparams = attrs.field()
-    target = attrs.field()
+    hparams: MSSHyperParameters
+    target: str
 
-    def __call__(self, magnitude, test=True):
+    def __call__(self, magnitude: nn.Variable, test: bool = True) -> nn.Variable:
         """Build the graph.
 
         Bins from `hparams.valid_signal_idx` on are copied from the mixture.
@@ -57,7 +58,7 @@ class D3NetMSS:
         estimate = F.concatenate(estimate, x[:, :, :, hparams.valid_signal_idx:], axis=3)
         return F.transpose(estimate, (0, 2, 1, 3))
 
-    def set_statistics(self, mean, std):
+    def set_statistics(self, mean: np.ndarray, std: np.ndarray) -> None:
         """Let the input be standardized, from graphs that exist on as well.
 
         Parameters
@@ -69,19 +70,19 @@ class D3NetMSS:
             for parameter, values in zip(self._statistics(), (mean, std), strict=True):
                 parameter.d = np.reshape(values, parameter.shape)
 
-    def _statistics(self):
+    def _statistics(self) -> tuple[nn.Variable, nn.Variable]:
         return _by_bin("in_offset", self.hparams.bins, 0), _by_bin("in_scale", self.hparams.bins, 1)
 
-    def _standardize(self, x):
+    def _standardize(self, x: nn.Variable) -> nn.Variable:
         offset, scale = self._statistics()
         return (x - offset) / scale
 
 
-def _by_bin(name, bins, value):
+def _by_bin(name: str, bins: int, value: float) -> nn.Variable:
     return get_parameter_or_create(name, (1, 1, 1, bins), ConstantInitializer(value))
 
 
-def _features(x, hparams, style):
+def _features(x: nn.Variable, hparams: MSSHyperParameters, style: Style) -> nn.Variable:
     """Join the networks of the bands and of all bins: (batch, ttl_dens_k, frames, valid_signal_idx)."""
     outputs = max(band.dens_k[-1] for band in hparams.bands)
     bands = [_match(_network(x, band, f"features_init/{k}", f"dense_band/{k}", style), outputs, k, style)
@@ -92,14 +93,14 @@ def _features(x, hparams, style):
         return d2_block(h, hparams.ttl_dens_k, hparams.ttl_num_layer_block, style)
 
 
-def _network(x, scales, first, name, style):
+def _network(x: nn.Variable, scales: MultiScale, first: str, name: str, style: Style) -> nn.Variable:
     """Apply a convolution and a multi-scale network to the bins of a band."""
     h = convolution(x[:, :, :, slice(*scales.bins)], scales.num_features, 3, style, first)
     with nn.parameter_scope(name):
         return multi_scale(h, scales, style)
 
 
-def _match(x, outputs, index, style):
+def _match(x: nn.Variable, outputs: int, index: int, style: Style) -> nn.Variable:
     """Give band number `index` as many channels as the others have."""
     if x.shape[1] == outputs:
         return x
@@ -107,7 +108,7 @@ def _match(x, outputs, index, style):
         return convolution(normalize(x, style, "norm"), outputs, 1, style, "conv")
 
 
-def _gate(x, outputs, style):
+def _gate(x: nn.Variable, outputs: int, style: Style) -> nn.Variable:
     with nn.parameter_scope("out_gate"):
         h = normalize(x, style, "bn")
         gate, filtered = (convolution(h, outputs, 1, style, f"{name}/conv") for name in ("conv_gate", "conv_filt"))

@@ -2,7 +2,9 @@
 
     python d3net/plot_stems.py song.wav stems/song [--output stems.png]
 """
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,12 +13,15 @@ from common.console import cli
 from common.machine.errors import UsageError
 from common.pictures.figures import save_figure
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 N_FFT, HOP_LENGTH = 4096, 1024    # of the networks
 RANGE = 80    # dB below the loudest point of the song
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("song", metavar="SONG", help="what was separated")
     parser.add_argument("stems", metavar="DIR", help="folder with its stems")
@@ -27,7 +32,7 @@ def main(argv=None):
     print(f"{args.output}: {', '.join(path.stem for path in files)}")
 
 
-def find_stems(folder):
+def find_stems(folder: str | Path) -> list[Path]:
     """Return the audio files of a folder in the order of their names; raises a UsageError if there are none."""
     folder = Path(folder)
     found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES) if folder.is_dir() else []
@@ -36,13 +41,13 @@ def find_stems(folder):
     return found
 
 
-def read(path):
+def read(path: Path) -> tuple[np.ndarray, int]:
     """Read a file as mono: float32 (samples,), and its sample rate."""
     with AudioReader(path) as reader:
         return reader.read().mean(1), reader.sample_rate
 
 
-def draw(signals):
+def draw(signals: Mapping[str, tuple[np.ndarray, int]]) -> "Figure":
     """Draw spectrograms one below the other, in dB relative to the loudest point of the first.
 
     Parameters

@@ -48,7 +48,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     use_context(args.context, args.device_id)
     keys = {key: vars(args)[key] for key in ("epochs", "seed", "root", "setup_file")}
-    base = load_section(Config, beside_scripts(__package__, "train.cfg"), "SYNTHETIC", keys)
+    base = load_section(Config, beside_scripts("x_umx", "train.cfg"), "SYNTHETIC", keys)
     results = {"mixture": sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))}
     for key in args.variants:
         name, change = VARIANTS[key]

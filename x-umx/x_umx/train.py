@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     umx_train = FLAGS.get(overrides_of(args, Config).get("umx_train", "").lower())
     experiment = args.experiment or ("UMX" if umx_train else "XUMX")
-    cfg, memory = open_experiment(args, Config, __package__, experiment)
+    cfg, memory = open_experiment(args, Config, "x_umx", experiment)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
     train(cfg, folder, memory, args.resume, args.overwrite)
 

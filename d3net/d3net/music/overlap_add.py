@@ -1,8 +1,10 @@
 """Overlapping patches of frames through a network of one patch length, and the mean of what comes out."""
+from collections.abc import Callable, Iterator, Sequence
+
 import numpy as np
 
 
-def patch_starts(num_frames, patch_length, shift):
+def patch_starts(num_frames: int, patch_length: int, shift: int) -> range:
     """Find where the patches begin that cover a song.
 
     They begin every `shift` frames, the first `patch_length - shift` frames before the song, so that its beginning is
@@ -31,7 +33,8 @@ def patch_starts(num_frames, patch_length, shift):
     return range(-before, min(padded - before, num_frames), shift)
 
 
-def overlap_add(network, read, num_frames, patch_length, shift, *, flip=True, batch_size=1):
+def overlap_add(network: Callable[[np.ndarray], np.ndarray], read: Callable[[int, int], np.ndarray], num_frames: int,
+                patch_length: int, shift: int, *, flip: bool = True, batch_size: int = 1) -> Iterator[np.ndarray]:
     """Average the outputs of a network for overlapping patches of a song, in memory for a few patches.
 
     Each frame is divided by the number of patches that cover it. (The published code divides by
@@ -58,14 +61,15 @@ def overlap_add(network, read, num_frames, patch_length, shift, *, flip=True, ba
         Consecutive blocks of the result, `num_frames` frames in all.
     """
     starts = patch_starts(num_frames, patch_length, shift)
-    total = count = None    # of the frames of the current patch; double precision keeps sums of three and more exact
+    # Of the frames of the current patch; double precision keeps sums of three and more exact.
+    total, count = None, np.zeros((patch_length, 1, 1))
     for first in range(0, len(starts), batch_size):
         group = starts[first:first + batch_size]
         batch = _patches(read, group, num_frames, patch_length, batch_size)
         out = _flip_averaged(network, batch) if flip else network(batch)
         for start, patch in zip(group, out[:len(group)], strict=True):
             if total is None:
-                total, count = np.zeros(patch.shape), np.zeros((patch_length, 1, 1))
+                total = np.zeros(patch.shape)
             total += patch
             count += 1
             end = num_frames if start == starts[-1] else min(start + shift, num_frames)
@@ -77,18 +81,17 @@ def overlap_add(network, read, num_frames, patch_length, shift, *, flip=True, ba
                 array[-shift:] = 0
 
 
-def _patches(read, starts, num_frames, patch_length, batch_size):
+def _patches(read: Callable[[int, int], np.ndarray], starts: Sequence[int], num_frames: int, patch_length: int,
+             batch_size: int) -> np.ndarray:
     """Read patches into a batch, zeros where the song has not begun, has ended, or where no patch is left."""
-    batch = None
-    for index, start in enumerate(starts):
-        first, last = max(start, 0), min(start + patch_length, num_frames)
-        frames = read(first, last)
-        if batch is None:
-            batch = np.zeros((batch_size, patch_length, *frames.shape[1:]), np.float32)
-        batch[index, first - start:last - start] = frames
+    spans = [(max(start, 0), min(start + patch_length, num_frames)) for start in starts]
+    parts = [read(*span) for span in spans]
+    batch = np.zeros((batch_size, patch_length, *parts[0].shape[1:]), np.float32)
+    for patch, start, (first, last), part in zip(batch, starts, spans, parts, strict=False):
+        patch[first - start:last - start] = part
     return batch
 
 
-def _flip_averaged(network, batch):
+def _flip_averaged(network: Callable[[np.ndarray], np.ndarray], batch: np.ndarray) -> np.ndarray:
     one, other = np.split(network(np.concatenate([batch, batch[:, :, ::-1]])), 2)
     return (one + other[:, :, ::-1]) / 2

@@ -1,6 +1,9 @@
 """Separation with D3Net: spectrogram, a network for each source on overlapping patches, Wiener filter, and back."""
 import contextlib
 import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import attrs
 import nnabla as nn
@@ -8,17 +11,19 @@ import numpy as np
 
 from common.audio.spool import Spool, array_on_disk
 from common.console.progress import progress
-from common.inference.engines import compile_network
+from common.inference.engines import CompiledNetwork, compile_network
 from common.machine.errors import UsageError, UserError
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
 from common.separation.wiener import SourceModel, filter_mixture, mixture_phase
+from d3net.hyperparameters import MSSHyperParameters
 from d3net.mss_model import TARGETS, D3NetMSS
 from d3net.music.network import DEFAULT, NETWORK, PATCH_OVERLAPS
 from d3net.music.overlap_add import overlap_add, patch_starts
 from d3net.music.spectrogram import Spectrogram
 from d3net.music.weights import mss_files
+from d3net.weights import WeightFile
 
 RESIDUAL = "residual"
 
@@ -34,16 +39,16 @@ class Separator(StemSeparator):
 
     Parameters
     ----------
-    model : str or path
+    model
         See `d3net.music.weights.mss_files`.
-    targets : sequence of str or None
+    targets
         Sources to return, by name; None: all that the model has.
-    flip : bool
+    flip
         Average the estimates for the song and for the song with its sides swapped, in twice the time.
-    patch_overlap : float or None
+    patch_overlap
         Share of a patch, 0, 0.5 or 0.75, that it has in common with the next; the time grows with 1 / (1 - share).
         None: as published, by the hyper-parameters, which is 0.5.
-    wiener : bool
+    wiener
         Refine the estimates by the multichannel Wiener filter. If false, they get the phase of the mixture, and the
         residual is the mixture minus their sum.
     chunk_seconds, overlap, engine, precision
@@ -65,15 +70,17 @@ class Separator(StemSeparator):
     arXiv 2010.01733.
     """
 
-    def __init__(self, model=DEFAULT, targets=None, *, flip=True, patch_overlap=None, wiener=True,
-                 chunk_seconds=NETWORK.chunk_seconds, overlap=NETWORK.overlap, engine="auto", precision="float32"):
+    def __init__(self, model: str | Path = DEFAULT, targets: Sequence[str] | None = None, *, flip: bool = True,
+                 patch_overlap: float | None = None, wiener: bool = True,
+                 chunk_seconds: float | None = NETWORK.chunk_seconds, overlap: float = NETWORK.overlap,
+                 engine: str = "auto", precision: str = "float32"):
         if patch_overlap not in (None, *PATCH_OVERLAPS):
             raise UsageError(f"an overlap of patches of {patch_overlap}: it is to be one of "
                              f"{', '.join(map(str, PATCH_OVERLAPS))}")
         super().__init__(targets, chunk_seconds, overlap, engine, precision)
         self.files = mss_files(model, targets)
         self.targets = tuple(self.files)
-        self._spectrum = _common_spectrum(self.files)
+        self._spectrum = _common_spectrum(self.files.values())
         self.sample_rate = next(iter(self.files.values())).hparams.fs
         self.flip, self.patch_overlap, self.wiener = flip, patch_overlap, wiener
         self.stems = self.targets + (() if set(TARGETS) <= set(self.targets) else (RESIDUAL,))
@@ -83,19 +90,19 @@ class Separator(StemSeparator):
                 load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self._patches(
                     target, 1))))
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         networks = {target: {"sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
                              "hparams": attrs.asdict(file.hparams)} for target, file in self.files.items()}
         return super().settings() | {"networks": networks, "flip": self.flip, "patch_overlap": self.patch_overlap,
                                      "wiener": self.wiener}
 
-    def _build(self, target):
+    def _build(self, target: str) -> D3NetMSS:
         return D3NetMSS(self.files[target].hparams, target)
 
-    def process(self, chunks):
+    def process(self, chunks: np.ndarray) -> np.ndarray:
         return np.stack([np.concatenate(list(self.separate_whole([chunk]))) for chunk in chunks]).swapaxes(1, 2)
 
-    def separate_whole(self, blocks, folder=None):
+    def separate_whole(self, blocks: Iterable[np.ndarray], folder: str | Path | None = None) -> Iterator[np.ndarray]:
         """Separate a song in one piece, as `StemSeparator.separate_whole`, in memory for a few blocks of frames.
 
         The networks run over all of it before the first stems come. Until then the song and what is needed of their
@@ -108,7 +115,7 @@ class Separator(StemSeparator):
                 song = Spectrogram(mixture, *self._spectrum)
                 yield from self._filtered(song, folder) if self.wiener else self._with_phases(song, mixture, folder)
 
-    def _filtered(self, song, folder):
+    def _filtered(self, song: Spectrogram, folder: str | Path | None) -> Iterator[np.ndarray]:
         """Yield the stems (samples, stems, 2) of a song, by the Wiener filter.
 
         It needs no more of an estimate than its covariances, and one number for both channels of a bin in a frame.
@@ -128,7 +135,7 @@ class Separator(StemSeparator):
             for _, block in song.resynthesize(filtered):
                 yield block.transpose(2, 0, 1)
 
-    def _with_phases(self, song, mixture, folder):
+    def _with_phases(self, song: Spectrogram, mixture: Spool, folder: str | Path | None) -> Iterator[np.ndarray]:
         """Yield the stems (samples, stems, 2) of a song: the estimates with the phase of the mixture."""
         with array_on_disk(folder, (len(self.targets), song.num_frames, 2, self._bins)) as magnitudes:
 
@@ -146,7 +153,8 @@ class Separator(StemSeparator):
                     stems = np.concatenate([stems, rest[:, None]], axis=1)
                 yield stems
 
-    def _estimate_all(self, song, folder, add):
+    def _estimate_all(self, song: Spectrogram, folder: str | Path | None,
+                      add: Callable[[int, int, np.ndarray], None]) -> None:
         """Run the networks, and call `add(index, start, magnitudes)` for blocks of all stems the filter is to know."""
         patches = sum(len(patch_starts(song.num_frames, *self._patching(target))) for target in self.targets)
         with progress(None, total=patches, unit="patch") as bar, contextlib.ExitStack() as stack:
@@ -163,7 +171,7 @@ class Separator(StemSeparator):
                 for start, stop in song.blocks():
                     add(-1, start, rest.magnitudes(start, stop))
 
-    def _estimates(self, target, song, bar):
+    def _estimates(self, target: str, song: Spectrogram, bar: Any) -> Iterator[tuple[int, np.ndarray]]:
         """Run the network of a target over a song.
 
         Yields
@@ -187,20 +195,20 @@ class Separator(StemSeparator):
             start += len(block)
 
     @property
-    def _bins(self):
+    def _bins(self) -> int:
         return self._spectrum[0] // 2 + 1
 
-    def _patching(self, target):
+    def _patching(self, target: str) -> tuple[int, int]:
         """Length and distance of the patches of a target, in frames."""
         hparams = self.files[target].hparams
         if self.patch_overlap is None:
             return hparams.test_patch_len, hparams.out_shift
         return hparams.test_patch_len, round(hparams.test_patch_len * (1 - self.patch_overlap))
 
-    def _patches(self, target, number):
+    def _patches(self, target: str, number: int) -> nn.Variable:
         return nn.Variable((number, self.files[target].hparams.test_patch_len, 2, self._bins))
 
-    def _network(self, target):
+    def _network(self, target: str) -> CompiledNetwork:
         """Return the compiled network of a target."""
         def build(patches):
             with self._scope():
@@ -217,18 +225,19 @@ class _Rest:
     that are missing would be, each like a target.
     """
 
-    def __init__(self, song, targets, files, magnitudes):
+    def __init__(self, song: Spectrogram, targets: Sequence[str], files: Mapping[str, Any],
+                 magnitudes: Callable[[], np.ndarray]):
         self._song, self._magnitudes = song, magnitudes    # the latter of `array_on_disk`, (frames, 2, bins)
         for start, stop in song.blocks():
             self._magnitudes()[start:stop] = song.magnitudes(start, stop)
         self._estimated = min(file.hparams.valid_signal_idx for file in files.values())
         self._missing = max(1, len(TARGETS) - len(targets))
 
-    def subtract(self, start, estimate):
+    def subtract(self, start: int, estimate: np.ndarray) -> None:
         """Take away the estimate of a target (2, bins, frames) from frame `start` on."""
         self._magnitudes()[start:start + estimate.shape[2]] -= estimate.transpose(2, 0, 1)
 
-    def magnitudes(self, start, stop):
+    def magnitudes(self, start: int, stop: int) -> np.ndarray:
         """Return the rest of these frames, float32 (2, bins, frames)."""
         rest = np.maximum(0, self._magnitudes()[start:stop])
         copied = self._song.magnitudes(start, stop)[:, :, self._estimated:]
@@ -236,18 +245,16 @@ class _Rest:
         return rest.transpose(1, 2, 0)
 
 
-def _common_spectrum(files):
+def _common_spectrum(files: Iterable[WeightFile[MSSHyperParameters]]) -> tuple[int, int]:
     """Return n_fft and hop length of networks that are to work on one spectrogram of two channels."""
-    first = None
-    for file in files.values():
+    first, *_ = files = list(files)
+    for file in files:
         hparams = file.hparams
         if hparams.n_channels != 2:
             raise UserError(f"{file.path}: a network of {hparams.n_channels} channels, not of stereo")
         if hparams.fft_size < 4 * hparams.hop_size or hparams.fft_size % (2 * hparams.hop_size):
             raise UserError(f"{file.path}: hop_size {hparams.hop_size} is to divide half of fft_size "
                             f"{hparams.fft_size}, twice or more")
-        values = hparams.fft_size, hparams.hop_size, hparams.fs
-        first = first or (file, values)
-        if values != first[1]:
-            raise UserError(f"{file.path}: another fft_size, hop_size or fs than {first[0].path}")
-    return first[1][:2]
+        if any(getattr(hparams, key) != getattr(first.hparams, key) for key in ("fft_size", "hop_size", "fs")):
+            raise UserError(f"{file.path}: another fft_size, hop_size or fs than {first.path}")
+    return first.hparams.fft_size, first.hparams.hop_size

@@ -1,6 +1,9 @@
 """Spectrograms of songs, computed block by block: in memory for one block of frames."""
+from collections.abc import Callable, Iterator
+
 import numpy as np
 
+from common.audio.spool import Spool
 from common.audio.stft import istft, num_frames, stft
 
 BLOCK = 256    # frames
@@ -12,24 +15,24 @@ class Spectrogram:
     Parameters
     ----------
     signal : float32 array (samples, channels)
-        Or what has a length and slices like one, such as a `common.audio.spool.Spool`.
+        Or a spool of such.
     n_fft, hop_length : int
         As for `common.separation.stft`; four hops make a frame, or more.
     """
 
-    def __init__(self, signal, n_fft, hop_length):
+    def __init__(self, signal: np.ndarray | Spool, n_fft: int, hop_length: int):
         assert n_fft % (2 * hop_length) == 0 and n_fft >= 4 * hop_length, (n_fft, hop_length)
         self._signal = signal
         self.n_fft, self.hop_length = n_fft, hop_length
         self.num_samples, self.num_frames = len(signal), num_frames(len(signal), n_fft, hop_length)
 
-    def frames(self, start, stop):
+    def frames(self, start: int, stop: int) -> np.ndarray:
         """Return frames from `start` to `stop`, complex64 (channels, bins, stop - start)."""
         first = start * self.hop_length - self.n_fft // 2
         samples = self._samples(first, first + (stop - start - 1) * self.hop_length + self.n_fft)
         return stft(samples.T, self.n_fft, self.hop_length, center=False)
 
-    def _samples(self, start, stop):
+    def _samples(self, start: int, stop: int) -> np.ndarray:
         """Return samples (stop - start, channels) of the signal, which is reflected at its ends, as often as needed."""
         if start >= 0 and stop <= self.num_samples:
             return self._signal[start:stop]
@@ -37,16 +40,16 @@ class Spectrogram:
         index = np.abs((np.arange(start, stop) + last) % max(1, 2 * last) - last)
         return self._signal[index.min():index.max() + 1][index - index.min()]
 
-    def magnitudes(self, start, stop):
+    def magnitudes(self, start: int, stop: int) -> np.ndarray:
         """Return magnitudes of frames, float32 (stop - start, channels, bins), as networks read them."""
         return np.abs(self.frames(start, stop)).transpose(2, 0, 1)
 
-    def blocks(self):
+    def blocks(self) -> Iterator[tuple[int, int]]:
         """Yield pairs (start, stop) of frames that divide the song."""
         for start in range(0, self.num_frames, BLOCK):
             yield start, min(start + BLOCK, self.num_frames)
 
-    def resynthesize(self, spectra):
+    def resynthesize(self, spectra: Callable[[int, int], np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
         """Turn spectra of the song's frames into signals of its length.
 
         Parameters

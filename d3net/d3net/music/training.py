@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Train as the command line says."""
-    cfg, memory = open_experiment(args, MSSConfig, __package__)
+    cfg, memory = open_experiment(args, MSSConfig, "d3net")
     train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
 
 
