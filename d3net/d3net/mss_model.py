@@ -78,7 +78,7 @@ class D3NetMSS:
         return (x - offset) / scale
 
 
-def _by_bin(name: str, bins: int, value: float) -> nn.Variable:
+def _by_bin(name: str, bins: int, value: int) -> nn.Variable:
     return get_parameter_or_create(name, (1, 1, 1, bins), ConstantInitializer(value))
 
 
