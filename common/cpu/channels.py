@@ -31,7 +31,7 @@ def products(x: np.ndarray, values: np.ndarray, mean: np.ndarray) -> np.ndarray:
 
 
 def combine(g: np.ndarray, x: np.ndarray, from_g: np.ndarray, from_x: np.ndarray, offset: np.ndarray, out: np.ndarray,
-            add: bool):
+            add: bool) -> None:
     """Write or add out = from_g g + from_x x + offset, with a factor of each kind for every channel."""
     run_parallel(kernels.combine, len(x), x.size, g, x, as_float32(from_g), as_float32(from_x), as_float32(offset), out,
                  add)
@@ -45,7 +45,7 @@ class BatchNormalization(HostFunction):
     are taken over all ranks that train together (`common.machine.distributed`).
     """
 
-    def __init__(self, decay_rate: float, eps: float, batch_stat: bool):
+    def __init__(self, decay_rate: float, eps: float, batch_stat: bool) -> None:
         super().__init__()
         self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
 

@@ -12,7 +12,7 @@ Geometry = tuple[int, int, int, int]
 
 
 def convolve(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, geometry: Geometry, add: bool = False,
-             in_order: bool = False):
+             in_order: bool = False) -> None:
     """Write or add y = w * x + b.
 
     Parameters
@@ -41,7 +41,7 @@ def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry, in_ord
     return dw.sum(0), db.sum(0)
 
 
-def propagate(w: np.ndarray, g: np.ndarray, dx: np.ndarray, add: bool, geometry: Geometry):
+def propagate(w: np.ndarray, g: np.ndarray, dx: np.ndarray, add: bool, geometry: Geometry) -> None:
     """Write or add to `dx` the gradient of the input, for `g` of the output."""
     kernel, pad, stride, dilation = geometry
     turned_pad = dilation * (kernel - 1) - pad
@@ -62,7 +62,7 @@ class Convolution(HostFunction):
     rounding. Sums in order take twice the time.
     """
 
-    def __init__(self, pad: int, stride: int = 1, dilation: int = 1, in_order: bool = False):
+    def __init__(self, pad: int, stride: int = 1, dilation: int = 1, in_order: bool = False) -> None:
         super().__init__()
         self.pad, self.stride, self.dilation, self.in_order = pad, stride, dilation, in_order
 

@@ -4,6 +4,7 @@ Outputs have the same bits as nnabla's, gradients agree to rounding. They comput
 `common.quantizers`) choose nnabla's functions on a GPU.
 """
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from common.cpu.kernels import elements as kernels
 from common.cpu.parallel import run_parallel
 
 
-def over_blocks(kernel: Callable, x: np.ndarray, *args):
+def over_blocks(kernel: Callable, x: np.ndarray, *args: Any) -> None:
     """Call a kernel of `common.cpu.kernels.elements` on all blocks of flat arrays."""
     run_parallel(kernel, kernels.num_blocks(x.size), x.size, x, *args)
 
@@ -24,7 +25,7 @@ def _block_sums(x, count):
 class UniformQuantize(HostFunction):
     """y = d round(clip(x, -xmax or 0, xmax) / d); inputs x, d (), xmax (). See `common.quantizers.quantize_uniform`."""
 
-    def __init__(self, sign: bool):
+    def __init__(self, sign: bool) -> None:
         super().__init__()
         self.sign = sign
 
@@ -54,7 +55,7 @@ class UniformQuantize(HostFunction):
 class Pow2Quantize(HostFunction):
     """y = sign(x) times |x| rounded to a power of two in [xmin, xmax]; inputs x, xmin (), xmax ()."""
 
-    def __init__(self, sign: bool, with_zero: bool):
+    def __init__(self, sign: bool, with_zero: bool) -> None:
         super().__init__()
         self.sign, self.with_zero = sign, with_zero
 

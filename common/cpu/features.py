@@ -3,6 +3,7 @@
 Results agree with those of nnabla's functions to rounding. They compute on the host.
 """
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,12 @@ from common.cpu.parallel import run_parallel
 from common.machine.distributed import world
 
 
-def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool = False):
+def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool = False) -> None:
     """Write or add out = a b; float32 matrices, `a` and `out` contiguous."""
     run_parallel(kernels.multiply, kernels.num_blocks(len(a)), a.size * b.shape[1], a, b, out, add)
 
 
-def multiply_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool = False):
+def multiply_transposed(a: np.ndarray, b: np.ndarray, out: np.ndarray, add: bool = False) -> None:
     """Write or add out = a^T b; float32 matrices."""
     blocks = -(-a.shape[1] // kernels.COLUMNS)
     run_parallel(kernels.multiply_transposed, blocks, a.size * b.shape[1], a, b, out, add)
@@ -28,7 +29,7 @@ def rows_of(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, array.shape[-1])
 
 
-def _over_rows(kernel: Callable, x: np.ndarray, *args):
+def _over_rows(kernel: Callable, x: np.ndarray, *args: Any) -> None:
     run_parallel(kernel, kernels.num_blocks(len(x)), x.size, x, *args)
 
 
@@ -86,7 +87,7 @@ class ScaleShift(_ByFeature):
     With n below the number of features only the first n are taken.
     """
 
-    def __init__(self, rectify: bool = False):
+    def __init__(self, rectify: bool = False) -> None:
         super().__init__()
         self.rectify = rectify
 
@@ -116,7 +117,7 @@ class FeatureNormalization(_ByFeature):
     batch are taken over all ranks that train together (`common.machine.distributed`).
     """
 
-    def __init__(self, decay_rate: float, eps: float, batch_stat: bool):
+    def __init__(self, decay_rate: float, eps: float, batch_stat: bool) -> None:
         super().__init__()
         self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
 

@@ -45,7 +45,7 @@ def as_float32(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-def store_gradient(variable: nn.Variable, value: np.ndarray | float, add: bool):
+def store_gradient(variable: nn.Variable, value: np.ndarray | float, add: bool) -> None:
     """Write or add `value` to the gradient of an input."""
     gradient = grad_of(variable)
     gradient[...] = gradient + value if add else value

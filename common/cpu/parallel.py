@@ -3,6 +3,7 @@ import functools
 import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import threadpoolctl
 
@@ -19,7 +20,7 @@ def _workers():
     return ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="kernel")
 
 
-def run_parallel(kernel: Callable, num: int, operations: int, *args):
+def run_parallel(kernel: Callable, num: int, operations: int, *args: Any) -> None:
     """Call `kernel(start, stop, *args)` over `range(num)`, one range per core.
 
     Parameters

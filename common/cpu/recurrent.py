@@ -14,7 +14,7 @@ class LSTM(HostFunction):
     Gradients need `train`, which keeps what they are made of for one backward pass after each forward pass.
     """
 
-    def __init__(self, num_layers: int, dropout: float, train: bool):
+    def __init__(self, num_layers: int, dropout: float, train: bool) -> None:
         super().__init__()
         self.num_layers, self.dropout, self.train = num_layers, dropout, train
 

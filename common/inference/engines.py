@@ -88,7 +88,7 @@ def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], s
     return CompiledNetwork(engine, shapes, compute)
 
 
-def check_engine(engine: str, precision: str):
+def check_engine(engine: str, precision: str) -> None:
     """Raise a UsageError if there is no such engine here, or it has no such precision, as `compile_network` does."""
     if engine not in ("auto", *ENGINES):
         raise UsageError(f"--engine {engine!r}: choose one of {', '.join(('auto', *ENGINES))}")

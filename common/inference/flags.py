@@ -12,7 +12,7 @@ from common.machine.context import use_context
 T = TypeVar("T")
 
 
-def add_computing_flags(parser: argparse.ArgumentParser):
+def add_computing_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags that `Computation` holds."""
     parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto",
                         help="what runs the network; auto takes the fastest that is installed, and nnabla on a GPU "

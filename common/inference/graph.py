@@ -27,7 +27,7 @@ class Graph:
         A function in Python.
     """
 
-    def __init__(self, inputs: Variables, outputs: Variables):
+    def __init__(self, inputs: Variables, outputs: Variables) -> None:
         self.functions: list[Function] = []
         self.users: dict[nn.Variable, list[Function]] = collections.defaultdict(list)
         self._varying = set(inputs.values())

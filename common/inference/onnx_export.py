@@ -55,7 +55,7 @@ def export(inputs: Variables, outputs: Variables, name: str = "network",
     for described, variables in ((model.graph.input, inputs), (model.graph.output, outputs)):
         described.extend(helper.make_tensor_value_info(key, TensorProto.FLOAT, variable.shape)
                          for key, variable in variables.items())
-    writer = Writer(model.graph, inputs, outputs, CONVERTERS | dict(converters or {}))
+    writer = Writer(model.graph, inputs, outputs, {**CONVERTERS, **(converters or {})})
     for function in writer.functions:
         if function not in writer.absorbed:
             writer.convert(function)
@@ -86,7 +86,8 @@ class Writer(Graph):
     Names are unique: an optimizer of onnxruntime relies on it.
     """
 
-    def __init__(self, proto, inputs, outputs, converters):
+    def __init__(self, proto: onnx.GraphProto, inputs: Variables, outputs: Variables,
+                 converters: Mapping[str, Callable]) -> None:
         super().__init__(inputs, outputs)
         self.absorbed, self._converters = set(), converters
         self._proto, self._fetched = proto, set(outputs.values())
@@ -94,7 +95,7 @@ class Writer(Graph):
         self._small = {}    # type, shape and bytes -> name of a constant
         self._stands_for = {}    # output of a function -> variable behind all that the function absorbed
 
-    def convert(self, function: Function):
+    def convert(self, function: Function) -> None:
         """Write the nodes of a function."""
         kind = function.info.type_name
         if kind not in self._converters:

@@ -202,9 +202,10 @@ def _with_loss(network, loss, solver):
 
 
 def _translator(name, batch_size, size, train, num_classes=NUM_LABELS, width=1.0):
-    inputs = [_input(kind, batch_size, 3 if kind == "image" else 1, *size) for kind in ("label", "edges", "image")]
-    graph = pix2pixhd(*inputs, num_classes, width)
-    network = TrainingGraph(name, num_classes, inputs, graph.fake)
+    label, edges = (_input(kind, batch_size, 1, *size) for kind in ("label", "edges"))
+    image = _input("image", batch_size, 3, *size)
+    graph = pix2pixhd(label, edges, image, num_classes, width)
+    network = TrainingGraph(name, num_classes, [label, edges, image], graph.fake)
     if not train:
         return network
     losses = {"loss_generator": graph.loss_generator, "loss_discriminator": graph.loss_discriminator,
