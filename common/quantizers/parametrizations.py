@@ -253,7 +253,7 @@ def parametric_quantize(name: str, x: nn.Variable, initial: Mapping[str, float],
     return quantizer.quantize(x, *scalars, **settings)
 
 
-def _parametric(name):
+def _parametric(name: str) -> Callable[..., nn.Variable]:
     quantizer = QUANTIZERS[name]
 
     def quantize(x, *initial, **settings):

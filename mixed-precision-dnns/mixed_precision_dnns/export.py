@@ -56,7 +56,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share  # imports onnx
+    # Here, as it imports onnx, which --help does not need.
+    from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share
 
     use_context("cpu")
     nn.clear_parameters()
