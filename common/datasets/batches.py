@@ -56,9 +56,9 @@ class Batches:
     normalize : float32 (256,)
         Table from bytes to values of an image.
     drop_last : bool
-        Leave out the last batch of an epoch where it is smaller than the others.
+        Leave out the last batch of an epoch if it is smaller than the others.
     steps : int, optional
-        End each epoch after its first so many batches.
+        End each epoch after this many batches.
     world : common.machine.distributed.World, optional
         The ranks that share the batches, which needs `drop_last`. Not given: this process is alone.
 

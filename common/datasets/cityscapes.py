@@ -159,7 +159,7 @@ def read_label(path: str | Path | SceneFile) -> np.ndarray:
     Parameters
     ----------
     path : path or SceneFile
-        A name that ends in `labelIds.png` says that its numbers are to be converted to classes.
+        If its name ends in `labelIds.png`, its numbers are converted to classes.
 
     Returns
     -------

@@ -1,12 +1,12 @@
-"""ImageNet (ILSVRC 2012) and other folders of photographs, decoded and augmented in parallel when they are needed.
+"""ImageNet (ILSVRC 2012) and other folders of photographs, which are decoded and augmented when they are needed.
 
 O. Russakovsky et al., ImageNet Large Scale Visual Recognition Challenge, 2015.
 
     ROOT/train/<wnid>/*.JPEG
     ROOT/val/<wnid>/*.JPEG    or ROOT/val/*.JPEG and a label file
 
-The classes are the folders of the training images in the order of their names. Instead of a folder, `synthetic` names
-pictures that are made on the spot.
+The classes are the folders of the training images in the order of their names. Instead of a folder, `synthetic` stands
+for generated pictures.
 """
 from pathlib import Path
 
@@ -60,9 +60,9 @@ def load(split: str, root: str | Path, per_class: int | None = None, limit: int 
     split : 'train' or 'val'
     root : path, or 'synthetic'
     per_class : int, optional
-        The first so many of each class.
+        At most this many of each class, the first ones.
     limit : int, optional
-        So many in all, from all classes in turn.
+        At most this many in all, from all classes in turn.
     val_labels : path, optional
         Labels of a flat validation folder; not given, one of `LABEL_FILES`. A line holds the name of a picture and its
         class, separated by blanks or a comma, and perhaps more; or else the class alone, in the order of the names of

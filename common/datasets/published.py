@@ -11,7 +11,7 @@ from common.machine.errors import UsageError, UserError
 
 @attrs.frozen(kw_only=True)
 class PublishedArchive:
-    """One archive of one folder, and what of it is read.
+    """One archive of one folder, from which some files are read.
 
     Attributes
     ----------

@@ -22,14 +22,14 @@ SCALES = 4    # of the segmentation network: 4, 8, 16 and 32 pixels a step
 
 @attrs.frozen
 class MultiScale:
-    """A multi-scale network of D3 blocks, with what precedes it.
+    """A multi-scale network of D3 blocks, and the convolution before it.
 
     Parameters
     ----------
     bins
         First bin, and the one after the last.
     num_features
-        Channels of the convolution before it.
+        Channels of that convolution.
     dens_k, num_layers, n_blocks : (2 depth + 1)
         Growth, layers of a D2 block and number of D2 blocks, of every D3 block on the way down and up.
     comp_rates : (2 depth or more)

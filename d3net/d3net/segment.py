@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def find_inputs(names: Sequence[str]) -> list[Input]:
     """List the images in files and folders; in folders also in the folders in them, whose names are kept.
 
-    What this command wrote to a folder is no input. Images of the same name get different ones: `street`, `street-2`.
+    Earlier results of this command are no inputs. Images of the same name get different ones: `street`, `street-2`.
 
     Returns
     -------

@@ -63,7 +63,7 @@ def scale(image: np.ndarray, label: np.ndarray, rng: Random) -> Pair:
 def crop(image: np.ndarray, label: np.ndarray, rng: Random, size: Size) -> Pair:
     """Cut out a part of `size`, or less where there is less, that shows several classes and not mostly one.
 
-    After ten parts that do not, the next is taken as it is.
+    If ten parts in a row do not, the next one is taken as it is.
     """
     for _ in range(TRIES):
         part = _draw_part(label.shape, rng, size)

@@ -17,10 +17,10 @@ class SegmentationConfig:
 
     max_iter: int = as_published(integer, "updates with 8 images each", "80000")
     batch_size: int = as_published(integer, "images per update", "8")
-    image_height: int = as_published(integer, "pixels of a training crop", "512")
-    image_width: int = as_published(integer, "likewise", "1024")
+    image_height: int = as_published(integer, "height of a training crop in pixels", "512")
+    image_width: int = as_published(integer, "width of a training crop in pixels", "1024")
     lr: float = as_published(number, "first learning rate for 8 images per update, in proportion for others", "0.01")
-    min_lr: float = as_published(number, "last learning rate, likewise", "0.0001")
+    min_lr: float = as_published(number, "last learning rate, in the same proportion", "0.0001")
     power: float = as_published(number, "exponent of its decay", "0.9")
     momentum: float = as_published(number, "share of an update that the next one keeps", "0.9")
     weight_decay: float = as_published(number, "pull of every parameter towards zero", "0.0005")
