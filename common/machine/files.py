@@ -8,10 +8,10 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from common.machine.distributed import launched_rank
-from common.machine.errors import UserError
+from common.machine.errors import UsageError, UserError
 
 
 @contextlib.contextmanager
@@ -101,6 +101,24 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Replace the file `path` by `value` as indented JSON."""
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path, missing: str) -> Any:
+    """Read a JSON file that a run has left; `missing` says what to do if it is not there.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    UserError
+        It is damaged.
+    """
+    if not path.is_file():
+        raise UsageError(missing)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

@@ -1,11 +1,10 @@
 """What a training has left in its folder: configuration, files, and the network that its parameters belong to."""
-import json
 from pathlib import Path
-from typing import Any
 
 import attrs
 
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
+from common.machine.files import read_json
 from common.runs.checkpoint import load_parameters, parameter_shapes, stored_shapes
 from common.runs.training import BEST
 from mixed_precision_dnns import data
@@ -13,24 +12,6 @@ from mixed_precision_dnns.config import Experiment, config_from
 from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
 
 LAST_BIAS = "fc/quantized_affine/b"
-
-
-def read_json(path: Path, missing: str) -> Any:
-    """Read a file that a run leaves; `missing` says what to do if it is not there.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-    UserError
-        It is damaged.
-    """
-    if not path.is_file():
-        raise UsageError(missing)
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
 
 
 def read_config(folder: str | Path) -> Experiment:

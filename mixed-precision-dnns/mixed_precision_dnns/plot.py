@@ -15,11 +15,11 @@ import numpy as np
 
 from common.console import cli
 from common.machine.errors import UsageError, UserError
+from common.machine.files import read_json
 from common.pictures.figures import save_figure
 from common.quantizers import QUANTIZERS, SCALARS
 from common.runs.checkpoint import load_state
 from common.runs.training import CHECKPOINT
-from mixed_precision_dnns.finished_run import read_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, write_json
+from common.machine.files import make_folder, read_json, write_json
 from common.runs.comparison import require_same
 from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
@@ -67,13 +67,8 @@ def read_config(folder: str | Path, **changes: object) -> Config:
         Its config.json is damaged.
     """
     path = Path(folder) / CONFIG
-    if not path.is_file():
-        raise UsageError(f"{folder}: no {CONFIG} there; name the output folder of train.py or cleanse.py")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
-    cfg = from_dict(Config, values, path)
+    missing = f"{folder}: no {CONFIG} there; name the output folder of train.py or cleanse.py"
+    cfg = from_dict(Config, read_json(path, missing), path)
     try:
         return attrs.evolve(cfg, **changes)
     except ValueError as error:
