@@ -113,7 +113,7 @@ def compare_with_retraining(num_images: int = IMAGES, seed: int = 0) -> Comparis
 
 def _loss_without(row, trainer, cache, valid):
     """Train the last epoch again without an image; returns the validation loss."""
-    first = trainer.record.first_step(trainer.record.num_epochs - 1)
+    first = trainer.record.epoch_starts[-2]
     trainer.layout.assign(cache.load(first))
     trainer.run(first, without={row})
     return evaluate(trainer.network, valid)[0]

@@ -3,7 +3,7 @@ import contextlib
 import csv
 import math
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,14 @@ class Trial:
     def __init__(self, cfg: Config, folder: str | Path, seed: int) -> None:
         self.cfg, self.folder, self.seed = cfg, Path(folder), seed
         self.train_images, self.valid_images, self.test_images, self.flipped = load_data(cfg, seed)
-        self.training = self.folder / "training" / f"seed_{seed:02d}"
+        self.training_folder = self.folder / "training" / f"seed_{seed:02d}"
         self.record = published_record(len(self.train_images), cfg.n_epochs, cfg.batch_size, cfg.lr, seed, cfg.augment)
         nn.clear_parameters()    # trials are independent of each other
         seed_everything(seed)
         self.trainer = Trainer(cfg.network(len(self.train_images.class_names)), self.train_images, self.record)
         self.layout = self.trainer.layout
-        check_settings(self.training, self._settings(), "trained")
-        self.cache = ParameterCache(self.layout, self.training / "parameters")
+        check_settings(self.training_folder, self._settings(), "trained")
+        self.cache = ParameterCache(self.layout, self.training_folder / "parameters")
 
     def _settings(self):
         """All that the parameters depend on; a hash of the images stands for the keys that choose them."""
@@ -111,46 +111,42 @@ class Trial:
         return {"seed": self.seed, "n_epochs": self.cfg.n_epochs, "batch_size": self.cfg.batch_size, "lr": self.cfg.lr,
                 "augment": self.cfg.augment, "images": fingerprint(*arrays), "network": self.layout.shapes()}
 
-    @cached_property
-    def boundaries(self) -> list[int]:
-        """First step of each epoch, and the number of steps."""
-        return [self.record.first_step(epoch) for epoch in range(self.record.num_epochs + 1)]
-
     @property
     def is_trained(self) -> bool:
         """Whether the training is complete."""
-        return (self.training / "final_model.h5").exists()
+        return (self.training_folder / "final_model.h5").exists()
 
     @_unwrapped_interrupts()
     def train(self) -> None:
         """Train, or go on from the last epoch that was finished."""
         if self.is_trained:
             return
-        self.record.save(self.training / "record.npz")
-        log = self.training / "log.csv"
+        self.record.save(self.training_folder / "record.npz")
+        log = self.training_folder / "log.csv"
         kept = steps_to_store(self.record, self.cfg.keep, self.cfg.keep_every)
-        done = max((epoch for epoch, step in enumerate(self.boundaries) if step in self.cache.steps()), default=0)
+        starts, stored = self.record.epoch_starts, self.cache.steps()
+        done = max((epoch for epoch, step in enumerate(starts) if step in stored), default=0)
         rows = _read_log(log)[:done]
         if len(rows) < done:
             raise UserError(f"{log}: rows are missing; --overwrite starts anew")
         if done:
-            self.layout.assign(self.cache.load(self.boundaries[done]))
+            self.layout.assign(self.cache.load(starts[done]))
         else:
             self.cache.store(0)
         for epoch in range(done, self.record.num_epochs):
             rows.append(self._train_epoch(epoch, kept))
             write_csv(log, LOG_HEADER, rows)
-            self.cache.store(self.boundaries[epoch + 1])    # after the log: going on relies on both
+            self.cache.store(starts[epoch + 1])    # after the log: going on relies on both
             print(f"seed {self.seed}, epoch {epoch + 1}/{self.record.num_epochs}: training loss {rows[-1][1]:.4f}, "
                   f"validation loss {rows[-1][2]:.4f}, validation accuracy {rows[-1][3]:.2%}", flush=True)
         for step in set(self.cache.steps()) - kept:
             self.cache.remove(step)
         self._write_predictions()
-        save_parameters(self.training / "final_model.h5", self.layout.parameters)
+        save_parameters(self.training_folder / "final_model.h5", self.layout.parameters)
 
     def _train_epoch(self, epoch, kept):
         """Take the steps of an epoch; returns its row of the log."""
-        start, stop = self.boundaries[epoch:epoch + 2]
+        start, stop = self.record.epoch_starts[epoch:epoch + 2]
 
         def store(step):
             if start < step < stop and step in kept:
@@ -162,12 +158,12 @@ class Trial:
     def _write_predictions(self):
         """Store the classes and losses of the training images, which the report shows."""
         logits, losses = predict(self.trainer.network, self.train_images)
-        with replacing(self.training / "predictions.npz") as temporary:
+        with replacing(self.training_folder / "predictions.npz") as temporary:
             np.savez(temporary, classes=logits.argmax(1), losses=losses)
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return class and loss of all training images at the end of the training, int (n,) and float32 (n,)."""
-        with np.load(self.training / "predictions.npz", allow_pickle=False) as file:
+        with np.load(self.training_folder / "predictions.npz", allow_pickle=False) as file:
             return file["classes"], file["losses"]
 
     @_unwrapped_interrupts()
@@ -245,10 +241,10 @@ class Trial:
     def _retrain_without(self, without):
         """Retrain; returns `MEASURES` after each epoch."""
         first = 0 if self.cfg.retrain_all else self.record.num_epochs - 1
-        self.layout.assign(self.cache.load(self.boundaries[first]))
+        self.layout.assign(self.cache.load(self.record.epoch_starts[first]))
         rows = []
         for epoch in range(first, self.record.num_epochs):
-            self.trainer.run(*self.boundaries[epoch:epoch + 2], without=without)
+            self.trainer.run(*self.record.epoch_starts[epoch:epoch + 2], without=without)
             (valid_loss, valid_accuracy), (test_loss, test_accuracy) = (
                 evaluate(self.trainer.network, images) for images in (self.valid_images, self.test_images))
             rows.append([valid_loss, test_loss, valid_accuracy, test_accuracy])

@@ -58,7 +58,7 @@ def scores(problem: Problem, parameters_of: Callable[[Problem], ParametersOf], r
     """
     record, layout = problem.record, problem.layout
     parameters = parameters_of(problem)
-    first = 0 if problem.choices.epochs == "all" else record.first_step(record.num_epochs - 1)
+    first = 0 if problem.choices.epochs == "all" else record.epoch_starts[-2]
     assert problem.choices.normalization is not None
     scorer = BatchScores(problem.network, problem.train.shape, problem.choices.normalization, layout)
 

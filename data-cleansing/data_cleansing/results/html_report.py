@@ -81,14 +81,14 @@ def cache_sizes(num_values: int, record: TrainingRecord) -> list[tuple[str, str,
     -------
     list of (name, what is kept, bytes)
     """
-    last = record.num_steps - record.first_step(record.num_epochs - 1)
+    last = record.num_steps - record.epoch_starts[-2]
     return [("all parameters", f"before each of {record.num_steps:,} steps", 4 * num_values * record.num_steps),
             ("Hara et al.", f"before each of the {last:,} steps of the last epoch", 4 * num_values * last),
             ("ours (final)", f"the final ones: 1/{last:,} of Hara et al.", 4 * num_values)]
 
 
 def _stored(trial):
-    size = sum(path.stat().st_size for path in (trial.training / "parameters").glob("step_*.npy"))
+    size = sum(path.stat().st_size for path in (trial.training_folder / "parameters").glob("step_*.npy"))
     return "this run", f"in {len(trial.cache.steps())} files, those for retraining included", size
 
 

@@ -70,6 +70,11 @@ class TrainingRecord:
         """First step of an epoch; of the epoch after the last one, the number of steps."""
         return int(np.searchsorted(self.epochs, epoch))
 
+    @property
+    def epoch_starts(self) -> list[int]:
+        """First step of each epoch, and the number of steps."""
+        return [self.first_step(epoch) for epoch in range(self.num_epochs + 1)]
+
     def batch(self, step: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Return rows and augmentation seeds of a step, int64 (batch,) each; None for seeds if not augmented."""
         part = slice(self.bounds[step], self.bounds[step + 1])

@@ -21,7 +21,7 @@ def steps_to_store(record: TrainingRecord, keep: str = KEEP[0], every: int = 1) 
     every : int
         For `last` and `all`: before every so many steps of an epoch; those between are computed again when needed.
     """
-    starts = [record.first_step(epoch) for epoch in range(record.num_epochs + 1)]
+    starts = record.epoch_starts
     steps = {0, *starts[-2:]}
     if keep in ("epochs", "all"):
         steps.update(starts)
