@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import nnabla as nn
@@ -45,7 +46,7 @@ TRAIN_BATCH, TRAIN_SECONDS = 2, 1.5
 LONG_MINUTES = 10
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--duration", type=positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
@@ -60,7 +61,7 @@ def main(argv=None):
         "step": lambda: step_times(args.rounds)}, args.output)
 
 
-def separation(seconds, rounds):
+def separation(seconds: int, rounds: int) -> dict[str, dict[str, float]]:
     """Separate audio in memory to stems in memory, with each engine that is installed; the process stands ready."""
     audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def separation(seconds, rounds):
     return rows
 
 
-def random_weights(folder):
+def random_weights(folder: str) -> Path:
     """Write the weights of an untrained X-UMX of the published size, and return their path."""
     with nn.parameter_scope("benchmark", OrderedDict()):
         CrossNetOpenUnmix().masks(nn.Variable((1, 1, 2, 1487)))
@@ -88,14 +89,14 @@ def random_weights(folder):
     return Path(folder) / "x-umx.h5"
 
 
-def long_file():
+def long_file() -> dict[str, dict[str, float]]:
     """Separate a file of 10 minutes with separate.py, and measure time and peak memory of that process."""
     with tempfile.TemporaryDirectory() as folder:
         return {f"separate.py, {LONG_MINUTES} minutes":
                 separate_long_file("x_umx", random_weights(folder), LONG_MINUTES, SAMPLE_RATE)}
 
 
-def wiener(rounds):
+def wiener(rounds: int) -> dict[str, dict[str, float]]:
     """The Wiener filter of 6 s and four sources."""
     import norbert
 
@@ -107,14 +108,14 @@ def wiener(rounds):
                     "norbert.wiener": lambda: norbert.wiener(v, x.copy(), 1, False)}, rounds, "norbert.wiener")
 
 
-def lstm_times(rounds):
+def lstm_times(rounds: int) -> dict[str, dict[str, float]]:
     """Three bidirectional layers of 256: inference by the exported network, and a step of training."""
     def build(x):
         return lstm(x, 256, 3)
 
     with nn.parameter_scope("benchmark", OrderedDict()):
         exported = compile_network(build, [LSTM_SHAPE], "onnxruntime")
-        functions = {"inference, exported": lambda: exported(noise)}
+        functions: dict[str, Callable[[], object]] = {"inference, exported": lambda: exported(noise)}
         noise = np.random.default_rng(0).standard_normal(LSTM_SHAPE).astype(np.float32)
         x = nn.Variable.from_numpy_array(noise, need_grad=True)
         inference, training = lstm(x, 256, 3), lstm(x, 256, 3, train=True)
@@ -133,12 +134,12 @@ def lstm_times(rounds):
         return rows | compare(functions, rounds, "training, F.lstm")
 
 
-def forward_backward(y):
+def forward_backward(y: nn.Variable) -> None:
     y.forward()
     y.backward()
 
 
-def torch_lstm(noise):
+def torch_lstm(noise: np.ndarray) -> dict[str, Callable[[], None]] | None:
     """The same network in PyTorch, if that is installed: {"inference": function, "training": function}."""
     if importlib.util.find_spec("torch") is None:
         return None
@@ -154,7 +155,7 @@ def torch_lstm(noise):
     return {"inference": inference, "training": lambda: network(x)[0].sum().backward()}
 
 
-def step_times(rounds):
+def step_times(rounds: int) -> dict[str, dict[str, float]]:
     """A training step of X-UMX, against the same with nnabla's own LSTM, STFT and the rest."""
     rng = np.random.default_rng(0)
     targets = 0.1 * rng.standard_normal((TRAIN_BATCH, 4, 2, round(TRAIN_SECONDS * SAMPLE_RATE))).astype(np.float32)
@@ -167,7 +168,7 @@ def step_times(rounds):
                        f"{name}, nnabla's functions")
 
 
-def step_function(targets):
+def step_function(targets: np.ndarray) -> Callable[[], None]:
     """Build the graph of a step on the parameters of the current scope, and return a function that takes it."""
     cfg = Config()
     loss = Losses(functools.partial(build_graph, cfg, True))(targets.sum(1), targets)

@@ -1,11 +1,12 @@
 """Compare X-UMX with one UMX for each source, and with X-UMX that lacks one of its three ideas, at small scale.
 
     python x-umx/compare.py [--epochs 5] [--output compare] [--resume]
-    python x-umx/compare.py --variants xumx --root MUSDB18 --split train        # how well one learns what it is shown
+    python x-umx/compare.py --variants xumx --root MUSDB18 --split train    # scores on what it was trained with
 
 All networks have the same size and see the same number of excerpts (section SYNTHETIC of train.cfg: generated songs).
 The table shows the SDR of the stems of whole songs, 10 log10(|s|^2 / |s - e|^2), without Wiener filter.
 """
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -33,7 +34,7 @@ VARIANTS = {
 }
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, default=5, help="of each network (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
@@ -52,37 +53,41 @@ def main(argv=None):
     results = {"mixture": sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))}
     for key in args.variants:
         name, change = VARIANTS[key]
-        results[name] = run_variant(attrs.evolve(base, **change), name, Path(args.output) / key, args)
+        cfg = attrs.evolve(base, **change)
+        train_variant(cfg, name, Path(args.output) / key, args.resume, args.overwrite)
+        separator = Separator(Path(args.output) / key, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
+        results[name] = sdr_of_songs(cfg, args.split, lambda mixture, separator=separator: separator.separate(
+            mixture, base.sample_rate))
         write_json(Path(args.output) / "result.json", results)
     print(format_table(results, base.sources))
 
 
-def run_variant(cfg, name, folder, args):
-    """Train the networks of a variant and return {source: SDR in dB}."""
+def train_variant(cfg: Config, name: str, folder: Path, resume: bool, overwrite: bool) -> None:
+    """Train the networks of a variant: one, or one for each source."""
     for source in (cfg.sources if cfg.umx_train else (None,)):
         print(f"{name}{f': {source}' if source else ''}", flush=True)
         one = attrs.evolve(cfg, source=source) if source else cfg
-        train(one, folder / source if source else folder, InCore(), args.resume, args.overwrite)
-    separator = Separator(folder, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
-    return sdr_of_songs(cfg, args.split, lambda mixture: separator.separate(mixture, cfg.sample_rate))
+        train(one, folder / source if source else folder, InCore(), resume, overwrite)
 
 
-def sdr_of_songs(cfg, split, separate):
+def sdr_of_songs(cfg: Config, split: str,
+                 separate: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Mean SDR in dB over the songs, for each source; `separate` maps (samples, 2) to {source: (samples, 2)}."""
     scores = []
-    for track in find_tracks(cfg.root, split, cfg.is_wav, cfg.setup_file, cfg.sources, cfg.sample_rate):
+    tracks = find_tracks(cfg.root or SYNTHETIC, split, cfg.is_wav, cfg.setup_file, cfg.sources, cfg.sample_rate)
+    for track in tracks:
         stems = separate(track.read(MIXTURE, 0, track.num_frames))
         scores.append([sdr(track.read(source, 0, track.num_frames), stems[source]) for source in cfg.sources])
     return dict(zip(cfg.sources, np.mean(scores, axis=0).tolist(), strict=True))
 
 
-def sdr(target, estimate):
+def sdr(target: np.ndarray, estimate: np.ndarray) -> float:
     """Signal-to-distortion ratio in dB of whole signals."""
     signal, distortion = (np.sum(x ** 2, dtype=np.float64) for x in (target, target - estimate))
     return float(10 * np.log10(signal / distortion))
 
 
-def format_table(results, sources):
+def format_table(results: Mapping[str, Mapping[str, float]], sources: Sequence[str]) -> str:
     """Lay the SDRs out as a table with a row for each variant."""
     rows = [[name, *(f"{value:.2f}" for value in (*scores.values(), np.mean(list(scores.values()))))]
             for name, scores in results.items()]

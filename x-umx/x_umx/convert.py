@@ -6,11 +6,14 @@
 The extension of OUTPUT says in which direction: .h5 for the files of this code; .pth, .pt or .th for those of PyTorch,
 which must be installed: pip install torch. What a network computes stays the same.
 """
+import argparse
 import io
 import sys
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -20,20 +23,20 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
 from common.runs.checkpoint import check_fit, parameter_shapes, save_parameters
 from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix
-from x_umx.torch_layout import NO_WEIGHT, from_torch, sizes_of, sources_of, to_torch, torch_shapes
-from x_umx.weights import find_weights
+from x_umx.torch_layout import NO_WEIGHT, Sources, from_torch, sizes_of, sources_of, to_torch, torch_shapes
+from x_umx.weights import WeightFile, find_weights
 
 OURS, THEIRS = (".h5",), (".pth", ".pt", ".th")
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("input", metavar="INPUT", help="file of weights")
     parser.add_argument("output", metavar="OUTPUT", help="file to write")
     return parser.parse_args(argv)
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     path, target = Path(args.input), Path(args.output)
     if target.suffix not in OURS + THEIRS:
@@ -49,7 +52,7 @@ def main(argv=None):
     print(f"{target}: {converted}")
 
 
-def import_torch():
+def import_torch() -> Any:
     """Return the module torch; no other script needs it."""
     try:
         import torch
@@ -60,7 +63,7 @@ def import_torch():
     return torch
 
 
-def import_weights(torch, path, target):
+def import_weights(torch: Any, path: Path, target: Path) -> str:
     """Convert a checkpoint of PyTorch to a file of ours; return what it holds, in words."""
     state, settings = read_torch(torch, path)
     sources = sources_of(state, settings.get("sources") or SOURCES)
@@ -69,7 +72,8 @@ def import_weights(torch, path, target):
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     shapes = torch_shapes(sizes, sources)
-    check_fit(path, {name: value.shape for name, value in state.items()}, shapes, optional=NO_WEIGHT.fullmatch)
+    check_fit(path, {name: value.shape for name, value in state.items()}, shapes,
+              optional=lambda name: bool(NO_WEIGHT.fullmatch(name)))
     for name in shapes:
         if not np.isfinite(state[name]).all():
             raise UserError(f"{path}: {name} holds values that are not finite")
@@ -83,7 +87,7 @@ def import_weights(torch, path, target):
     return _described(sources)
 
 
-def read_torch(torch, path):
+def read_torch(torch: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Read a checkpoint without executing anything in it.
 
     Returns
@@ -109,13 +113,15 @@ def read_torch(torch, path):
                         "save its state dict alone") from error
 
 
-def export(torch, path, target):
+def export(torch: Any, path: Path, target: Path) -> str:
     """Convert a file of ours to a checkpoint of PyTorch; return what it holds, in words."""
     file, = find_weights(path)
     network, sizes = file.network, file.network.sizes
-    sources = file.sources if isinstance(network, CrossNetOpenUnmix) else (None,)
-    if sources != (None,) and not network.crossing:
-        raise UserError(f"{path}: trained without crossing, which asteroid's network cannot do without")
+    sources: Sources = (None,)
+    if isinstance(network, CrossNetOpenUnmix):
+        sources = file.sources
+        if not network.crossing:
+            raise UserError(f"{path}: trained without crossing, which asteroid's network cannot do without")
     with nn.parameter_scope("convert", OrderedDict()):
         file.load(parameter_shapes(lambda: network.masks(nn.Variable((1, 1, sizes.nb_channels, sizes.max_bin)))))
         parameters = nn.get_parameters(grad_only=False)
@@ -128,7 +134,7 @@ def export(torch, path, target):
     return _described(sources)
 
 
-def _asteroid_checkpoint(torch, state, file):
+def _asteroid_checkpoint(torch: Any, state: dict[str, Any], file: WeightFile) -> dict[str, Any]:
     """What asteroid makes a network of."""
     sizes = file.network.sizes
     window = torch.hann_window(sizes.n_fft)
@@ -144,8 +150,8 @@ def _asteroid_checkpoint(torch, state, file):
     }
 
 
-def _described(sources):
-    return "UMX" if sources == (None,) else f"X-UMX for {', '.join(sources)}"
+def _described(sources: Sources) -> str:
+    return "UMX" if sources == (None,) else f"X-UMX for {', '.join(map(str, sources))}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ EPS = 1e-10
 _ROWS = 64    # frames that one partial sum holds
 
 
-def combinations(num_sources, combine=True):
+def combinations(num_sources: int, combine: bool = True) -> np.ndarray:
     """Return which sources each sum holds, float64 0/1 (sums, sources).
 
     All proper, non-empty subsets (one of one source); only the sources one by one without `combine`.
@@ -30,7 +30,8 @@ def combinations(num_sources, combine=True):
     return np.array(rows)
 
 
-def mse_combination_loss(mixture, masks, target, combine=True):
+def mse_combination_loss(mixture: nn.Variable, masks: nn.Variable, target: nn.Variable,
+                         combine: bool = True) -> nn.Variable:
     """Mean squared error of magnitudes, averaged over all combinations of the sources.
 
     Parameters
@@ -63,7 +64,7 @@ def mse_combination_loss(mixture, masks, target, combine=True):
     return (own - mutual) * by_source[2] * F.mean(error ** 2) + mutual * F.mean(F.sum(error, axis=2) ** 2)
 
 
-def _pair_weights(num_sources, combine):
+def _pair_weights(num_sources: int, combine: bool) -> tuple[float, float]:
     """How much the product of the errors of a source with itself, and with another one, counts in the mean.
 
     The mean over subsets of (sum of errors in it)^2 has each product as often as subsets hold both.
@@ -73,7 +74,8 @@ def _pair_weights(num_sources, combine):
     return counts[0, 0], counts[0, -1]
 
 
-def sdr_combination_loss(mixture, estimates, target, combine=True):
+def sdr_combination_loss(mixture: nn.Variable, estimates: nn.Variable, target: nn.Variable,
+                         combine: bool = True) -> nn.Variable:
     """Negative weighted SDR of waveforms, averaged over all combinations of the sources; from 0 (perfect) to 2.
 
     With target y, estimate e, and what they leave of the mixture x, n = x - y and m = x - e:
@@ -111,7 +113,7 @@ def sdr_combination_loss(mixture, estimates, target, combine=True):
     return CombinationSDR(combine)(estimates, mixture, target)
 
 
-def _composed_sdr(mixture, estimates, target, held):
+def _composed_sdr(mixture: nn.Variable, estimates: nn.Variable, target: nn.Variable, held: np.ndarray) -> nn.Variable:
     """The loss made of nnabla's functions, with all sums formed; `held` is what `combinations` returns."""
     sources, batch, channels, length = estimates.shape
     weights = nn.Variable.from_numpy_array(held[None].astype(np.float32))
@@ -136,7 +138,7 @@ def _composed_sdr(mixture, estimates, target, held):
 class _CombinationLoss(HostFunction):
     """A scalar; its first input gets a gradient."""
 
-    def __init__(self, combine):
+    def __init__(self, combine: bool):
         super().__init__()
         self.combine = combine
 
@@ -243,7 +245,7 @@ class CombinationSDR(_CombinationLoss):
         store_gradient(inputs[0], full, accum[0])
 
 
-def _sdr_from_products(gram, held):
+def _sdr_from_products(gram: np.ndarray, held: np.ndarray) -> tuple[float, np.ndarray]:
     """Return the loss, and the coefficients (rows, sources, 2 sources + 1) of its gradient to the estimates.
 
     Parameters

@@ -4,6 +4,7 @@ UMX has one network per source. X-UMX runs those of all sources together and ave
 which needs no parameters. Spectrograms are (frames, batch, channels, bins).
 """
 import itertools
+from collections.abc import Mapping, Sequence
 
 import attrs
 import nnabla as nn
@@ -21,7 +22,7 @@ SOURCES = ("bass", "drums", "vocals", "other")    # the order in which X-UMX sta
 SAMPLE_RATE = 44100
 
 
-def max_bin(sample_rate, n_fft, bandwidth):
+def max_bin(sample_rate: int, n_fft: int, bandwidth: float) -> int:
     """Number of bins whose frequency is at most `bandwidth`, of n_fft / 2 + 1 from 0 to half the rate; all in Hz."""
     return int(np.sum(np.linspace(0, sample_rate / 2, n_fft // 2 + 1) <= bandwidth))
 
@@ -34,36 +35,32 @@ class Sizes:
     directions of an LSTM; with `unidirectional` there is one.
     """
 
-    n_fft = attrs.field(default=4096)
-    nb_channels = attrs.field(default=2)
-    hidden_size = attrs.field(default=512)
-    nb_layers = attrs.field(default=3)
-    max_bin = attrs.field(default=1487)
-    unidirectional = attrs.field(default=False)
+    n_fft: int = 4096
+    nb_channels: int = 2
+    hidden_size: int = 512
+    nb_layers: int = 3
+    max_bin: int = 1487
+    unidirectional: bool = False
 
     @property
-    def bins(self):
+    def bins(self) -> int:
         """Number of bins of a spectrum."""
         return self.n_fft // 2 + 1
 
     @property
-    def lstm_size(self):
+    def lstm_size(self) -> int:
         """Hidden size of a direction."""
         return self.hidden_size if self.unidirectional else self.hidden_size // 2
 
 
-def sizes_from_shapes(shapes, source=None):
+def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str | None = None) -> Sizes:
     """Infer the sizes of a network from the shapes of its parameters.
 
     Parameters
     ----------
-    shapes : dict of str to tuple of int
-    source : str or None
+    shapes
+    source
         A source of X-UMX; None for UMX, whose names have no suffix.
-
-    Returns
-    -------
-    Sizes
 
     Raises
     ------
@@ -89,18 +86,19 @@ class OpenUnmix:
 
     Parameters
     ----------
-    sizes : Sizes
-    hop_length : int
+    sizes
+    hop_length
         Distance of frames in samples.
-    dropout : float
+    dropout
         Share of what the LSTM passes between layers that is dropped in training.
     """
 
-    sizes = attrs.field(factory=Sizes)
-    hop_length = attrs.field(default=1024)
-    dropout = attrs.field(default=0.4)
+    sizes: Sizes = attrs.field(factory=Sizes)
+    hop_length: int = 1024
+    dropout: float = 0.4
 
-    def __call__(self, mixture, train=False, center=True):
+    def __call__(self, mixture: nn.Variable, train: bool = False,
+                 center: bool = True) -> tuple[nn.Variable, nn.Variable]:
         """Build the graph for waveforms.
 
         Parameters
@@ -120,7 +118,7 @@ class OpenUnmix:
         magnitude = self.merge_channels(magnitude)
         return magnitude, self.masks(magnitude, train)
 
-    def merge_channels(self, magnitude):
+    def merge_channels(self, magnitude: nn.Variable) -> nn.Variable:
         """Average the magnitudes of all channels if the network has only one."""
         if self.sizes.nb_channels == magnitude.shape[2]:
             return magnitude
@@ -128,7 +126,7 @@ class OpenUnmix:
             raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {magnitude.shape[2]}")
         return average(*(magnitude[:, :, c:c + 1] for c in range(magnitude.shape[2])))
 
-    def masks(self, magnitude, train=False):
+    def masks(self, magnitude: nn.Variable, train: bool = False) -> nn.Variable:
         """Build the graph from magnitudes to the mask (frames, batch, nb_channels, bins), >= 0.
 
         Of the magnitudes (frames, batch, nb_channels, n) only the first `max_bin` bins are read.
@@ -146,16 +144,17 @@ class CrossNetOpenUnmix(OpenUnmix):
     ----------
     sizes, hop_length, dropout
         As for `OpenUnmix`.
-    sources : tuple of str
+    sources
         Their order is that of the masks.
-    crossing : bool
+    crossing
         Average across the networks. Without, they stay apart, as those of UMX.
     """
 
-    sources = attrs.field(default=SOURCES, converter=tuple)
-    crossing = attrs.field(default=True)
+    sources: tuple[str, ...] = attrs.field(default=SOURCES, converter=tuple)
+    crossing: bool = True
 
-    def __call__(self, mixture, train=False):
+    def __call__(    # pyright: ignore[reportIncompatibleMethodOverride] - waveforms come out as well
+            self, mixture: nn.Variable, train: bool = False) -> tuple[nn.Variable, nn.Variable, nn.Variable]:
         """Build the graph for waveforms; frames are always centred.
 
         Parameters
@@ -182,7 +181,7 @@ class CrossNetOpenUnmix(OpenUnmix):
         masks = self.masks(magnitude, train)
         return magnitude, masks, masked_inverse(masks, real, imag, self.hop_length)
 
-    def masks(self, magnitude, train=False):
+    def masks(self, magnitude: nn.Variable, train: bool = False) -> nn.Variable:
         """Build the graph from magnitudes, as for `OpenUnmix`, to the masks of all sources, stacked as channels."""
         suffixes = [f"_{source}" for source in self.sources]
         squeezed = self._bridge([_encode(magnitude, self.sizes, train, suffix) for suffix in suffixes])
@@ -194,22 +193,23 @@ class CrossNetOpenUnmix(OpenUnmix):
                  for h, suffix in zip(itertools.cycle(joined), suffixes)]
         return F.concatenate(*masks, axis=2) if len(masks) > 1 else masks[0]
 
-    def _bridge(self, hs):
+    def _bridge(self, hs: list[nn.Variable]) -> list[nn.Variable]:
         """What goes on in the networks: with crossing, the mean for all of them."""
         return [average(*hs)] if self.crossing else hs
 
 
-def initialize_statistics(sizes, mean, std, sources=(None,)):
+def initialize_statistics(sizes: Sizes, mean: np.ndarray, std: np.ndarray,
+                          sources: Sequence[str | None] = (None,)) -> None:
     """Create the first scaling of the input: each bin is to have mean 0 and standard deviation 1.
 
     To be called before a graph is built: parameters that exist stay as they are.
 
     Parameters
     ----------
-    sizes : Sizes
+    sizes
     mean, std : array (bins,)
         Of the magnitudes of the training mixtures.
-    sources : sequence of str or None
+    sources
         The sources of X-UMX; (None,) for UMX.
     """
     for source in sources:
@@ -218,11 +218,11 @@ def initialize_statistics(sizes, mean, std, sources=(None,)):
         _vector(f"input_scale{suffix}", 1 / std[:sizes.max_bin])
 
 
-def _vector(name, values):
+def _vector(name: str, values: np.ndarray) -> nn.Variable:
     return get_parameter_or_create(name, values.shape, np.asarray(values, np.float32))
 
 
-def _encode(magnitude, sizes, train, suffix):
+def _encode(magnitude: nn.Variable, sizes: Sizes, train: bool, suffix: str) -> nn.Variable:
     """Squeeze every frame into `hidden_size` features in [-1, 1]: (frames, batch, hidden_size)."""
     frames, batch = magnitude.shape[:2]
     mean = get_parameter_or_create(f"input_mean{suffix}", (sizes.max_bin,), ConstantInitializer(0))
@@ -233,14 +233,14 @@ def _encode(magnitude, sizes, train, suffix):
         return tanh(feature_normalization(affine(h, sizes.hidden_size), train))
 
 
-def _recurrent(h, network, train, suffix):
+def _recurrent(h: nn.Variable, network: OpenUnmix, train: bool, suffix: str) -> nn.Variable:
     """Run the LSTM of a source: (frames, batch, hidden_size)."""
     sizes = network.sizes
     with nn.parameter_scope(f"lstm{suffix}"):
         return lstm(h, sizes.lstm_size, sizes.nb_layers, not sizes.unidirectional, network.dropout, train)
 
 
-def _decode(h, shape, sizes, train, suffix):
+def _decode(h: nn.Variable, shape: tuple[int, ...], sizes: Sizes, train: bool, suffix: str) -> nn.Variable:
     """Turn features into the mask of a source, (*shape, bins), where `shape` is (frames, batch, channels)."""
     with nn.parameter_scope(f"fc2{suffix}"):
         h = relu(feature_normalization(affine(h, sizes.hidden_size), train))

@@ -5,6 +5,7 @@ from common.audio.stft_functions import spectrum
 from common.separation.training import LossGraph
 from x_umx.config import Config
 from x_umx.loss import IGNORED, mse_combination_loss, sdr_combination_loss
+from x_umx.model import CrossNetOpenUnmix
 
 
 def build_graph(cfg: Config, train: bool, batch_size: int, num_samples: int) -> LossGraph:
@@ -15,11 +16,12 @@ def build_graph(cfg: Config, train: bool, batch_size: int, num_samples: int) -> 
     channels = cfg.nb_channels
     mixture = nn.Variable((batch_size, channels, num_samples))
     targets = nn.Variable((batch_size, len(cfg.targets) * channels, num_samples))
-    if cfg.umx_train:
-        magnitude, masks = cfg.network(mixture, train, center=not train)
+    network = cfg.network
+    if not isinstance(network, CrossNetOpenUnmix):
+        magnitude, masks = network(mixture, train, center=not train)
         wanted = spectrum(targets, cfg.nfft, cfg.nhop, center=not train)[2]
         return LossGraph(mixture, targets, mse_combination_loss(magnitude, masks, wanted))
-    magnitude, masks, estimates = cfg.network(mixture, train)
+    magnitude, masks, estimates = network(mixture, train)
     wanted = spectrum(targets, cfg.nfft, cfg.nhop)[2]
     loss = mse_combination_loss(magnitude, masks, wanted, cfg.combination)
     if cfg.mcoef:

@@ -1,5 +1,8 @@
 """Separation with X-UMX or UMX: spectrogram, masks, Wiener filter, and back."""
 import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -12,7 +15,7 @@ from common.runs.checkpoint import parameter_shapes
 from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
 from common.separation.wiener import multichannel_wiener, residual_model
-from x_umx.separation import NETWORK
+from x_umx.separation import DEFAULT, NETWORK
 from x_umx.weights import find_weights
 
 KEPT = 2    # compiled networks, of the usual shape and an odd one; each holds the weights
@@ -26,19 +29,19 @@ class Separator(StemSeparator):
 
     Parameters
     ----------
-    model : str or path
+    model
         See `x_umx.weights.find_weights`.
-    targets : sequence of str or None
+    targets
         Sources to return, by name; None: all. A single one comes with its `accompaniment`, which is all the rest.
-    niter : int
+    niter
         Iterations of the Wiener filter; 0: the magnitudes of the network with the phase of the mixture.
-    softmask : bool
+    softmask
         Start the filter from ratios of the estimates instead of the estimates.
-    alpha : float
+    alpha
         Exponent of the estimates for `softmask`.
-    residual : bool
+    residual
         Model what the sources leave of the mixture as one more, called `residual`.
-    umx_only : bool
+    umx_only
         Refuse weights of X-UMX.
     chunk_seconds, overlap, engine, precision
         See `StemSeparator`. The published code separates songs in one piece.
@@ -51,9 +54,10 @@ class Separator(StemSeparator):
 
     batch_size = 2
 
-    def __init__(self, model="xumx", targets=None, *, niter=1, softmask=False, alpha=1.0, residual=False,
-                 umx_only=False, chunk_seconds=NETWORK.chunk_seconds,
-                 overlap=NETWORK.overlap, engine="auto", precision="float32"):
+    def __init__(self, model: str | Path = DEFAULT, targets: Sequence[str] | None = None, *, niter: int = 1,
+                 softmask: bool = False, alpha: float = 1.0, residual: bool = False, umx_only: bool = False,
+                 chunk_seconds: float | None = NETWORK.chunk_seconds, overlap: float = NETWORK.overlap,
+                 engine: str = "auto", precision: str = "float32"):
         if niter < 0 or not 0 < alpha < np.inf:
             raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
         super().__init__(targets, chunk_seconds, overlap, engine, precision)
@@ -65,9 +69,9 @@ class Separator(StemSeparator):
         self.targets = tuple(targets or self.sources)
         self.niter, self.softmask, self.alpha, self.residual = niter, softmask, alpha, residual
         # UMX estimates only the targets; without a model of the rest the filter would share it out among them.
-        lone = len(self.targets) == 1
-        self._model_rest = residual or (lone and len(self.sources) == 1)
-        extra = (ACCOMPANIMENT,) if lone else (RESIDUAL,) if residual else ()
+        single = len(self.targets) == 1
+        self._model_rest = residual or (single and len(self.sources) == 1)
+        extra = (ACCOMPANIMENT,) if single else (RESIDUAL,) if residual else ()
         self.stems = self.targets + extra
         self._networks = Graphs(KEPT)    # by (frames, batch)
         with self._scope():
@@ -75,16 +79,16 @@ class Separator(StemSeparator):
                 with nn.parameter_scope(file.sources[0]):
                     file.load(parameter_shapes(lambda file=file: file.network.masks(self._magnitude(1, 1))))
 
-    def settings(self):
+    def settings(self) -> dict[str, Any]:
         weights = [hashlib.sha256(file.path.read_bytes()).hexdigest() for file in self.files]
         return super().settings() | {"weights": weights, "niter": self.niter, "softmask": self.softmask,
                                      "alpha": self.alpha, "residual": self.residual}
 
-    def _magnitude(self, frames, batch):
+    def _magnitude(self, frames: int, batch: int) -> nn.Variable:
         sizes = self.network.sizes
         return nn.Variable((frames, batch, sizes.nb_channels, sizes.max_bin))
 
-    def process(self, chunks):
+    def process(self, chunks: np.ndarray) -> np.ndarray:
         n_fft, hop_length = self.network.sizes.n_fft, self.network.hop_length
         spectra = stft(chunks.swapaxes(1, 2), n_fft, hop_length)    # (batch, 2, bins, frames)
         magnitudes = np.abs(spectra)
@@ -95,7 +99,7 @@ class Separator(StemSeparator):
             out[item] = istft(stems, hop_length, length=chunks.shape[1]).swapaxes(1, 2)
         return out
 
-    def _masks(self, magnitudes):
+    def _masks(self, magnitudes: np.ndarray) -> np.ndarray:
         """Masks (batch, sources, 2 or 1, bins, frames) for magnitudes (batch, 2, bins, frames)."""
         sizes = self.network.sizes
         batch, _, _, frames = magnitudes.shape
@@ -111,7 +115,7 @@ class Separator(StemSeparator):
         masks = masks[:, :batch].reshape(frames, batch, len(self.sources), sizes.nb_channels, sizes.bins)
         return masks.transpose(1, 2, 3, 4, 0)
 
-    def _build(self, magnitude):
+    def _build(self, magnitude: nn.Variable) -> nn.Variable:
         masks = []
         with self._scope():
             for file in self.files:
@@ -119,7 +123,7 @@ class Separator(StemSeparator):
                     masks.append(file.network.masks(magnitude))
         return F.concatenate(*masks, axis=2) if len(masks) > 1 else masks[0]
 
-    def _filter(self, estimates, spectrum):
+    def _filter(self, estimates: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
         """Refine magnitudes (sources, 2, bins, frames) to the spectra of the stems, (stems, 2, bins, frames)."""
         alpha = self.alpha if self.softmask else 1.0
         estimates = estimates ** alpha if alpha != 1 else estimates

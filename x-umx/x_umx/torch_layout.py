@@ -4,6 +4,7 @@ A state dict of UMX is that of one source. Sources are those of X-UMX; (None,) s
 """
 import itertools
 import re
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -17,11 +18,13 @@ ASTEROID = {"fc1": "layer_enc.{}.enc.0", "bn1": "layer_enc.{}.enc.1", "lstm": "l
             "fc2": "layer_dec.{}.dec.0", "bn2": "layer_dec.{}.dec.1", "fc3": "layer_dec.{}.dec.3",
             "bn3": "layer_dec.{}.dec.4", **{name: f"mean_scale.{name}_{{}}" for name in VECTORS}}
 _ASTEROID_SOURCE = re.compile(r"layer_enc\.([\w-]+)\.")
+Arrays = Mapping[str, np.ndarray]    # by the names of parameters
+Sources = Sequence[str | None]
 # Of the Fourier transform, and what batch normalization counts; neither is a weight.
 NO_WEIGHT = re.compile(r"(stft|transform|encoder|decoder)\..*|sample_rate|.*\.num_batches_tracked")
 
 
-def torch_shapes(sizes, sources=(None,)):
+def torch_shapes(sizes: Sizes, sources: Sources = (None,)) -> dict[str, tuple[int, ...]]:
     """List the weights of a network in PyTorch.
 
     Parameters
@@ -36,7 +39,8 @@ def torch_shapes(sizes, sources=(None,)):
         The shape of each entry of a state dict.
     """
     hidden, size, bins = sizes.hidden_size, sizes.lstm_size, sizes.nb_channels * sizes.bins
-    shapes = {name: (sizes.max_bin if name.startswith("input") else sizes.bins,) for name in VECTORS}
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (sizes.max_bin if name.startswith("input") else sizes.bins,) for name in VECTORS}
     for k, shape in enumerate(((hidden, sizes.nb_channels * sizes.max_bin), (hidden, 2 * hidden), (bins, hidden)), 1):
         shapes[f"fc{k}.weight"] = shape
         shapes |= {f"bn{k}.{name}": shape[:1] for name in NORMALIZATION.values()}
@@ -48,7 +52,7 @@ def torch_shapes(sizes, sources=(None,)):
     return {_theirs(name, source): shape for source in sources for name, shape in shapes.items()}
 
 
-def from_torch(state, sizes, sources=(None,)):
+def from_torch(state: Arrays, sizes: Sizes, sources: Sources = (None,)) -> dict[str, np.ndarray]:
     """Convert the weights of a state dict to our parameters.
 
     Matrices of affine layers are transposed; the two biases of an LSTM cell, of which only the sum counts, are added.
@@ -72,7 +76,7 @@ def from_torch(state, sizes, sources=(None,)):
     return ours
 
 
-def to_torch(parameters, sizes, sources=(None,)):
+def to_torch(parameters: Arrays, sizes: Sizes, sources: Sources = (None,)) -> dict[str, np.ndarray]:
     """Convert our parameters to a state dict; the inverse of `from_torch` but for second biases, which are 0.
 
     Parameters
@@ -94,22 +98,22 @@ def to_torch(parameters, sizes, sources=(None,)):
     return state
 
 
-def _theirs(name, source):
+def _theirs(name: str, source: str | None) -> str:
     head, dot, rest = name.partition(".")
     return f"{ASTEROID[head].format(source)}{dot}{rest}" if source else name
 
 
-def _ours(name, source):
+def _ours(name: str, source: str | None) -> str:
     head, slash, rest = name.partition("/")
     return f"{head}_{source}{slash}{rest}" if source else name
 
 
-def _cells(sizes):
+def _cells(sizes: Sizes) -> list[tuple[str, ...]]:
     """How PyTorch calls the directions of each layer."""
     return [(f"l{k}",) if sizes.unidirectional else (f"l{k}", f"l{k}_reverse") for k in range(sizes.nb_layers)]
 
 
-def _umx_from_torch(state, sizes):
+def _umx_from_torch(state: Arrays, sizes: Sizes) -> dict[str, np.ndarray]:
     ours = {name: state[name] for name in VECTORS}
     for k in (1, 2, 3):
         ours[f"fc{k}/affine/W"] = state[f"fc{k}.weight"].T
@@ -126,7 +130,7 @@ def _umx_from_torch(state, sizes):
     return ours | {"lstm/lstm/bias": np.reshape(biases, (len(weights), -1, 4, sizes.lstm_size))}
 
 
-def _umx_to_torch(get, sizes):
+def _umx_to_torch(get: Callable[[str], np.ndarray], sizes: Sizes) -> dict[str, np.ndarray]:
     state = {name: get(name) for name in VECTORS}
     for k in (1, 2, 3):
         state[f"fc{k}.weight"] = get(f"fc{k}/affine/W").T
@@ -141,13 +145,13 @@ def _umx_to_torch(get, sizes):
     return state
 
 
-def sources_of(state, listed=SOURCES):
+def sources_of(state: Arrays, listed: Sequence[str] = SOURCES) -> tuple[str | None, ...]:
     """Return the sources of a state dict in the order in which they are `listed`; (None,) if it is not of X-UMX."""
     found = dict.fromkeys(match[1] for match in map(_ASTEROID_SOURCE.match, state) if match)
     return tuple(sorted(found, key=lambda name: listed.index(name) if name in listed else len(listed))) or (None,)
 
 
-def sizes_of(state, source=None):
+def sizes_of(state: Arrays, source: str | None = None) -> Sizes:
     """Infer the sizes of the network that a state dict belongs to.
 
     Parameters

@@ -1,6 +1,9 @@
 """Find the weights of a separation model: published ones by name, a file, or the folder of a training run."""
 import json
 import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -23,21 +26,21 @@ class WeightFile:
 
     Parameters
     ----------
-    path : pathlib.Path
-    network : OpenUnmix or CrossNetOpenUnmix
+    path
+    network
         Its sizes are those of the file.
-    sources : tuple of str
+    sources
         What it separates: all sources of X-UMX, one of UMX.
-    sample_rate : int
+    sample_rate
         In Hz; that of the training run beside it, otherwise the published one.
     """
 
-    path = attrs.field()
-    network = attrs.field()
-    sources = attrs.field()
-    sample_rate = attrs.field(default=SAMPLE_RATE)
+    path: Path
+    network: OpenUnmix
+    sources: tuple[str, ...]
+    sample_rate: int = SAMPLE_RATE
 
-    def load(self, shapes):
+    def load(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Read the parameters, which must have `shapes`, into the current scope."""
         stored = stored_shapes(self.path)
         if old := sorted(set(stored) & set(_OBSOLETE)):
@@ -48,19 +51,19 @@ class WeightFile:
         load_parameters(self.path, shapes, optional=_OBSOLETE.__contains__, reshaped=_is_lstm_weight)
 
 
-def _is_lstm_weight(name):
+def _is_lstm_weight(name: str) -> bool:
     return name.endswith(("lstm/weight_l0", "lstm/weight"))
 
 
-def find_weights(model, targets=None):
+def find_weights(model: str | Path, targets: Sequence[str] | None = None) -> list[WeightFile]:
     """Find the weight files of a model.
 
     Parameters
     ----------
-    model : str or path
+    model
         `xumx`, `umx` or `umxhq` (fetched on the first use, unless there is such a path); a file; the folder of a
         training run; or a folder with the files `<target>.h5`, or the training runs `<target>/`, of UMX.
-    targets : sequence of str or None
+    targets
         Which sources are wanted; None: all there are.
 
     Returns
@@ -90,7 +93,7 @@ def find_weights(model, targets=None):
     return chosen
 
 
-def _check_alike(files):
+def _check_alike(files: Sequence[WeightFile]) -> None:
     """The networks of several sources share one spectrogram."""
     for file in files[1:]:
         same = (file.network.sizes.n_fft, file.network.hop_length, file.sample_rate)
@@ -99,7 +102,7 @@ def _check_alike(files):
             raise UserError(f"{file.path}: another n_fft, hop length or sample rate than {first.path}")
 
 
-def _in_folder(folder):
+def _in_folder(folder: Path) -> dict[str, Path]:
     """Return {name: file} of the weights in a folder: of one run, or one file or run for each target."""
     for name in (BEST_XUMX, BEST_UMX, BEST):
         if (folder / name).is_file():
@@ -113,7 +116,7 @@ def _in_folder(folder):
     return in_order(files, SOURCES)
 
 
-def _describe(path, name):
+def _describe(path: Path, name: str) -> WeightFile:
     """Read sizes and sources of a weight file; `name` is that of a UMX whose run does not say what it separates."""
     refuse_archive(path)
     shapes = stored_shapes(path)
@@ -131,7 +134,7 @@ def _describe(path, name):
     return WeightFile(path, OpenUnmix(sizes, hop_length), (config.get("source", name),), rate)
 
 
-def _run_config(path):
+def _run_config(path: Path) -> dict[str, Any]:
     """Configuration of the training run whose result `path` is; nothing for other files."""
     config = path.parent / "config.json"
     if path.name not in (BEST_XUMX, BEST_UMX, BEST) or not config.is_file():
@@ -140,7 +143,10 @@ def _run_config(path):
         values = json.loads(config.read_text())
     except ValueError:
         values = None
-    numbers = (values.get(key, 1) for key in ("nhop", "sample_rate")) if isinstance(values, dict) else (None,)
-    if not all(isinstance(number, int) and number > 0 for number in numbers):
+    if not isinstance(values, dict) or not all(_is_count(values.get(key, 1)) for key in ("nhop", "sample_rate")):
         raise UserError(f"{config}: not the configuration of a training run; remove it to use the defaults")
     return values
+
+
+def _is_count(number: object) -> bool:
+    return isinstance(number, int) and number > 0
