@@ -24,7 +24,7 @@ class PadCropFlip:
     ----------
     pad : int, pixels
         Zeros on each side, after normalization; a crop of the old size follows, offset by 0..2*pad in y and x.
-    flip : bool
+    flip
         Then swap left and right with probability 1/2.
     """
 
@@ -45,21 +45,21 @@ class Batches:
 
     Parameters
     ----------
-    dataset : common.datasets.Dataset
+    dataset
         Subclasses take other examples.
-    batch_size : int
+    batch_size
         Of a rank.
-    seed : int, optional
+    seed
         Shuffle, anew each epoch. Not given: the order of the data set.
-    augment : PadCropFlip, optional
+    augment
         Needs a seed.
     normalize : float32 (256,)
         Table from bytes to values of an image.
-    drop_last : bool
+    drop_last
         Leave out the last batch of an epoch if it is smaller than the others.
-    steps : int, optional
+    steps
         End each epoch after this many batches.
-    world : common.machine.distributed.World, optional
+    world
         The ranks that share the batches, which needs `drop_last`. Not given: this process is alone.
 
     Raises
@@ -154,7 +154,7 @@ class ReadBatches(Batches):
     ----------
     dataset, batch_size, seed, drop_last, steps, world
         As for `Batches`.
-    workers : int, optional
+    workers
         Threads that read; as many as there are cores if not given.
     """
 

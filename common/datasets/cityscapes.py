@@ -58,7 +58,7 @@ class Pair:
 
     Attributes
     ----------
-    name : str
+    name
         `<city>/<id>`.
     image, label : pathlib.Path or SceneFile
         For `read_image` and `read_label`.
@@ -74,7 +74,7 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
 
     Parameters
     ----------
-    root : path
+    root
         Or 'synthetic', for generated scenes (`common.datasets.synthetic_scenes`).
     split : 'train' or 'val'
 

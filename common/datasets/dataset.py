@@ -1,6 +1,6 @@
 """A data set of labelled images in memory, and what is known of one before it is read."""
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -36,7 +36,6 @@ class Dataset:
     ----------
     pixels : uint8 0..255 or float32 in [0, 1], (n, channels, height, width)
     labels : int32 (n,), 0..len(class_names)-1
-    class_names : tuple of str
 
     Raises
     ------
@@ -75,19 +74,18 @@ class DatasetInfo:
 
     Attributes
     ----------
-    read : callable
+    read
         `read(info, found)` returns images uint8 (n, *shape) and labels int (n,) from 0 on, in the order of the files.
         `found` is what `files.find` returns for a split; without files it is the name of the split. If a file is
         damaged, it raises a UserError.
     shape : (channels, height, width)
-    class_names : tuple of str
-    files : PublishedArchive or PublishedFiles, optional
+    files
         Where it comes from. Not given: it needs no files.
-    mirrored : bool
+    mirrored
         The mirror image of an example is an example of the same class.
-    grey : bool
+    grey
         The channels are equal.
-    num_valid : int, optional
+    num_valid
         Training images that published experiments hold out for validation. Not given: there are no such experiments.
     """
 
@@ -100,13 +98,21 @@ class DatasetInfo:
     num_valid: int | None = None
 
 
-def hold_out(dataset, num: int, seed: int = 0):
+class _Examples(Protocol):
+    def __len__(self) -> int: ...
+
+    def subset(self, index: np.ndarray) -> Any: ...
+
+
+Examples = TypeVar("Examples", bound=_Examples)
+
+
+def hold_out(dataset: Examples, num: int, seed: int = 0) -> tuple[Examples, Examples]:
     """Set `num` examples aside, chosen at random without replacement; equal arguments choose equal ones.
 
     Parameters
     ----------
     dataset : Dataset or common.datasets.imagenet.Pictures
-    num, seed : int
 
     Returns
     -------

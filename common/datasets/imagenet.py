@@ -36,7 +36,6 @@ class Pictures:
     ----------
     sources : tuple of pathlib.Path, or of uint8 arrays (height, width, 3)
     labels : int32 (n,), 0..len(class_names)-1
-    class_names : tuple of str
     """
 
     sources: tuple[Path | np.ndarray, ...] = attrs.field(converter=tuple, repr=lambda found: f"<{len(found)} pictures>")
@@ -59,11 +58,11 @@ def load(split: str, root: str | Path, per_class: int | None = None, limit: int 
     ----------
     split : 'train' or 'val'
     root : path, or 'synthetic'
-    per_class : int, optional
+    per_class
         At most this many of each class, the first ones.
-    limit : int, optional
+    limit
         At most this many in all, from all classes in turn.
-    val_labels : path, optional
+    val_labels
         Labels of a flat validation folder; not given, one of `LABEL_FILES`. A line holds the name of a picture and its
         class, separated by blanks or a comma, and perhaps more; or else the class alone, in the order of the names of
         the pictures. A class is a wnid or, beside a name, its place in the order of the classes, from 0 on.
@@ -192,15 +191,13 @@ class ImageBatches(ReadBatches):
 
     Parameters
     ----------
-    pictures : Pictures
-    batch_size : int
-    size : int
+    size
         Height and width, pixels.
-    seed : int, optional
+    seed
         Shuffle, crop at random and mirror, anew each epoch. Not given: the order of `pictures`, and the centre.
     drop_last, steps, world, workers
         As for `ReadBatches`.
-    skip_damaged : bool
+    skip_damaged
         Leave out pictures that cannot be decoded, and note them in `skipped`, instead of stopping with a UserError.
         With a seed, others of the batch take their places, so that it keeps its size.
 

@@ -33,9 +33,8 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
 
     Parameters
     ----------
-    path : pathlib.Path
+    path
         Read as gzip if it ends in '.gz'.
-    num_axes : int
 
     Returns
     -------

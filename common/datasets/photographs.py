@@ -16,7 +16,6 @@ def random_crop(width: int, height: int, rng: np.random.Generator) -> tuple[int,
     Parameters
     ----------
     width, height : int, pixels
-    rng : numpy.random.Generator
 
     Returns
     -------
@@ -51,7 +50,7 @@ def decode(source: Path | np.ndarray, size: int, rng: np.random.Generator | None
     ----------
     source : path, or uint8 (height, width, 3)
     size : int, pixels
-    rng : numpy.random.Generator, optional
+    rng
         Crop at random, and mirror with probability 1/2; otherwise crop the centre.
 
     Returns

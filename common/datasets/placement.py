@@ -39,7 +39,6 @@ def make_batch(images: np.ndarray, index: np.ndarray, table: np.ndarray, offsets
         Of the crop in the padded image, in y and x.
     flips : bool (batch,)
         Swap left and right of the crop.
-    pad : int
 
     Returns
     -------

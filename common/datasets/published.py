@@ -15,19 +15,19 @@ class PublishedArchive:
 
     Attributes
     ----------
-    title : str
+    title
         What messages call it.
-    url : str
+    url
         Its file name is that of the archive.
-    size : int
+    size
         Bytes of the archive.
-    digest : str
+    digest
         As in `common.downloads.fetch.fetch`.
-    folder : str
+    folder
         Folder in the archive.
-    names : dict of str to tuple of str
+    names
         Files in the folder that are read, by split.
-    limit : int
+    limit
         Bytes that one of them may have.
     """
 
@@ -54,7 +54,7 @@ class PublishedArchive:
         Parameters
         ----------
         split : str, a key of `self.names`
-        data_dir : path, optional
+        data_dir
             Holds the files, the folder, or the archive, of which nothing is unpacked. Not given: the cache folder, to
             which the archive is downloaded where files are missing.
 
@@ -120,13 +120,13 @@ class PublishedFiles:
 
     Attributes
     ----------
-    title : str
+    title
         What messages call all of them.
-    url : str
+    url
         Of the folder where they are, ending in a slash.
-    folder : str
+    folder
         Where they are kept in the cache.
-    files : dict of str to tuple of PublishedFile
+    files
         By split.
     """
 
@@ -141,7 +141,7 @@ class PublishedFiles:
         Parameters
         ----------
         split : str, a key of `self.files`
-        data_dir : path, optional
+        data_dir
             Folder of the files, compressed or not, or of a folder `self.folder` with them. Not given: that folder in
             the cache, to which they are downloaded where they are missing.
 

@@ -14,12 +14,11 @@ def read(info: DatasetInfo, split: str, num: int | None = None, seed: int = 0) -
 
     Parameters
     ----------
-    info : DatasetInfo
+    info
         Says their size and the number of classes.
     split : 'train' or 'test'
-    num : int, optional
+    num
         Examples; `NUM[split]` if not given. The classes take turns, so their sizes differ by one at most.
-    seed : int
 
     Returns
     -------

@@ -34,11 +34,10 @@ def make_scene(split: str, index: int, height: int = HEIGHT, width: int = WIDTH,
     Parameters
     ----------
     split : 'train' or 'val'
-    index : int
+    index
         From 0; there is no end.
-    height, width : int
+    height, width
         Pixels.
-    seed : int
 
     Returns
     -------

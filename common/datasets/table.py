@@ -53,7 +53,7 @@ def load(name: str, split: str, data_dir: str | Path | None = None) -> Dataset:
     ----------
     name : str, one of `DATASETS`
     split : 'train' or 'test'
-    data_dir : path, optional
+    data_dir
         Folder of the files, see `common.datasets.published`. Not given: they are found in the cache or downloaded.
 
     Raises

@@ -108,12 +108,8 @@ def convolution(x: nn.Variable, outputs: int, kernel: int, style: Style, name: s
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    outputs, kernel, stride
-    style
-    name
     dilations
         The outputs are split evenly among them.
-    with_bias
 
     Returns
     -------
@@ -175,7 +171,6 @@ def dense_chain(x: nn.Variable, growth: int, style: Style, kept: int = 1) -> nn.
     x : nn.Variable (batch, layers growth, height, width)
     growth
         Channels of a layer.
-    style
     kept
         How many layers are returned, the last ones.
 
@@ -200,8 +195,6 @@ def d2_block(x: nn.Variable, growth: int, num_layers: int, style: Style, kept: i
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    growth, num_layers
-    style
     kept
         As for `dense_chain`.
     first
@@ -226,8 +219,6 @@ def d3_block(x: nn.Variable, growth: int, num_layers: int, num_blocks: int, styl
         Channels that a D2 block gives to each later one.
     num_layers
         Of each D2 block.
-    num_blocks
-    style
 
     Returns
     -------
@@ -245,8 +236,6 @@ def upsample(x: nn.Variable, outputs: int, style: Style) -> nn.Variable:
     Parameters
     ----------
     x : nn.Variable (batch, channels, height, width)
-    outputs
-    style
 
     Returns
     -------
@@ -265,8 +254,6 @@ def multi_scale(x: nn.Variable, scales: "MultiScale", style: Style) -> nn.Variab
     ----------
     x : nn.Variable (batch, channels, height, width)
         Height and width are multiples of 2^depth.
-    scales
-    style
 
     Returns
     -------

@@ -113,7 +113,6 @@ def network(image: nn.Variable, dilation: str, test: bool) -> nn.Variable:
     image : nn.Variable (batch, 3, height, width)
     dilation
         A name of `d3net.blocks.DILATIONS`.
-    test
 
     Returns
     -------

@@ -25,7 +25,6 @@ def d3net_segmentation(image: nn.Variable, hparams: SegmentationHyperParameters,
     ----------
     image : nn.Variable (batch, 3, height, width)
         RGB, standardized by `hparams.mean` and `hparams.std`.
-    hparams
     test
         Normalize by the running statistics instead of those of the batch, and return probabilities.
     recompute
@@ -92,7 +91,6 @@ def reduced_d2_block(x: nn.Variable, growth: int, num_layers: int, kept: int, ou
     x : nn.Variable (batch, channels, height, width)
     growth, num_layers, kept, style
         As for `d3net.blocks.d2_block`.
-    outputs
 
     Returns
     -------
@@ -129,9 +127,7 @@ def head(taps: Sequence[nn.Variable], channels: int, num_classes: int, size: tup
         Features on several scales, the finest first.
     channels
         Of the layer between.
-    num_classes
     size : (height, width) of the output
-    test
 
     Returns
     -------

@@ -29,7 +29,6 @@ def training_sample(image: np.ndarray, label: np.ndarray, rng: Random, size: Siz
     image : uint8 (height, width, 3), BGR
     label : uint8 (height, width)
         Classes, or 255: ignored.
-    rng
     size
         Height and width of the sample.
     mean, std : 3 floats, RGB

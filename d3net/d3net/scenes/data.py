@@ -25,7 +25,6 @@ class Scenes:
 
     Parameters
     ----------
-    cfg
     hparams
         With the values that `cfg` changes.
     steps

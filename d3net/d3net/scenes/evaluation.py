@@ -56,7 +56,6 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
 
     Parameters
     ----------
-    flags
     data_dir, split
         As for `common.datasets.cityscapes.find_pairs`.
     limit
@@ -103,7 +102,6 @@ def score_images(pairs: Sequence[Pair], segmenter: "Segmenter", folder: Path, ma
 
     Parameters
     ----------
-    pairs
     segmenter
         Only its `segment(image)` is used.
     folder

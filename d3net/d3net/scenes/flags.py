@@ -34,7 +34,6 @@ class SegmenterFlags:
         As for `d3net.scenes.weights.segmentation_file`.
     config
         Hyper-parameters, by name or of a file; None: those that belong to the model.
-    computation
     """
 
     model: str

@@ -9,7 +9,6 @@ class ConfusionMatrix:
 
     Attributes
     ----------
-    num_classes
     counts : int64 (num_classes, num_classes)
         Row: class of the label; column: prediction.
     """

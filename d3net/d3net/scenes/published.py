@@ -13,7 +13,6 @@ class PublishedModel:
 
     Attributes
     ----------
-    name
     miou
         Whose number -> mean intersection over union in percent on the 500 validation images of Cityscapes.
     """
