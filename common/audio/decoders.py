@@ -21,7 +21,7 @@ from common.machine.errors import UsageError, UserError
 _SOUNDFILE_MAGIC = (b"RIFF", b"RF64", b"riff", b"FORM", b"fLaC", b"caff", b".snd")
 _STEP = 4096    # frames read at once: an error in a damaged file costs no more than these
 _AAC_FRAME = 1024    # frames in a packet
-_PAGE = 16 * _AAC_FRAME
+_SEGMENT = 16 * _AAC_FRAME
 
 
 def open_source(path: Path, stream: int) -> "SampleSource | PacketSource":
@@ -96,8 +96,8 @@ class PacketSource:
     Notes
     -----
     A decoder of AAC draws noise from a generator that runs through the file, so what it returns depends on where it
-    began. AAC-LC in MP4 is therefore decoded in pages of 16 packets, each by a decoder of its own: a sample has one
-    value, and finding it costs a page. Other streams are decoded from their beginning at every `blocks_from`.
+    began. AAC-LC in MP4 is therefore decoded in segments of 16 packets, each by a decoder of its own: a sample has one
+    value, and finding it costs a segment. Other streams are decoded from their beginning at every `blocks_from`.
     """
 
     def __init__(self, path: Path, index: int):
@@ -113,8 +113,8 @@ class PacketSource:
         self.estimated_frames = duration and round(duration * self.sample_rate / 1_000_000)
         self.num_frames: int | None = None
         self.promised_frames = self._promise()
-        self._paged = self._is_regular(first)
-        if self._paged:
+        self._segmented = self._is_regular(first)
+        if self._segmented:
             self.num_frames = self.estimated_frames = self.promised_frames = self._length()
         else:
             self._container.close()
@@ -123,9 +123,9 @@ class PacketSource:
         self._container.close()
 
     def blocks_from(self, frame: int) -> tuple[int, Iterator[np.ndarray]]:
-        if self._paged:
-            page = frame // _PAGE
-            return page * _PAGE, self._pages_from(page)
+        if self._segmented:
+            segment = frame // _SEGMENT
+            return segment * _SEGMENT, self._segments_from(segment)
         return 0, self._blocks()
 
     def _open(self) -> tuple[av.container.InputContainer, av.audio.stream.AudioStream]:
@@ -175,24 +175,24 @@ class PacketSource:
                     raise UserError(f"{self._path}: changes its sample rate or channels in the middle; convert it")
                 yield _samples(frame)
 
-    def _pages_from(self, page: int) -> Iterator[np.ndarray]:
+    def _segments_from(self, segment: int) -> Iterator[np.ndarray]:
         assert self.num_frames is not None
-        while page * _PAGE < self.num_frames and (audio := self._page(page)) is not None:
-            yield audio[:self.num_frames - page * _PAGE]
-            page += 1
+        while segment * _SEGMENT < self.num_frames and (audio := self._segment(segment)) is not None:
+            yield audio[:self.num_frames - segment * _SEGMENT]
+            segment += 1
 
-    def _page(self, page: int) -> np.ndarray | None:
-        """Decode `_PAGE` frames, silence where packets are damaged; None where the file has come to an end."""
-        begin = self._first_pts + page * _PAGE
-        self._container.seek(begin - _AAC_FRAME, stream=self._stream)
+    def _segment(self, segment: int) -> np.ndarray | None:
+        """Decode `_SEGMENT` frames, silence where packets are damaged; None where the file has come to an end."""
+        first_pts = self._first_pts + segment * _SEGMENT
+        self._container.seek(first_pts - _AAC_FRAME, stream=self._stream)
         decoder = av.CodecContext.create("aac", "r")
         decoder.extradata = self._stream.codec_context.extradata
-        audio, found = np.zeros((_PAGE, self.channels), np.float32), False
-        # A packet needs the one before it. Where a page begins must not depend on where the container seeks to.
-        for frame in _decode(self._container, self._stream, decoder, begin - 2 * _AAC_FRAME, begin + _PAGE):
-            place = frame.pts - begin
-            if -frame.samples < place < _PAGE:
-                part = _samples(frame)[max(0, -place):_PAGE - place]
+        audio, found = np.zeros((_SEGMENT, self.channels), np.float32), False
+        # A packet needs the one before it. Where a segment begins must not depend on where the container seeks to.
+        for frame in _decode(self._container, self._stream, decoder, first_pts - 2 * _AAC_FRAME, first_pts + _SEGMENT):
+            place = frame.pts - first_pts
+            if -frame.samples < place < _SEGMENT:
+                part = _samples(frame)[max(0, -place):_SEGMENT - place]
                 audio[max(0, place):][:len(part)] = part
                 found = True
         return audio if found else None

@@ -150,8 +150,8 @@ class TrainingBatches:
 
     def _ahead(self, epoch, start):
         with parallel_map(self.workers, "remixing") as start_all:
-            for begun in prefetch(self._begin(start_all, plan) for plan in self._plans(epoch, start)):
-                yield _finish(*begun)
+            for started in prefetch(self._start_filling(start_all, plan) for plan in self._plans(epoch, start)):
+                yield _finish(*started)
 
     def _plans(self, epoch, start):
         """Yield what to read for each batch from number `start` on, a list of draws for each item of this rank."""
@@ -162,7 +162,7 @@ class TrainingBatches:
             if number >= start:
                 yield plan[self.world.rows(self.batch_size)]
 
-    def _begin(self, start_all, plan):
+    def _start_filling(self, start_all, plan):
         """Start to fill the arrays of a batch; returns them and an iterator that ends when they are full."""
         track = self.tracks[plan[0][0].track]
         samples = track.num_frames if self.seq_dur <= 0 else _samples(self.seq_dur, track)

@@ -145,11 +145,11 @@ def _separated_to_disk(separator: StemSeparator, reader: AudioReader, frames: in
 
 def _read(reader: AudioReader, frames: int, channels: int) -> Iterator[np.ndarray]:
     """Yield blocks of the next `frames` frames, one at least, without the channels after the first `channels`."""
-    begin = reader.position
-    while (left := begin + frames - reader.position) > 0 and len(block := reader.read(min(left, BLOCK))):
+    start = reader.position
+    while (left := start + frames - reader.position) > 0 and len(block := reader.read(min(left, BLOCK))):
         yield block[:, :channels]
-    if reader.position == begin:
-        raise UserError(f"{reader.path}: ends before --start {begin / reader.sample_rate:g}")
+    if reader.position == start:
+        raise UserError(f"{reader.path}: ends before --start {start / reader.sample_rate:g}")
 
 
 def _with_bar(blocks: Iterable[np.ndarray], name: str, rate: int,
