@@ -1,7 +1,8 @@
 """Batch normalization of channels, with the bits of nnabla's, and the sums that it and its tangent are made of.
 
-It keeps nnabla's order and precision of sums, as a quantizer may follow. `common.cpu.features.FeatureNormalization` is
-for arrays whose last axis is normalized: their memory is laid out otherwise, and rounding does not matter there.
+It keeps nnabla's order and precision of sums, as a quantizer may follow. `common.cpu.features.FeatureNormalization`
+exists beside it for arrays whose last axis has the features: their memory is laid out differently, and they need no
+certain rounding.
 """
 import numpy as np
 
@@ -40,9 +41,9 @@ def combine(g: np.ndarray, x: np.ndarray, from_g: np.ndarray, from_x: np.ndarray
 class BatchNormalization(HostFunction):
     """Batch normalization over all axes but 1; inputs x, beta, gamma, mean, var, the last four (1, channels, 1, 1).
 
-    As `nnabla.functions.batch_normalization`: with `batch_stat`, the statistics of the batch normalize, and the
-    running ones in `mean` and `var` move towards them by 1 - decay_rate, the variance without bias. Those of the batch
-    are taken over all ranks that train together (`common.machine.distributed`).
+    It computes what `nnabla.functions.batch_normalization` does. With `batch_stat` it normalizes by the statistics of
+    the batch, and moves the running ones in `mean` and `var` towards them by 1 - decay_rate, the variance without bias.
+    The statistics of the batch are taken over all ranks that train together (`common.machine.distributed`).
     """
 
     def __init__(self, decay_rate: float, eps: float, batch_stat: bool) -> None:
@@ -62,8 +63,8 @@ class BatchNormalization(HostFunction):
 
     @staticmethod
     def _over_ranks(mean, var):
-        """Join mean and variance of ranks with so many elements each."""
-        if world().size == 1:    # whose bits are nnabla's
+        """Mean and variance over all ranks, each of which has as many elements."""
+        if world().size == 1:    # keep nnabla's bits
             return mean, var
         joint, square = world().mean([mean, var + mean.astype(np.float64) ** 2])
         return as_float32(joint), as_float32(np.maximum(square - joint ** 2, 0))
@@ -80,7 +81,7 @@ class BatchNormalization(HostFunction):
         to_gamma = product * inverse_std
         if propagate_down[0]:
             scale = data_of(inputs[2]).ravel() * inverse_std
-            # Through the statistics all elements depend on each; those of constants, on none.
+            # The statistics of a batch depend on all its elements; the running ones are constants.
             by_beta, by_gamma = np.zeros((2, scale.size))
             if self.batch_stat:
                 by_beta, by_gamma = world().mean([to_beta, to_gamma]) / (x.size // x.shape[1])

@@ -54,7 +54,7 @@ class Affine(HostFunction):
 
 
 class _ByFeature(HostFunction):
-    """What y = (x - shift) scale + offset by feature, rectified or not, needs in both directions."""
+    """Base of functions y = (x - shift) scale + offset, with numbers for each feature, and with or without a ReLU."""
 
     rectify = False
 
@@ -84,7 +84,7 @@ class _ByFeature(HostFunction):
 class ScaleShift(_ByFeature):
     """y = x scale + offset, and then max(y, 0) if `rectify`; inputs x (..., features), scale (n,), offset (n,).
 
-    With n below the number of features only the first n are taken.
+    With n below the number of features it takes only the first n.
     """
 
     def __init__(self, rectify: bool = False) -> None:
@@ -113,8 +113,9 @@ class ScaleShift(_ByFeature):
 class FeatureNormalization(_ByFeature):
     """Batch normalization of the last axis; inputs x (..., features), beta, gamma, mean, var of so many elements.
 
-    As `nnabla.functions.batch_normalization` with that axis: `mean` and `var` are the running statistics. Those of the
-    batch are taken over all ranks that train together (`common.machine.distributed`).
+    It computes what `nnabla.functions.batch_normalization` does with that axis: `mean` and `var` are the running
+    statistics. The statistics of the batch are taken over all ranks that train together
+    (`common.machine.distributed`).
     """
 
     def __init__(self, decay_rate: float, eps: float, batch_stat: bool) -> None:
@@ -152,7 +153,7 @@ class FeatureNormalization(_ByFeature):
         to_gamma = product * self.inverse_std
         if propagate_down[0]:
             scale = data_of(inputs[2]).ravel() * self.inverse_std
-            # Through the statistics all rows depend on each; those of constants, on none.
+            # The statistics of a batch depend on all its rows; the running ones are constants.
             by_beta, by_gamma = np.zeros((2, scale.size))
             if self.batch_stat:
                 by_beta, by_gamma = world().sum([to_beta, to_gamma]) / self._count(inputs)

@@ -1,11 +1,11 @@
-"""What functions that compute in Python on the host have in common: views of nnabla's arrays as NumPy arrays."""
+"""The base of functions that compute in Python on the host, and views of nnabla's arrays as NumPy arrays."""
 import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
 
 class HostFunction(PythonFunction):
-    """One output; gradients need the inputs but not the output unless a subclass says otherwise."""
+    """A function with one output. Its gradients need the inputs but not the output, unless a subclass differs."""
 
     @property
     def name(self):

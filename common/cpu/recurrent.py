@@ -11,7 +11,7 @@ from common.cpu.parallel import run_parallel
 class LSTM(HostFunction):
     """Stacked LSTM layers; inputs x (frames, batch, features), weight_l0, bias, and weight if there are several layers.
 
-    Gradients need `train`, which keeps what they are made of for one backward pass after each forward pass.
+    Gradients need `train`: each forward pass then keeps what the one backward pass after it needs.
     """
 
     def __init__(self, num_layers: int, dropout: float, train: bool) -> None:

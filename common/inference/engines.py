@@ -7,7 +7,7 @@ running take beside the parameters,
     X-UMX, 4 times 20 s         onnxruntime 2.4, 740 MB     openvino 2.9, 1330 MB    nnabla 5.6 (compiled functions)
     D3Net, one target of 6 s    onnxruntime 3.9, 780 MB     openvino 2.6, 550 MB     nnabla 54 (its own functions)
 
-hence the choice of `auto`.
+`auto` chooses accordingly.
 """
 import functools
 import importlib.util
@@ -89,7 +89,7 @@ def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], s
 
 
 def check_engine(engine: str, precision: str) -> None:
-    """Raise a UsageError if there is no such engine here, or it has no such precision, as `compile_network` does."""
+    """Raise the UsageError of `compile_network` for an engine that is missing here, or that lacks the precision."""
     if engine not in ("auto", *ENGINES):
         raise UsageError(f"--engine {engine!r}: choose one of {', '.join(('auto', *ENGINES))}")
     if precision not in PRECISIONS:
@@ -145,7 +145,7 @@ def _onnxruntime(inputs, outputs):
     if model is None:
         content = _onnx_model(inputs, outputs)
         model = network_cache.store(key, content) or content
-        del content    # 140 MB for X-UMX, that the session reads from the file
+        del content    # 140 MB for X-UMX, which the session reads from the file
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda arrays: list(session.run(list(outputs), dict(zip(inputs, arrays, strict=True))))
 
@@ -168,7 +168,7 @@ def _openvino(inputs, outputs, precision):
     core = _openvino_core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
-        # It would compute, several times slower than in float32.
+        # Without such instructions it would be several times slower than in float32.
         raise UsageError("--precision bf16: this CPU has no instructions for it; leave it out")
     settings = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "INFERENCE_NUM_THREADS": num_threads(),
                 "PERFORMANCE_HINT": "LATENCY"}
@@ -176,7 +176,7 @@ def _openvino(inputs, outputs, precision):
     key = f"openvino-{zlib.crc32(repr(made_for).encode()):08x}-{graph.fingerprint(inputs, outputs)}"
     path, weights = network_cache.find(key), None
     if path is not None:
-        weights = np.memmap(path, np.uint8, "c")    # which the network uses where they lie
+        weights = np.memmap(path, np.uint8, "c")    # the network uses them in place
         network = core.import_model(openvino.Tensor(weights, shared_memory=True), "CPU", settings)
     else:
         model = core.read_model(_onnx_model(inputs, outputs))
@@ -185,7 +185,7 @@ def _openvino(inputs, outputs, precision):
         network_cache.store(key, content.getbuffer())
     request = network.create_infer_request()
 
-    def compute(arrays, _weights=weights):    # which have to be there as long as the network
+    def compute(arrays, _weights=weights):    # the network reads them as long as it exists
         results = request.infer(dict(enumerate(arrays)), share_inputs=True)
         return [results[k] for k in range(len(outputs))]
     return compute

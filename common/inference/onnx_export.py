@@ -31,13 +31,13 @@ def export(inputs: Variables, outputs: Variables, name: str = "network",
     Parameters
     ----------
     inputs, outputs
-        What will be fed and fetched under these names. All other variables without a parent, parameters above all,
-        are constants of the model, with the values that they have now.
+        Variables by the names under which values are fed and fetched. All other variables without a parent, such as
+        parameters, become constants of the model, with the values that they have now.
     name
         Of the graph in the model.
     converters
-        Other ones than those of `common.inference.onnx_functions.CONVERTERS`, by type of function. Nodes that one of
-        them leaves without a use are taken out.
+        By type of function; they replace those of `common.inference.onnx_functions.CONVERTERS`. Nodes that become
+        unused are removed.
 
     Returns
     -------

@@ -1,7 +1,7 @@
 """The nnabla functions of this repository in terms of ONNX, for `common.inference.onnx_export`.
 
-A function that is missing, or used with other arguments than here, has not been needed. Those that do something else in
-training than in test mode (dropout, statistics of a batch) have no form.
+Functions and arguments that no network here needs are missing. Functions that act in another way in training (dropout,
+statistics of a batch) cannot be exported.
 """
 import numpy as np
 from onnx import TensorProto

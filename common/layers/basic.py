@@ -29,7 +29,7 @@ def convolution(x: nn.Variable, w: nn.Variable, b: nn.Variable | None = None, pa
         Of both axes, in pixels. Without `pad` it is half of the kernel's reach: for odd k, a stride of 1 keeps height
         and width.
     in_order
-        Give nnabla's result to the last bit on a CPU, too, at twice the time: for a quantizer behind, which turns a
+        Give nnabla's result to the last bit on a CPU, too, in twice the time. A quantizer needs it, as it turns a
         difference in the last bit into a whole level. Otherwise results agree to rounding.
 
     Returns

@@ -2,10 +2,9 @@
 
     python out-of-core-training/benchmark.py resnet50 densenet121 --memory 8GB [--batches 64 128 256] [--output DIR]
 
-Each try runs in a process of its own, as a GPU that has run out of memory is in no clear state. On a CPU this is a dry
-run: nothing runs out of memory there, so what fits is what the planner counts to be within --memory, and nothing is
-swapped; choose a small --width and --image-size. Writes benchmark.json, benchmark.csv, and benchmark.png with the
-published points.
+Each trial runs in a process of its own, as a GPU that has run out of memory is in no clear state. On a CPU this is a
+dry run: the planner decides what fits within --memory, and nothing is swapped; choose a small --width and --image-size.
+Writes benchmark.json, benchmark.csv, and benchmark.png with the published points.
 """
 import argparse
 import json
@@ -30,15 +29,15 @@ from out_of_core_training.comparison.trial import Outcome, Trial, run_trial
 from out_of_core_training.config import parse_size
 
 COLUMNS = ("network", "mode", "batch_size", "images_per_second", "planned_bytes", "peak_bytes")
-DRY_RUN = ("dry run on a CPU: what fits is what the planner counts to be within the memory; nothing is swapped, and "
-           "speeds are those of the CPU")
+DRY_RUN = ("dry run on a CPU: the planner decides what fits within the memory; nothing is swapped, and speeds are "
+           "those of the CPU")
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", default=["resnet50"],
                         help=f"some of {', '.join(models.NETWORKS)} (default: resnet50)")
-    parser.add_argument("--memory", metavar="SIZE", help="bytes of GPU memory to use, such as 8GB; needed on a CPU "
+    parser.add_argument("--memory", metavar="SIZE", help="memory of the GPU to use, such as 8GB; needed on a CPU "
                                                          "(default: all that is free)")
     parser.add_argument("--modes", nargs="+", choices=tuple(figure.MODES), default=list(figure.MODES),
                         help="what to compare (default: all)")

@@ -1,4 +1,4 @@
-"""What the networks are trained on: photographs with classes, street scenes, or one random batch over and over."""
+"""The data of the networks: photographs with classes, street scenes, or one random batch over and over."""
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +34,7 @@ class RandomBatches:
     Parameters
     ----------
     network
-        That will be trained on them.
+        The one to be trained on them.
     steps
         Of an epoch.
     seed

@@ -1,4 +1,4 @@
-"""Plan out-of-core training of a built graph without running it: what it needs, what nnabla's scheduler would do."""
+"""Plan out-of-core training of a graph without running it: the memory it needs, and its swaps by nnabla's scheduler."""
 from collections.abc import Sequence
 from typing import Any
 

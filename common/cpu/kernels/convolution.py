@@ -79,8 +79,8 @@ def _fold(columns, x, n, width, geometry):
 def _multiply_in_order(w, columns, product):
     """product = w columns, every sum in the order of its terms and rounded after each, as nnabla does.
 
-    That order forbids fused operations and vector sums, hence BLAS. Here the vectors run along the pixels, and a pass
-    takes eight terms.
+    That order forbids fused operations and vector sums, and with them BLAS. Here vectors run along the pixels, and each
+    pass adds eight terms.
     """
     product[:] = 0
     eights = w.shape[1] // 8 * 8
@@ -107,7 +107,7 @@ def _multiply_in_order(w, columns, product):
 def forward(start, stop, x, w, b, y, add, lines, in_order, geometry):
     """Write or add y = w * x + b over tiles of `lines` lines; w is (outputs, channels k k).
 
-    `in_order` gives nnabla's result to the last bit. Gradients need not have it, and go faster.
+    `in_order` gives nnabla's result to the last bit. Gradients do without it and are faster.
     """
     outputs, height, width = y.shape[1:]
     field_memory = np.empty(w.shape[1] * lines * width, np.float32)

@@ -1,4 +1,4 @@
-"""One try of the benchmark: a network and a batch in one of the modes. Does it fit, and how fast is it?"""
+"""A trial of the benchmark: whether a network and a batch fit in one of the modes, and how fast they are."""
 import contextlib
 import time
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ WARM_UP = 3    # iterations: the first is recorded, the second is planned
 
 @attrs.frozen(kw_only=True)
 class Trial:
-    """What is tried, as JSON can hold it.
+    """A network, a batch and a mode to try. All fields have a form in JSON.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Trial:
 
 @attrs.frozen
 class Outcome:
-    """What a trial found.
+    """The result of a trial.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""What planning needs to know of a device, from the vendor's data sheet or measured here."""
+"""Memory and speed of a device, from the vendor's data sheet or measured here."""
 import time
 
 import attrs
@@ -9,8 +9,8 @@ import numpy as np
 from common.machine.context import on_gpu
 from common.out_of_core.device import device_memory, synchronize
 
-# Shares of the data sheet's rates that training code reaches: assumptions, about what cuDNN's convolutions, its
-# normalizations and pinned copies are known to reach. `mine` needs none.
+# Shares of the data sheet's rates that training code is assumed to reach: about those that cuDNN's convolutions, its
+# normalizations and pinned copies are known for. A measured device needs none.
 ARITHMETIC_SHARE, MEMORY_SHARE, LINK_SHARE = 0.6, 0.8, 0.8
 
 

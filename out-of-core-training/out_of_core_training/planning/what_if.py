@@ -1,4 +1,4 @@
-"""How needs grow with the batch, the largest batch that follows, and what would raise it."""
+"""How the needed memory grows with the batch, the largest batch that fits, and changes that would raise it."""
 from collections.abc import Callable, Sequence
 
 from common.out_of_core.device import format_bytes
@@ -8,12 +8,12 @@ Line = tuple[float, float]    # bytes for one image, and for each further one
 
 # Functions whose output could take the place of an input, and the gradient of the input that of the output.
 IN_PLACE = ("BatchNormalization", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "Add2", "Dropout")
-# What these compute can be had again for a small part of the time of a convolution.
+# Functions that can be computed again in a small part of the time of a convolution.
 CHEAP = (*IN_PLACE, "MaxPooling", "AveragePooling", "Concatenate", "Pad", "Reshape")
 
 
 class Growth:
-    """Needs of a network in bytes as straight lines over the batch size, from the plans of two batches.
+    """The bytes that a network needs as straight lines over the batch size, from the plans of two batches.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ class Growth:
     Attributes
     ----------
     blocks, in_core
-        Bytes for one image, and for each further one: of each function block; of what lives at a time.
+        Bytes for one image, and for each further one. `blocks` has a line for each function block, `in_core` one for
+        the arrays that live at the same time.
     """
 
     def __init__(self, one: Plan, many: Plan, batch_size: int) -> None:
@@ -34,7 +35,7 @@ class Growth:
         self.in_core = self.lines(lambda plan: [plan.in_core_bytes])
 
     def lines(self, needs: Callable[[Plan], Sequence[float]]) -> list[Line]:
-        """Lines of what `needs` tells of a plan, a list of bytes."""
+        """Lines through the bytes that `needs` returns for each of the two plans."""
         return [(first, (last - first) / (self.batch_size - 1))
                 for first, last in zip(needs(self.one), needs(self.many), strict=True)]
 
@@ -65,11 +66,12 @@ def _kind(label):
 
 
 def _in_place(plan):
-    """Bytes of the blocks, without the array that an elementwise function need not have beside its input."""
+    """Bytes of the blocks if the output of an elementwise function took the place of its input."""
     return [size - (_written(accesses) if _kind(label) in IN_PLACE else 0) for size, label, accesses in _blocks(plan)]
 
 
 def _halved(plan, kinds):
+    """Bytes of the blocks if functions of these kinds were computed in two halves."""
     return [size / 2 if _kind(label) in kinds else size for size, label, _ in _blocks(plan)]
 
 
@@ -83,7 +85,7 @@ def _written(accesses):
 
 
 def _recomputed(plan):
-    """Bytes in-core without the outputs of cheap functions that wait for the backward."""
+    """Bytes in-core without the outputs of cheap functions, which otherwise wait for the backward pass."""
     cleared = {access.array for _, label, accesses in _blocks(plan) if label.endswith("forward")
                for access in accesses if access.kind == "clear"}
     waiting = 0
