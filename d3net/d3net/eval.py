@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from common.console import cli
 from d3net.music import evaluation as eval_mss
 from d3net.scenes import evaluation as eval_segmentation
+from d3net.tasks import parse_task
 
 TASKS = {"mss": eval_mss, "segmentation": eval_segmentation}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.parser(__doc__)
-    tasks = parser.add_subparsers(dest="task", required=True, metavar="mss|segmentation")
-    for name, module in TASKS.items():
-        module.add_arguments(tasks.add_parser(name, description=module.__doc__, allow_abbrev=False,
-                                              formatter_class=argparse.RawDescriptionHelpFormatter))
-    return parser.parse_args(argv)
+    return parse_task(__doc__, TASKS, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

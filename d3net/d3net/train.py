@@ -13,18 +13,13 @@ from collections.abc import Sequence
 from common.console import cli
 from d3net.music import training as train_mss
 from d3net.scenes import training as train_segmentation
+from d3net.tasks import parse_task
 
 TASKS = {"mss": train_mss, "segmentation": train_segmentation}
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = cli.parser(__doc__)
-    tasks = parser.add_subparsers(dest="task", metavar="TASK", required=True, help="mss or segmentation")
-    for name, module in TASKS.items():
-        task = tasks.add_parser(name, description=module.__doc__, allow_abbrev=False,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
-        module.add_arguments(task)
-    return parser.parse_args(argv)
+    return parse_task(__doc__, TASKS, argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
