@@ -2,10 +2,11 @@
 
     python data-cleansing/benchmark.py [--batch-size 64] [--rounds 3]
 
-Images of 3x32x32, augmented, and the published network. The published loop decodes and augments one file after the
-other in a graph of its own, takes the gradient of one image after the other, and the product of the Hessian with u by a
-new graph for each batch. Here files are decoded once in a run, not in each epoch. All take turns; scoring includes the
-preparation. Also prints the largest difference of the results, of the largest value.
+The images have 3x32x32 pixels and are augmented; the network is the published one. The published loop decodes and
+augments one file after the other, each in a graph of its own. It takes the gradient of one image after the other, and
+builds a new graph for the product of the Hessian with u of each batch. Our code decodes files once in a run, not in
+each epoch. All parts take turns, and scoring includes the preparation. The differences are the largest ones of the
+results, as shares of the largest value.
 """
 import statistics
 import tempfile
@@ -23,13 +24,12 @@ from common.machine.memory import peak_megabytes
 from common.machine.seeding import seed_everything
 from common.workbench.benchmarking import add_benchmark_flags, measure_all, median_ratio, take_turns
 from data_cleansing.data.augmentation import PAD
-from data_cleansing.data.images import Images
+from data_cleansing.data.images import COLOUR, Images
 from data_cleansing.influence.gradients import BatchScores
 from data_cleansing.model import cifarnet
 from data_cleansing.training.parameters import Layout
 
 SHAPE, CLASSES = (3, 32, 32), 10
-COLOUR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)    # mean and standard deviation
 ROWS = (    # what is measured, our part, the published part that it is compared with
     ("preparation, of decoded images", "preparation", "published preparation"),
     ("scores alone, each image by itself", "scores, single", "published scores"),

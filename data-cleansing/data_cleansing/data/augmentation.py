@@ -1,4 +1,4 @@
-"""Batches of images as the network takes them: random shift and mirror image, and normalization, in one pass.
+"""Batches of images as the network takes them: shifted and mirrored at random, and normalized, in one pass.
 
 Shift and mirror image are those of nnabla's `F.image_augmentation` to the last bit. nnabla draws from a Mersenne
 Twister that each image seeds anew. Its outputs r1, r2, ... give the shift by r4 and r5, in steps of a thousandth of the

@@ -11,9 +11,8 @@ from common.pictures.image_files import read_image_as
 from data_cleansing.data.augmentation import make_batch
 
 SMALLEST, LARGEST = 32, 128    # side of the square that images are resized to, pixels
-# Mean and standard deviation of values in [0, 1] by number of channels, and where the number is another.
-_STATISTICS = {3: ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))}
-_CENTRED = (0.5, 0.5)
+# Mean and standard deviation of the channels of colour images, values in [0, 1]. Of other images both are 0.5.
+COLOUR = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 _UNIT = (np.arange(256) / 255).astype(np.float32)    # byte -> [0, 1]
 
 
@@ -62,7 +61,7 @@ class Images(Dataset):
         float32 (batch, channels, height, width)
         """
         channels = self.shape[0]
-        mean, std = _STATISTICS.get(channels, ((_CENTRED[0],) * channels, (_CENTRED[1],) * channels))
+        mean, std = COLOUR if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
         return make_batch(self.pixels, rows, mean, std, seeds)
 
     def targets(self, rows: np.ndarray) -> np.ndarray:

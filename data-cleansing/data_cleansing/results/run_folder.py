@@ -13,9 +13,9 @@ from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
 
 CONFIG = "config.json"
-OURS = ("training", "influence", "score", "summary", "fig", "cleaned")    # folders that a run makes
-SINGLE = ("report.html", "detection.csv", "cache.csv", "leave_one_out.csv", CONFIG)
-# Data may move while a run rests; the others only say how much of it is to be done.
+FOLDERS = ("training", "influence", "score", "summary", "fig", "cleaned")    # folders that a run makes
+FILES = ("report.html", "detection.csv", "cache.csv", "leave_one_out.csv", CONFIG)
+# Data may move while a run rests; the other keys only say how much there is to do.
 MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials", "jobs")
 
 
@@ -31,7 +31,7 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
     """
     folder = Path(folder)
     path = folder / CONFIG
-    begun = path.exists() and (folder / "training").exists()    # before, data was not even found
+    begun = path.exists() and (folder / "training").exists()    # otherwise it stopped before there was data
     if begun and not overwrite:
         if not resume:
             raise UsageError(f"{folder}: holds a run already; add --resume to go on, --overwrite to start anew, or "
@@ -39,8 +39,8 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
         require_same(folder, to_dict(read_config(folder)), to_dict(cfg), MAY_DIFFER)
     make_folder(folder)
     if overwrite:
-        remove(folder, OURS + SINGLE)
-    for leftover in [path for name in OURS for path in (folder / name).rglob(".*")]:
+        remove(folder, (*FOLDERS, *FILES))
+    for leftover in [path for name in FOLDERS for path in (folder / name).rglob(".*")]:
         leftover.unlink()    # of a file that a killed process was writing
     write_json(path, to_dict(cfg))
     return folder
