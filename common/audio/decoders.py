@@ -16,8 +16,8 @@ from av.stream import Discard
 
 from common.machine.errors import UsageError, UserError
 
-# How files begin in which libsndfile finds every sample. It also opens MP3 and Ogg, but a seek may return wrong samples
-# there, and an MP3 file without a table of its length ends early.
+# The first bytes of files in which libsndfile finds every sample. It also opens MP3 and Ogg, but a seek may return
+# wrong samples there, and an MP3 file without a table of its length ends early.
 _SOUNDFILE_MAGIC = (b"RIFF", b"RF64", b"riff", b"FORM", b"fLaC", b"caff", b".snd")
 _STEP = 4096    # frames read at once: an error in a damaged file costs no more than these
 _AAC_FRAME = 1024    # frames in a packet

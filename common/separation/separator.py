@@ -1,4 +1,4 @@
-"""What the separators of all papers share: from audio to stems, for signals of any length and sample rate."""
+"""What the separators of all papers share: they turn audio of any length and sample rate into stems."""
 import abc
 import itertools
 import math

@@ -1,6 +1,8 @@
 """Scoring of songs by `eval.py mss`, with small random networks."""
+import ast
 import functools
 import json
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +10,7 @@ from common.machine.errors import UsageError
 from common.separation.score_tables import format_table
 from common.workbench.testing import needs_ffmpeg, run_python, score_twice, script_of, write_songs_to_score
 from d3net import eval
+from d3net.music import network
 from d3net.music.network import NETWORK
 
 SOURCES = ("vocals", "drums")
@@ -81,6 +84,13 @@ def test_refuses_flags(argv, says):
     with pytest.raises(UsageError) as caught:
         eval.parse_args(argv)
     assert says in str(caught.value)
+
+
+def test_published_models_are_spelled_in_their_rows_only():
+    others = [path for path in Path(network.__file__).parent.parent.rglob("*.py") if path != Path(network.__file__)]
+    assert len(others) > 20
+    assert not [(path.name, node.value) for path in others for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Constant) and node.value in NETWORK.published]
 
 
 def test_published_averages():

@@ -33,9 +33,9 @@ class Separator(StemSeparator):
 
         stems = Separator("d3net-mss").separate(audio, sample_rate)    # {"vocals": array, ...}
 
-    The Wiener filter shares the mixture out among the sources that it knows. So where not all four sources are asked
-    for, it is told of one more, the `residual`: what the estimates leave of the magnitudes of the mixture. It becomes
-    the last stem. (In the published code the targets get all of the mixture, however few they are.)
+    The Wiener filter divides the mixture among the sources that it knows. If not all four sources are asked for, it
+    therefore gets one more, the `residual`: what the estimates leave of the magnitudes of the mixture. It becomes the
+    last stem. (In the published code the targets get all of the mixture, however few they are.)
 
     Parameters
     ----------
