@@ -367,6 +367,6 @@ def test_missing_install_is_one_line(tmp_path):
     assert_one_line(run_without_packages(script_of(train), cwd=tmp_path), 2, "pip install -r requirements.txt")
 
 
-@pytest.mark.parametrize("argv, word", [([], "TASK"), (["speech"], "speech"), (["mss", "a", "b"], "b")])
+@pytest.mark.parametrize("argv, word", [([], "mss|segmentation"), (["speech"], "speech"), (["mss", "a", "b"], "b")])
 def test_a_wrong_task_is_one_line(argv, word, run_main):
     assert_one_line(run_main(train.main, *argv), 2, word)
