@@ -2,21 +2,50 @@
 
 Compiled functions release the interpreter's lock. A division by zero gives infinity or NaN and raises nothing. The
 machine code is kept between runs, beside the source or in numba's folder in the home; where neither can be written,
-every run compiles anew.
+every run compiles anew. The first call of a loop loads numba, so that commands that compute nothing start without it.
 """
 import contextlib
+import threading
 from collections.abc import Callable
+from typing import Any
 
-import numba
+_lock = threading.RLock()    # loops call each other
 
 
-def _compiler(**options) -> Callable[[Callable], Callable]:
-    def compile_loop(function):
-        compiled = numba.njit(nogil=True, error_model="numpy", **options)(function)
-        with contextlib.suppress(RuntimeError):    # no folder for the machine code
-            compiled.enable_caching()
-        return compiled
-    return compile_loop
+class Loop:
+    """A function that is compiled when it, or another loop that calls it, is first called."""
+
+    def __init__(self, function: Callable, options: dict[str, Any]) -> None:
+        self.function, self._options = function, options
+        self._compiled: Any = None
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *args: Any) -> Any:
+        return (self._compiled or self.compile())(*args)
+
+    def compile(self) -> Any:
+        """Return numba's compiled function."""
+        import numba
+
+        with _lock:
+            if self._compiled is None:
+                self._resolve_called_loops()
+                compiled = numba.njit(nogil=True, error_model="numpy", **self._options)(self.function)
+                with contextlib.suppress(RuntimeError):    # no folder for the machine code
+                    compiled.enable_caching()
+                self._compiled = compiled
+            return self._compiled
+
+    def _resolve_called_loops(self):
+        """Replace the loops that this one calls, in its module, by what numba knows."""
+        names = self.function.__globals__
+        for name in self.function.__code__.co_names:
+            if isinstance(names.get(name), Loop):
+                names[name] = names[name].compile()
+
+
+def _compiler(**options) -> Callable[[Callable], Loop]:
+    return lambda function: Loop(function, options)
 
 
 compile_exact = _compiler()    # all of IEEE arithmetic, in the order of the source

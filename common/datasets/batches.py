@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from common.datasets.placement import make_batch
 from common.datasets.prefetching import prefetch
 from common.machine.cores import num_threads
 from common.machine.distributed import World
@@ -137,9 +138,6 @@ class Batches:
             pool.shutdown(cancel_futures=True)
 
     def _make(self, plan: tuple[np.ndarray, ...], number: int) -> tuple[np.ndarray, ...]:
-        # Brings numba, which takes a second to import and which only a training needs.
-        from common.datasets.placement import make_batch
-
         part = self.world.rows(self.batch_size, number)
         index, offsets, flips = (array[part] for array in plan)
         pad = 0 if self.augment is None else self.augment.pad

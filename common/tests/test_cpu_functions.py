@@ -374,7 +374,22 @@ def test_loops_compile_where_no_folder_can_be_written():
 
         x, y = np.array([-1.5, 2.5], np.float32), np.empty(2, np.float32)
         relu_forward(0, 1, x, y)
-        print(y.tolist(), relu_forward.stats.cache_path)
+        print(y.tolist(), relu_forward.compile().stats.cache_path)
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[0.0, 2.5] None\n"
+
+
+def test_numba_is_loaded_by_the_first_loop_that_runs():
+    program = """if True:
+        import sys
+        import numpy as np
+        from common.cpu.kernels.features import tanh_forward
+
+        before = "numba" in sys.modules
+        x, y = np.zeros((1, 2), np.float32), np.ones((1, 2), np.float32)
+        tanh_forward(0, 1, x, y)
+        print(before, "numba" in sys.modules, y.tolist())
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False True [[0.0, 0.0]]\n"
