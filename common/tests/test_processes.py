@@ -77,24 +77,31 @@ def test_the_next_piece_is_taken_while_others_are_worked_on(tmp_path):
 SLOW = """
 import sys, time
 from pathlib import Path
+from common.console import cli
 from common.machine.processes import for_each
 def work(item):
     Path(sys.argv[1], str(item)).touch()
     time.sleep(3)
     Path(sys.argv[1], f"late{item}").touch()
 if __name__ == "__main__":
-    for_each(work, {str(item): (item,) for item in range(2)}, 2)
+    cli.run(lambda: for_each(work, {str(item): (item,) for item in range(2)}, 2))
 """
 
 
-def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_processes_end_with_a_parent_that_is_killed_or_interrupted(tmp_path, number):
     script, out = tmp_path / "slow.py", tmp_path / "out"
     script.write_text(SLOW)
     out.mkdir()
-    parent = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.DEVNULL)
+    parent = subprocess.Popen([sys.executable, str(script), str(out)], stderr=subprocess.PIPE, text=True,
+                              start_new_session=True)
     while len(list(out.iterdir())) < 2 and parent.poll() is None:
         time.sleep(0.02)
-    parent.kill()
-    parent.wait()
+    if number == signal.SIGINT:    # as a terminal does
+        os.killpg(parent.pid, number)
+    else:
+        parent.kill()
+    _, err = parent.communicate(timeout=30)
+    assert err == ("interrupted\n" if number == signal.SIGINT else "")
     time.sleep(4)
     assert sorted(path.name for path in out.iterdir()) == ["0", "1"]
