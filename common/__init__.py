@@ -7,4 +7,4 @@ logging.getLogger("nnabla").addFilter(lambda record: record.levelno > logging.IN
 
 # At every access to an array nnabla looks for these modules, which do not exist, before those that it means: 100 us.
 for name in ("nnabla.nnabla", "nnabla.nnabla_ext"):
-    sys.modules.setdefault(name, None)
+    sys.modules.setdefault(name, None)  # pyright: ignore[reportArgumentType]

@@ -111,7 +111,8 @@ def test_training_steps_agree_with_the_reference(fill):
 def test_weight_decay_pulls_every_parameter_towards_zero(hparams):
     losses = losses_of(hparams, test=False, patch_length=8)
     loss = losses(*np.random.default_rng(0).standard_normal((2, 1, 2, 112), np.float32))
-    loss.forward(), loss.backward()
+    loss.forward()
+    loss.backward()
     for parameter in nn.get_parameters().values():
         parameter.d = 1.0
     solver = S.Sgd(1.0)

@@ -239,7 +239,7 @@ def test_without_pytorch_one_line_says_how_to_get_it(folder, arguments, monkeypa
 def torch():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed; only convert.py uses it")
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] - optional
     return torch
 
 

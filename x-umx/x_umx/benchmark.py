@@ -143,7 +143,7 @@ def torch_lstm(noise: np.ndarray) -> dict[str, Callable[[], None]] | None:
     """The same network in PyTorch, if that is installed: {"inference": function, "training": function}."""
     if importlib.util.find_spec("torch") is None:
         return None
-    import torch
+    import torch  # pyright: ignore[reportMissingImports] - optional
 
     network = torch.nn.LSTM(512, 256, 3, bidirectional=True)
     x = torch.from_numpy(noise).requires_grad_()

@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def import_torch() -> Any:
     """Return the module torch; no other script needs it."""
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports] - optional
     except ModuleNotFoundError as error:
         raise UsageError("torch is not installed: pip install torch") from error
     if not hasattr(torch.serialization, "safe_globals"):
