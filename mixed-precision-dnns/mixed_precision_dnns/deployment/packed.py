@@ -147,7 +147,7 @@ class Packed:
 
 
 @attrs.frozen
-class Sizes:
+class PackedSizes:
     """Bytes of the parts of a file: all before the weights, and the weights. `reported` is what the budget counts."""
 
     header: int
@@ -155,7 +155,7 @@ class Sizes:
     reported: float
 
 
-def save(path: Path, run: FinishedRun) -> Sizes:
+def save(path: Path, run: FinishedRun) -> PackedSizes:
     """Write the network of the current parameter scope, whose quantized weights have been computed."""
     parameters = nn.get_parameters(grad_only=False)
     tensors = [tensor for tensor in quantized_tensors(run.cfg) if tensor.kind != "activations"]
@@ -175,7 +175,7 @@ def save(path: Path, run: FinishedRun) -> Sizes:
     with replacing(path) as temporary:
         temporary.write_bytes(MAGIC + struct.pack("<I", zlib.crc32(content)) + content)
     reported = sum(_number(tensor.kbytes()) for tensor in tensors) * 1024
-    return Sizes(len(MAGIC) + 4 + len(content) - len(stream), len(stream), reported)
+    return PackedSizes(len(MAGIC) + 4 + len(content) - len(stream), len(stream), reported)
 
 
 def _number(variable: nn.Variable) -> float:
