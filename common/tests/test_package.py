@@ -19,13 +19,13 @@ def name_of(requirement):
 
 
 def test_every_paper_has_its_package_and_its_command():
-    assert set(PACKAGES) - {"common"} == {path.parent.name for path in ROOT.glob("*/*/__main__.py")}
+    assert set(PACKAGES) - {"common"} == {path.parent.name for path in ROOT.glob("[!.]*/*/__main__.py")}
     commands = {name: target.split(".")[0] for name, target in PROJECT["project"]["scripts"].items()}
     assert commands == {str(path.parent): package for package, path in PACKAGES.items() if package != "common"}
 
 
 def test_what_lies_beside_the_scripts_lies_in_the_wheel():
-    beside = {path.relative_to(ROOT) for path in ROOT.glob("*/*.cfg")} | {Path("d3net/hparams")}
+    beside = {path.relative_to(ROOT) for path in ROOT.glob("[!.]*/*.cfg")} | {Path("d3net/hparams")}
     assert {Path(path) for path in WHEEL["force-include"]} == beside
     for source, target in WHEEL["force-include"].items():
         (package,) = (package for package, path in PACKAGES.items() if path.parent == Path(source).parent)
