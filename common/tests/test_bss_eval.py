@@ -234,6 +234,7 @@ def test_what_was_made_otherwise_is_done_anew(change, scored, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_a_track_that_fails_does_not_keep_the_others(tmp_path, capsys):
     gone = FileStem(tmp_path / "gone.wav", 0, RATE, 2 * RATE)
@@ -291,6 +292,7 @@ def trapped(tmp_path):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_a_killed_process_fails_its_track(trapped, tmp_path):
     with trapped("kill") as process:
@@ -300,6 +302,7 @@ def test_a_killed_process_fails_its_track(trapped, tmp_path):
     assert not list((tmp_path / "scores").iterdir())
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_ctrl_c_leaves_one_line_and_no_process(trapped, tmp_path):
     with trapped("sleep") as process:

@@ -61,6 +61,7 @@ def both(case, with_bias):
         *inputs, pad=(pad, pad), stride=(stride, stride), dilation=(dilation, dilation))
 
 
+@pytest.mark.slow
 @PARAMETERS
 @BIAS
 def test_agrees_with_nnabla(case, with_bias):

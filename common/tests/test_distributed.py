@@ -26,6 +26,7 @@ def results(folder, rank=0):
         return dict(archive)
 
 
+@pytest.mark.slow
 @needs_mpi
 @pytest.mark.parametrize("flags", [(), ("--normalize",)], ids=["plain", "normalized"])
 def test_two_ranks_train_as_one_process_with_twice_the_batch(tmp_path, flags):
@@ -40,6 +41,7 @@ def test_two_ranks_train_as_one_process_with_twice_the_batch(tmp_path, flags):
         np.testing.assert_array_equal(value, second[name], err_msg=name)
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_run_is_resumed_by_another_number_of_ranks(tmp_path):
     status, _, err = start(2, tmp_path, "--fail", "rank1", epochs=2)
@@ -53,6 +55,7 @@ def test_a_run_is_resumed_by_another_number_of_ranks(tmp_path):
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_a_rank_that_is_killed_ends_the_other_and_leaves_a_checkpoint(tmp_path):
     status, _, err = start(2, tmp_path, "--fail", "kill1", epochs=2)
@@ -66,6 +69,7 @@ def test_a_rank_that_is_killed_ends_the_other_and_leaves_a_checkpoint(tmp_path):
         np.testing.assert_array_equal(value, results(tmp_path / "alone")[name][-len(value):], err_msg=name)
 
 
+@pytest.mark.slow
 @needs_mpi
 def test_averaging_among_swapped_arrays_gives_the_same_bits(tmp_path):
     status, _, err = start(2, tmp_path / "in-core", "--normalize")

@@ -23,6 +23,7 @@ def test_examples_in_docstrings(name):
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
 def test_python_of_a_readme(path, capsys):
     section = path.read_text().split("## From Python\n")[1].split("\n## ")[0]

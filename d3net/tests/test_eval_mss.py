@@ -30,6 +30,7 @@ def songs(tmp_path_factory):
     return write_songs_to_score(tmp_path_factory.mktemp("songs"))
 
 
+@pytest.mark.slow
 @needs_ffmpeg
 def test_scores_songs_and_says_which_failed(model, songs, tmp_path, capsys):
     command = ["mss", "--model-dir", str(model), "--root", str(songs), "--is-wav", "--out-dir", str(tmp_path),

@@ -85,6 +85,7 @@ def test_engines_agree(engine, fill):
         assert worst(y[..., ::4], stored["drums_y"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_training_steps_agree_with_the_reference(functions, fill):
     rng = np.random.RandomState(7)
     mixture = (0.1 * rng.randn(2, 2, 33792)).astype(np.float32)

@@ -13,6 +13,7 @@ def write(path, frequency):
     soundfile.write(path, 0.3 * np.sin(2 * np.pi * frequency * np.arange(22050) / 22050)[:, None].repeat(2, 1), 22050)
 
 
+@pytest.mark.slow
 def test_a_panel_for_the_song_and_each_stem(tmp_path, capsys):
     write(tmp_path / "song.wav", 440)
     write(tmp_path / "stems" / "vocals.wav", 880)

@@ -149,6 +149,7 @@ def test_published_flags_and_the_default_model():
         assert SegmenterFlags.of_flags(segment.parse_args(["a.png", *argv])).model == name
 
 
+@pytest.mark.slow
 def test_the_command_itself(segmentation_weights):
     scene("a.png")
     argv = ["-i", "a.png", "-o", "out", "-m", segmentation_weights, "-cfg", "tiny", "-c", "cpu"]

@@ -207,6 +207,7 @@ def test_songs_of_many_blocks_are_separated_as_in_one(targets, wiener, model, pa
     assert all(close(many[name], one[name], 1e-5) for name in one)
 
 
+@pytest.mark.slow
 def test_the_filter_has_the_statistics_of_the_whole_song(model):
     audio = crescendo(3000)
     x, estimates = plainly(model, audio)

@@ -257,6 +257,7 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
     assert_same_run(finished, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, scenes, tmp_path):
     folder = tmp_path / "run"
     train_until_killed("d3net.train", "d3net.scenes.training train_step", EPOCH + 2, arguments(folder, scenes),

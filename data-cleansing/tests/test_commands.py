@@ -189,6 +189,7 @@ def test_a_killed_process_goes_on_to_the_same_bits(pictures, single, tmp_path_fa
     assert content(folder) == content(single)
 
 
+@pytest.mark.slow
 def test_trials_in_processes_of_their_own_give_the_same_files(finished, pictures, tmp_path_factory, command):
     folder = tmp_path_factory.mktemp("jobs") / "run"
     status, _, err = command(cleanse, "--data-dir", pictures, "-o", folder, "--flip-labels", "0.2", *SHORT, "--jobs", 2)

@@ -99,6 +99,7 @@ def test_the_demo_is_an_experiment_with_a_budget():
     assert cfg.target_weight_kbytes == 90 and cfg.dataset == "digits"
 
 
+@pytest.mark.slow
 def test_benchmark_compares_all_networks(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "MEMORY_BATCH", 1)
     monkeypatch.setattr(benchmark, "NETWORKS", {name: benchmark.NETWORKS[name] for name in ("float", "W+A uniform")})

@@ -18,6 +18,7 @@ def start(script, *arguments):
 
 
 # The last layers of MobileNetV2 see one pixel here, so that normalization over 4 values magnifies roundings.
+@pytest.mark.slow
 @pytest.mark.parametrize("script, experiment, flags, tolerance", [
     (train_resnet, "DEFAULT", (), 1e-5),
     (train_imagenet, "MOBILENETV2", ("--image-size", "32", "--limit", "20", "--held-out", "0.1"), 1e-4)])

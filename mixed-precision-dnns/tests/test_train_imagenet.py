@@ -88,6 +88,7 @@ def test_exported_network_agrees(runs, capsys, tmp_path):
         capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_bits(runs, tmp_path):
     shutil.copytree(runs / "MOBILENETV2", tmp_path / "MOBILENETV2")
     command = [LEARNED, *SHORT, "-o", str(tmp_path / LEARNED)]

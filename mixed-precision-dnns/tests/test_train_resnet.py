@@ -195,6 +195,7 @@ def test_one_seed_gives_the_same_bits(command, finished, tmp_path):
     assert_same_run(finished, tmp_path / "same")
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_bits(command, finished, tmp_path, cifar):
     argv = [sys.executable, SCRIPT, WAQ, "--output", tmp_path / "run", *SHORT, "--data-dir", cifar]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

@@ -53,6 +53,7 @@ def in_this_process(monkeypatch):
     monkeypatch.setattr(benchmark.Setting, "attempt", attempt)
 
 
+@pytest.mark.slow
 def test_a_dry_run(run_main, in_this_process, tmp_path):
     status, out, err = run_main(benchmark.main, "resnet50", *SMALL, "--memory", "8MB", "--iterations", 1, "--batches",
                                 1, 2, "-o", tmp_path)

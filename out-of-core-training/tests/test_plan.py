@@ -106,6 +106,7 @@ def test_command_prints_a_table_and_writes_a_picture(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_sweep_goes_up_to_the_largest_batch(tmp_path, capsys):
     picture = tmp_path / "sweep.png"
     command.main(["resnet50", "--sweep", "--gpu-memory", "100MB", "-o", str(picture), *SMALL])

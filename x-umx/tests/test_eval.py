@@ -137,6 +137,7 @@ def test_published_averages():
     assert average.split()[5:] == ["5.79", "5.33", "5.38", "5.41", "5.37"]
 
 
+@pytest.mark.slow
 def test_the_command_says_how_it_is_used():
     status, out, _ = run_python(script_of(eval), "--help")
     assert status == 0
