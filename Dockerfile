@@ -1,4 +1,5 @@
-# Everything for a CPU, whatever Python the machine has. Without arguments the demo runs and leaves its results in /data/runs:
+# Everything for a CPU, whatever Python the machine has. Without arguments the demo runs and leaves its results in
+# /data/runs:
 #
 #     docker build -t sony-papers .
 #     docker run --rm -v "$PWD/runs:/data/runs" sony-papers

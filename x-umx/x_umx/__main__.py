@@ -11,7 +11,7 @@ except ModuleNotFoundError as missing:
 COMMANDS = ("benchmark", "compare", "convert", "eval", "separate", "train")
 
 
-def launch(command=None):
+def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
     commands.launch("x_umx", COMMANDS, command)
 
