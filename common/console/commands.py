@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,41 +13,43 @@ from common.console.tables import align
 from common.machine.errors import UsageError
 
 
-def launch(package: str, commands: Sequence[str], command: str | None = None) -> NoReturn:
+def launch(package: str, command: str | None = None) -> NoReturn:
     """Run `main` of a module of a package with the arguments of this process, and leave it as `cli.run` does.
 
     Parameters
     ----------
-    commands
-        Modules of the package that have a `main`.
     command
-        One of them, if the arguments do not begin with it.
+        One of `commands_of(package)`, if the arguments do not begin with it.
     """
-    cli.run(lambda: _main_of(package, commands, command)())
+    cli.run(lambda: _main_of(package, command)())
 
 
-def _main_of(package: str, commands: Sequence[str], command: str | None) -> Callable[[], int | None]:
+def commands_of(package: str) -> dict[str, str]:
+    """List the modules of a package that have a `main`, each with its first line; none of them is imported."""
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.origin is not None, package
+    found = {}
+    for path in sorted(Path(spec.origin).parent.glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body):
+            found[path.stem] = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return found
+
+
+def _main_of(package: str, command: str | None) -> Callable[[], int | None]:
     if command is None:
         name = Path(sys.argv[0]).name
         name = f"python -m {package}" if name == "__main__.py" else name
         command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+        commands = commands_of(package)
         if command in ("--help", "-h"):
-            return lambda: print(_overview(name, package, commands))
+            return lambda: print(_overview(name, commands))
         if command not in commands:
             raise UsageError(f"{name} {command}: no such command; there are {', '.join(commands)}")
         sys.argv[:2] = [f"{name} {command}"]
     return importlib.import_module(f"{package}.{command}").main
 
 
-def _overview(name, package, commands):
-    """List the commands with the first line of what their modules say; these are not imported."""
-    table = align(((command, _first_line(f"{package}.{command}")) for command in commands), left=2)
-    return (f"usage: {name} COMMAND ...\n\n{textwrap.indent(table, '  ')}\n\n"
+def _overview(name, commands):
+    return (f"usage: {name} COMMAND ...\n\n{textwrap.indent(align(commands.items(), left=2), '  ')}\n\n"
             f"Arguments of a command: {name} COMMAND --help")
-
-
-def _first_line(module):
-    spec = importlib.util.find_spec(module)
-    assert spec is not None and spec.origin is not None, module
-    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8")))
-    return (docstring or "").partition("\n")[0]

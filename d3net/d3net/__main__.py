@@ -8,12 +8,10 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-COMMANDS = ("benchmark", "compare", "eval", "plot_stems", "segment", "separate", "train")
-
 
 def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
-    commands.launch("d3net", COMMANDS, command)
+    commands.launch("d3net", command)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-COMMANDS = ("benchmark", "cleanse", "eval", "leave_one_out", "report", "score", "train")
-
 
 def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
-    commands.launch("data_cleansing", COMMANDS, command)
+    commands.launch("data_cleansing", command)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-COMMANDS = ("benchmark", "demo", "eval", "export", "fit_gaussian", "plot", "report", "train_imagenet", "train_resnet")
-
 
 def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
-    commands.launch("mixed_precision_dnns", COMMANDS, command)
+    commands.launch("mixed_precision_dnns", command)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,10 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-COMMANDS = ("benchmark", "plan", "train")
-
 
 def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
-    commands.launch("out_of_core_training", COMMANDS, command)
+    commands.launch("out_of_core_training", command)
 
 
 if __name__ == "__main__":

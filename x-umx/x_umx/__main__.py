@@ -8,12 +8,10 @@ except ModuleNotFoundError as missing:
           file=sys.stderr)
     sys.exit(2)
 
-COMMANDS = ("benchmark", "compare", "convert", "eval", "separate", "train")
-
 
 def launch(command: str | None = None) -> None:
     """Run a command of this package, by default the one that the first argument names, and leave the process."""
-    commands.launch("x_umx", COMMANDS, command)
+    commands.launch("x_umx", command)
 
 
 if __name__ == "__main__":
