@@ -1,4 +1,5 @@
 """Batches of a data set: shuffled, normalized, augmented, and made ahead in a thread."""
+import abc
 from collections.abc import Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -145,7 +146,7 @@ class Batches:
         return image, self.dataset.labels[index][:, np.newaxis]
 
 
-class ReadBatches(Batches):
+class ReadBatches(Batches, abc.ABC):
     """Batches of examples that are read when they are needed, several at a time. Subclasses say how.
 
     Parameters
@@ -163,9 +164,9 @@ class ReadBatches(Batches):
             raise UsageError(f"{workers} workers: choose at least 1")
         self._readers = ThreadPoolExecutor(workers or num_threads(), thread_name_prefix="reader")
 
+    @abc.abstractmethod
     def read(self, k: int, rng: np.random.Generator | None) -> Any:
         """Read example `k` of the data set; `rng` is None where nothing is to be random."""
-        raise NotImplementedError
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, ...]:
         """Draw what is random in an epoch: index int64 (n,), and a seed for each example, int64 (n,)."""
