@@ -1,6 +1,7 @@
 """What all tests need, and fixtures that those of several papers use."""
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import nnabla as nn
@@ -27,6 +28,16 @@ def keep_sigterm():
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(autouse=True)
+def no_modules_of_a_test(tmp_path_factory):
+    """What a test imports from its own folder is forgotten after it: the next may write a module of the same name."""
+    yield
+    folder = str(tmp_path_factory.getbasetemp())
+    for name, module in list(sys.modules.items()):
+        if (getattr(module, "__file__", None) or "").startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True, scope="session")
