@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from common.datasets.dataset import DatasetInfo
-from common.downloads import restricted_pickle
 from common.machine.errors import UserError
+from common.reading import restricted_pickle
 
 
 def read(info: DatasetInfo, contents: Iterable[tuple[str, bytes]]) -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import attrs
 
-from common.downloads.archives import read_members
 from common.downloads.fetch import cache_dir, extract, fetch
 from common.machine.errors import UsageError, UserError
+from common.reading.archives import read_members
 
 
 @attrs.frozen(kw_only=True)

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from common.downloads.archives import read_members, read_zip
 from common.machine.errors import UserError
 from common.machine.files import replacing, write_text
 from common.machine.locks import locked
+from common.reading.archives import read_members, read_zip
 
 CACHE_VARIABLE = "SONY_PAPERS_CACHE"
 BLOCK = 1 << 18    # bytes that travel at once

@@ -12,6 +12,7 @@ ROOT = Path(common.__file__).parents[1]
 # Each room imports from lower floors alone. A new room belongs here and into the picture of ARCHITECTURE.md.
 FLOORS = (
     ("machine",),
+    ("reading",),
     ("console", "cpu", "downloads", "out_of_core", "pictures"),
     ("audio", "inference", "layers", "runs"),
     ("datasets", "quantizers", "workbench"),

@@ -6,8 +6,8 @@ import struct
 import numpy as np
 import pytest
 
-from common.downloads import restricted_pickle
 from common.machine.errors import UserError
+from common.reading import restricted_pickle
 
 PLAIN = {
     "numbers": [0, -1, 2 ** 70, 1.5, True, None], "text": ("ä", "", b"\x00\xff", b""), b"key": {"nested": [[], {}, ()]},
