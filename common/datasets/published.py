@@ -4,7 +4,8 @@ from pathlib import Path
 
 import attrs
 
-from common.downloads.fetch import cache_dir, extract, fetch
+from common.downloads.fetch import extract, fetch
+from common.machine.cache import cache_dir
 from common.machine.errors import UsageError, UserError
 from common.reading.archives import read_members
 

@@ -14,7 +14,7 @@ from common.audio.stft import num_frames, stft
 from common.console.progress import progress
 from common.datasets.multitrack import MIXTURE, Track
 from common.datasets.prefetching import parallel_map
-from common.downloads.fetch import cache_dir
+from common.machine.cache import cache_dir
 from common.machine.errors import UserError
 from common.machine.files import replacing
 

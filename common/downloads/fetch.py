@@ -11,29 +11,14 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from common.machine.cache import cache_dir, make_cache_folder
 from common.machine.errors import UserError
 from common.machine.files import replacing, write_text
 from common.machine.locks import locked
 from common.reading.archives import read_members, read_zip
 
-CACHE_VARIABLE = "SONY_PAPERS_CACHE"
 BLOCK = 1 << 18    # bytes that travel at once
 TIMEOUT = 30    # seconds without a byte
-
-
-def cache_dir() -> Path:
-    """Return the folder of downloaded files: `$SONY_PAPERS_CACHE`, otherwise `~/.cache/sony-papers`; it may not exist.
-
-    Raises
-    ------
-    UserError
-        The variable is not set, and the user has no home folder.
-    """
-    try:
-        return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sony-papers").expanduser()
-    except RuntimeError as error:
-        raise UserError(f"there is no home folder to keep downloads in; set {CACHE_VARIABLE} to a writable folder"
-                        ) from error
 
 
 def fetch(url: str, size: int, digest: str | None, folder: str | Path | None = None) -> Path:
@@ -65,7 +50,7 @@ def fetch(url: str, size: int, digest: str | None, folder: str | Path | None = N
     """
     target = _target(url, folder)
     if not target.exists():
-        _make_cache_folder(target.parent)
+        make_cache_folder(target.parent)
         with locked(target.with_name(f".{target.name}.lock")):    # ranks ask for it all at once
             if not target.exists():
                 _download(url, size, digest, target)
@@ -140,19 +125,9 @@ def extract(archive: str | Path, names: Sequence[str], folder: str | Path, limit
 def _unpack(contents, folder):
     for name, content in contents.items():
         path = folder / name
-        _make_cache_folder(path.parent)
+        make_cache_folder(path.parent)
         with replacing(path) as temporary:
             temporary.write_bytes(content)
-
-
-def _make_cache_folder(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        accessible = os.access(folder, os.W_OK)
-    except OSError:
-        accessible = False
-    if not accessible:
-        raise UserError(f"{folder}: downloads cannot be stored here; set {CACHE_VARIABLE} to a writable folder")
 
 
 def _download(url, size, digest, target):

@@ -7,7 +7,7 @@ import os
 import zlib
 from pathlib import Path
 
-from common.downloads.fetch import cache_dir
+from common.machine.cache import cache_dir
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing
 

@@ -10,6 +10,7 @@ import zipfile
 import pytest
 
 from common.downloads import fetch as download
+from common.machine.cache import cache_dir, make_cache_folder
 from common.machine.errors import UserError
 from common.reading import archives
 
@@ -79,7 +80,7 @@ def test_a_file_is_downloaded_once_into_the_cache(server, cache, digest):
 def test_the_cache_is_in_the_home_folder_unless_said_otherwise(monkeypatch):
     monkeypatch.delenv("SONY_PAPERS_CACHE")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert str(download.cache_dir()) == "/home/someone/.cache/sony-papers"
+    assert str(cache_dir()) == "/home/someone/.cache/sony-papers"
 
 
 def test_a_download_that_broke_off_is_resumed_where_it_stopped(server, cache):
@@ -115,7 +116,7 @@ def test_other_content_is_not_kept(server, cache, content):
 
 def test_no_more_is_received_than_was_promised(server, cache):
     server.content = CONTENT * 20
-    download._make_cache_folder(cache)
+    make_cache_folder(cache)
     download._receive(server.url, SIZE, cache / "part")
     assert (cache / "part").stat().st_size == SIZE + 1
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from common.console import cli
-from common.downloads.fetch import CACHE_VARIABLE
 from common.inference import engines, network_cache, onnx_export
 from common.inference.engines import compile_network
 from common.inference.flags import Computation, add_computing_flags
 from common.layers import basic as layers
 from common.layers.recurrent import lstm
+from common.machine.cache import CACHE_VARIABLE
 from common.machine.context import wants_native
 from common.machine.errors import UsageError
 

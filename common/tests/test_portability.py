@@ -7,8 +7,8 @@ import types
 
 import pytest
 
-from common.downloads.fetch import CACHE_VARIABLE, cache_dir
 from common.machine import memory
+from common.machine.cache import CACHE_VARIABLE, cache_dir
 from common.machine.errors import UserError
 from common.machine.files import reserve
 from common.machine.locks import locked

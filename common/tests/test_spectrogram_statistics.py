@@ -7,7 +7,7 @@ from common.audio.stft import stft
 from common.datasets import spectrogram_statistics as module
 from common.datasets.multitrack import ArrayStem, FileStem, Track
 from common.datasets.spectrogram_statistics import spectrogram_statistics
-from common.downloads.fetch import CACHE_VARIABLE
+from common.machine.cache import CACHE_VARIABLE
 
 RATE = 8000
 
