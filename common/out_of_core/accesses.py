@@ -1,5 +1,7 @@
 """Which arrays each of nnabla's functions and solvers touches, in which order, as nnabla 1.39 does on a CPU.
 
+`common.out_of_core.backends` has what differs on a GPU.
+
 An entry of the tables is a line of words:
 
 - `x0` `y0` `dy0` read the data of input 0, the data of output 0, the gradient of output 0; `x*` those of all inputs;
@@ -7,7 +9,7 @@ An entry of the tables is a line of words:
 - `dx0` writes the gradient of input 0, or adds to it, where that gradient is wanted; `~dx0` clears it if it is written;
 - any other name is a buffer of the function, listed beside the line;
 - a word after `0?` stands where the gradient of input 0 is wanted;
-- `:int32` behind a word is the type of number it is asked for in, where that is not float32.
+- `:int32` behind a word is the type of number it is asked for in; without it, the one that the backend computes in.
 
 A word for an input or output that the function does not have stands for nothing.
 """
@@ -18,13 +20,18 @@ from typing import Any
 
 import attrs
 
+REAL = "real"
+
 
 @attrs.frozen
 class Buffer:
-    """An array of a function's own: its number of elements (of the function), and whether it outlives a call."""
+    """An array of a function's own: its number of elements (of the function), and whether it outlives a call.
+
+    The type `REAL` is the one that the backend computes in.
+    """
 
     size: Callable[[Any], int]
-    dtype: str = "float32"
+    dtype: str = REAL
     held: bool = True
     ready: bool = False    # filled when the function is made
 
@@ -38,36 +45,9 @@ class Accesses:
     buffers: Mapping[str, Buffer] = attrs.field(factory=dict)
 
 
-def accesses_of(f: Any) -> Accesses:
-    """What an nnabla function touches: its entry, or what its properties say where it has none.
-
-    The default reads all inputs and writes all outputs; its backward reads the gradients of the outputs and the data
-    that gradients depend on, and writes the gradients that are wanted.
-    """
-    entry = _default if is_python(f) else FUNCTIONS.get(f.info.type_name, _default)
-    return entry if isinstance(entry, Accesses) else entry(f)
-
-
 def is_python(f: Any) -> bool:
     """Whether a function is written in Python: it may touch any array, whatever its name says."""
     return f.name == "Callback"
-
-
-def is_known(f: Any) -> bool:
-    """Whether what a function touches is in the table, and not taken from its properties."""
-    return not is_python(f) and f.info.type_name in FUNCTIONS
-
-
-def needed_inputs(f: Any) -> list[int]:
-    """Indices of the inputs whose data nnabla keeps for the backward of `f`, also for gradients that are not wanted."""
-    num = range(len(f.inputs))
-    return [j for j in num if f.need_grad and any(f.grad_depends_input_data(i, j) for i in num)]
-
-
-def needed_outputs(f: Any) -> list[int]:
-    """Indices of the outputs whose data nnabla keeps for the backward of `f`."""
-    return [o for o in range(len(f.outputs))
-            if f.need_grad and any(f.grad_depends_output_data(i, o) for i in range(len(f.inputs)))]
 
 
 def wanted_gradients(f: Any) -> list[int]:
@@ -75,9 +55,16 @@ def wanted_gradients(f: Any) -> list[int]:
     return [i for i, v in enumerate(f.inputs) if v.need_grad]
 
 
-def _default(f):
-    backward = ["dy*", *(f"x{j}" for j in needed_inputs(f)), *(f"y{o}" for o in needed_outputs(f)), "dx*"]
-    return Accesses("x* >y*", " ".join(backward))
+def by_properties(f: Any) -> Accesses:
+    """What a function touches by what it says of itself: what is taken of those that no table has.
+
+    It reads all inputs and writes all outputs; its backward reads the gradients of the outputs and the data that
+    gradients depend on, and writes the gradients that are wanted.
+    """
+    inputs, outputs = range(len(f.inputs)), range(len(f.outputs))
+    needed = [f"x{j}" for j in inputs if any(f.grad_depends_input_data(i, j) for i in inputs)]
+    needed += [f"y{o}" for o in outputs if any(f.grad_depends_output_data(i, o) for i in inputs)]
+    return Accesses("x* >y*", " ".join(["dy*", *(needed if f.need_grad else ()), "dx*"]))
 
 
 def _patches(image: str, group_of: Callable[[Any], int]) -> dict[str, Buffer]:
@@ -175,10 +162,10 @@ def _fused_batch_normalization(f):
 def _instance_normalization(f):
     """Inputs are x, or x, beta and gamma, which are broadcast to all images first."""
     if len(f.inputs) == 2:
-        return _default(f)
-    whole, part = Buffer(_input_size, held=False), Buffer(_maps, held=False)
+        return by_properties(f)
+    whole, part = Buffer(_input_size, held=False), Buffer(maps, held=False)
     shape = Buffer(lambda f: len(f.inputs[0].shape), "int32")
-    buffers = {"mean": Buffer(_maps), "variance": Buffer(_maps), **dict.fromkeys("tuvw", whole),
+    buffers = {"mean": Buffer(maps), "variance": Buffer(maps), **dict.fromkeys("tuvw", whole),
                **dict.fromkeys("abcdefghklmn", part), **dict.fromkeys(("i0", "i1", "j0", "j1"), shape)}
     if len(f.inputs) == 1:
         return Accesses("x0 >t a >b c >d t >u >mean >variance +b +d u >y0",
@@ -190,7 +177,7 @@ def _instance_normalization(f):
         "2?>n ~dx0 w dx0 1?~k 1?m 1?>k 2?~l 2?n 2?>l ~dx1 1?k dx1 1?i0 1?i1 ~dx2 2?l dx2 2?j0 2?j1", buffers)
 
 
-def _maps(f):
+def maps(f: Any) -> int:
     """Images times channels."""
     axes = {*f.info.args["batch_axis"], f.info.args["channel_axis"]}
     return math.prod(f.inputs[0].shape[axis] for axis in axes)
@@ -199,7 +186,7 @@ def _maps(f):
 def _layer_normalization(f):
     """Inputs are x, beta and gamma; composed of broadcasting functions, each with its lists of strides."""
     if len(f.inputs) != 3 or wanted_gradients(f) != [0, 1, 2]:
-        return _default(f)
+        return by_properties(f)
     whole = Buffer(_input_size, held=False)
     kept, part = (Buffer(lambda f: math.prod(f.inputs[0].shape[axis] for axis in f.info.args["batch_axis"]), held=held)
                   for held in (True, False))

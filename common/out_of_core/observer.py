@@ -2,7 +2,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from common.out_of_core.accesses import is_known, solver_accesses
+from common.out_of_core.accesses import solver_accesses
+from common.out_of_core.backends import backend_named, is_known
 from common.out_of_core.recorder import Recorder, label
 
 _STATES = 2    # of a solver that was not attached: as many as Adam has
@@ -63,7 +64,8 @@ class Observer:
         if None in self.functions:
             blocks += self._updates() if self._solvers else self._guessed_updates()
         num_bytes, cause = max(blocks, key=lambda block: block[0], default=(0, "nothing"))
-        exact = all(f is None or is_known(f) for f in self.functions)
+        backend = backend_named()
+        exact = all(f is None or is_known(f, backend) for f in self.functions)
         return num_bytes, cause, exact and (bool(self._solvers) or not cause.startswith("update"))
 
     def in_core(self) -> int:

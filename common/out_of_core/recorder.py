@@ -15,7 +15,8 @@ from typing import Any
 import attrs
 import nnabla as nn
 
-from common.out_of_core.accesses import accesses_of, needed_inputs, needed_outputs, solver_accesses
+from common.out_of_core.accesses import solver_accesses
+from common.out_of_core.backends import Backend, accesses_of, backend_named, needed_inputs, needed_outputs
 from common.out_of_core.record import Access, Record
 
 _WORD = re.compile(r"(?:(\d+)\?)?([>+~]?)(?:(dx|dy|x|y)(\d+|\*)|([a-z_]+\d*))(?::(\w+))?")
@@ -64,9 +65,15 @@ class Recorder:
     The methods are called as the loop calls nnabla. They follow nnabla's rules for what is cleared when, whether a
     gradient is written or added to, and which arrays share memory. The graph, its parameters and the states of its
     solvers are taken to outlive the iteration.
+
+    Parameters
+    ----------
+    backend
+        What is to compute; by default what the current context computes with.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, backend: Backend | None = None) -> None:
+        self._backend = backend or backend_named()
         self._numbers = {}       # key of an array -> number
         self._sizes = []         # elements of each array
         self._heads = {}         # number -> dtype of the copy that is valid; absent: there is no copy
@@ -89,7 +96,7 @@ class Recorder:
         visits = {}
         for f in functions_of(output):
             self._begin_block(f"{label(f)}, forward")
-            self._run(f, accesses_of(f).forward, {})
+            self._run(f, accesses_of(f, self._backend).forward, {})
             if clear_buffer or clear_no_need_grad:
                 self._clear_used(f, visits, clear_buffer)
 
@@ -109,7 +116,7 @@ class Recorder:
             self._zero_unseen(f, seen)
             self._begin_block(f"{label(f)}, backward")
             adds = {i: self._begin_gradient(v, seen) for i, v in enumerate(f.inputs) if v.need_grad}
-            self._run(f, accesses_of(f).backward, adds)
+            self._run(f, accesses_of(f, self._backend).backward, adds)
             if clear_buffer:
                 self._clear_outputs(f)
         self._lent = {}
@@ -132,7 +139,7 @@ class Recorder:
     def call(self, f: Any, direction: str) -> None:
         """Record a function alone, `forward` or `backward`, as the first one to write its gradients."""
         self._begin_block(f"{label(f)}, {direction}")
-        words = getattr(accesses_of(f), direction)
+        words = getattr(accesses_of(f, self._backend), direction)
         self._run(f, words, {i: False for i, v in enumerate(f.inputs) if v.need_grad})
 
     def finish(self) -> Record:
@@ -188,7 +195,7 @@ class Recorder:
 
     def _run(self, f, words, adds):
         """Record the words of a function; `adds` tells for which input a gradient is added to (True) or written."""
-        inputs, outputs, buffers = f.inputs, f.outputs, accesses_of(f).buffers
+        inputs, outputs, buffers = f.inputs, f.outputs, accesses_of(f, self._backend).buffers
         for word in words.split():
             found = _WORD.fullmatch(word)
             assert found is not None, word
@@ -204,9 +211,9 @@ class Recorder:
                     continue
                 number = self._grad(variables[i]) if kind in ("dx", "dy") else self._data(variables[i])
                 if kind != "dx":
-                    self._touch(number, operator, dtype or "float32")
+                    self._touch(number, operator, self._backend.dtype(dtype))
                 elif operator != "~":
-                    self._touch(number, "+" if adds[i] or operator == "+" else ">", "float32")
+                    self._touch(number, "+" if adds[i] or operator == "+" else ">", self._backend.dtype(dtype))
                 elif not adds[i]:
                     self._clear(number)
 
@@ -220,11 +227,12 @@ class Recorder:
         key = (hash(f), name) if buffer.held else (hash(f), name, len(self._blocks))
         new = key not in self._numbers
         number = self._number(key, buffer.size(f))
+        dtype = self._backend.dtype(buffer.dtype)
         if new and buffer.ready:
-            self._heads[number] = buffer.dtype
+            self._heads[number] = dtype
         if not buffer.held:
             self._temporary.add(number)
-        self._touch(number, operator, buffer.dtype, temporary=not buffer.held)
+        self._touch(number, operator, dtype, temporary=not buffer.held)
 
     def _clear_used(self, f, visits, everything):
         """Clear the inputs of `f` that no later function of this forward and no backward uses."""
@@ -233,8 +241,16 @@ class Recorder:
             visits[hash(v)] -= 1
             if visits[hash(v)] or v.parent is None or v.persistent or _in_place(f) or _in_place(v.parent):
                 continue
-            if everything or not _needed(v):
+            if everything or not self._is_needed(v):
                 self._clear(self._data(v))
+
+    def _is_needed(self, variable):
+        """Whether a backward depends on the data of a variable."""
+        for f in variable.function_references:
+            if any(f.inputs[j] == variable for j in needed_inputs(f, self._backend)):
+                return True
+        f = variable.parent
+        return any(f.outputs[o] == variable for o in needed_outputs(f, self._backend))
 
     def _zero_unseen(self, f, seen):
         """Zero the gradients of outputs that nothing led to."""
@@ -263,15 +279,6 @@ class Recorder:
 
 def _in_place(f):
     return any(f.inplace_data(i) for i in range(len(f.inputs)))
-
-
-def _needed(variable):
-    """Whether a backward depends on the data of a variable."""
-    for f in variable.function_references:
-        if any(f.inputs[j] == variable for j in needed_inputs(f)):
-            return True
-    f = variable.parent
-    return any(f.outputs[o] == variable for o in needed_outputs(f))
 
 
 def _settle(access, cleared, alive):

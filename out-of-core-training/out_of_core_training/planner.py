@@ -6,6 +6,7 @@ import attrs
 import nnabla as nn
 
 from common.machine.errors import UserError
+from common.out_of_core.backends import backend_named
 from common.out_of_core.device import format_bytes
 from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder
@@ -89,7 +90,7 @@ class Plan:
 
 def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tuple[nn.Variable, str]] = (),
          budget: int | None = None, prefetch: int | None = None, weight_decay: bool = False,
-         save_host_memory: bool = False) -> Plan:
+         save_host_memory: bool = False, backend: str | None = None, workspace: int | None = None) -> Plan:
     """Plan a training iteration as nnabla's scheduler would after it has recorded one.
 
     The iteration writes the inputs and takes the steps: for each `forward(clear_no_need_grad=True)`, `zero_grad()`,
@@ -108,15 +109,23 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
         Bytes of the prefetch window, 1.5 times the budget by default.
     weight_decay, save_host_memory
         As for `common.out_of_core.OutOfCore`.
+    backend
+        What is to compute, `cpu`, `cudnn` or `cudnn:half`; it need not be here, nor the graph be built for it. By
+        default the backend of the current context.
+    workspace
+        Bytes that cuDNN takes for each pass of a convolution; by default the limit that NNABLA_CUDNN_WORKSPACE_LIMIT
+        sets, and 0 without one.
 
     Raises
     ------
+    UsageError
+        There is no such backend.
     UserError
         The budget is too small; the message names the smallest feasible one and what sets it.
     """
     if isinstance(steps, nn.Variable):
         steps = [(steps, None)]
-    recorder = Recorder()
+    recorder = Recorder(backend_named(backend, workspace))
     for entry in inputs:
         variable, dtype = (entry, "float32") if isinstance(entry, nn.Variable) else entry
         recorder.write(variable, str(dtype))
