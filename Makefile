@@ -4,6 +4,7 @@ help:
 	@echo "make demo        the shortest real run"
 	@echo "make tour        a short real run of each paper"
 	@echo "make test        all tests, on the CPU"
+	@echo "make fuzz        5,000 damaged files, read as the commands do"
 	@echo "make lint        the checks of style and types"
 	@echo "make package     a wheel, tried in a bare environment"
 	@echo "make benchmark   speed, on this machine"
@@ -22,6 +23,9 @@ tour: demo
 # A file at a time on each core: the tests of a file share the runs that they look at.
 test: .venv/installed
 	@.venv/bin/python -m pytest -n auto --dist loadfile
+
+fuzz: .venv/installed
+	@.venv/bin/python tools/fuzz.py
 
 lint: .venv/installed
 	@.venv/bin/python -m ruff check
@@ -60,4 +64,4 @@ usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help demo tour test lint package benchmark clean
+.PHONY: help demo tour test fuzz lint package benchmark clean

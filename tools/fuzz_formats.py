@@ -1,0 +1,101 @@
+"""The formats that commands read from files of others: how a valid file is made, and how it is read.
+
+A row whose name ends in "inside" mutates what lies behind a checksum or a compression, and wraps it anew.
+"""
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import h5py
+import numpy as np
+
+from common.reading import arrays, hdf5, texts
+
+
+@attrs.frozen
+class Format:
+    """One row.
+
+    Attributes
+    ----------
+    name
+    write
+        `write(path)` makes a valid file; it may put others beside it.
+    read
+        `read(path)` reads a file as commands do: UserError is the only error that it may raise.
+    suffix
+        Of the file, with its dot.
+    tokens
+        As for `common.workbench.fuzzing.mutant`.
+    """
+
+    name: str
+    write: Callable[[Path], Any]
+    read: Callable[[Path], Any]
+    suffix: str = ""
+    tokens: tuple[bytes, ...] = ()
+
+
+def inside(name: str, content: bytes, wrap: Callable[[bytes, Path], Any], read: Callable[[Path], Any],
+           tokens: tuple[bytes, ...] = (), suffix: str = "") -> Format:
+    """Make a row that mutates `content`, and reads the file that `wrap(content, path)` makes of the mutant."""
+    def read_wrapped(path: Path) -> Any:
+        wrapped = path.with_name(f"wrapped{suffix}")
+        wrap(path.read_bytes(), wrapped)
+        return read(wrapped)
+
+    return Format(f"{name} inside", lambda path: path.write_bytes(content), read_wrapped, "", tokens)
+
+
+# Files of common.reading ------------------------------------------------------------------------------------------
+
+JSON = json.dumps({"a": [1, 2.5, None, True, "\u00e9"], "b": {"c": "text", "d": []}}).encode()
+YAML = b"a: [1, 2.5, null, yes]\nb:\n- {c: text}\n- 2001-02-03\nd: &name 12:30:01\ne: 'x'\n"
+CSV = b'x,y,"z, w"\n1,2.5,"a ""b"""\n2,nan,\n3,1e5,"two\nlines"\n'
+ARRAYS = {"a": np.arange(30).reshape(5, 6), "b": np.linspace(0, 1, 7, dtype=np.float32), "c": np.array(["x", "yz"])}
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def _write_npz(content: bytes, path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as members:
+        members.writestr("a.npy", content)
+
+
+def _write_hdf5(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["scope/W"] = np.arange(12, dtype=np.float32).reshape(3, 4)
+        file["scope/b"] = np.zeros(4, np.float32)
+        file["scope/W"].attrs["need_grad"] = True
+        file.create_dataset("packed", data=np.zeros((100, 10)), compression="gzip", shuffle=True)
+
+
+def _read_hdf5(path: Path) -> None:
+    with hdf5.read_hdf5(path) as file:
+        for name in file.datasets:
+            file.array(name)
+
+
+READING = [
+    Format("json", lambda path: path.write_bytes(JSON), texts.read_json, ".json",
+           (b"[" * 5000, b'{"a":' * 3000, b"1e999", b"NaN", b"\\ud800", b'"', b"\xef\xbb\xbf", b"\0")),
+    Format("yaml", lambda path: path.write_bytes(YAML), texts.read_yaml, ".yaml",
+           (b"&a ", b"*a ", b"[" * 2000, b"<<: ", b"!!binary ", b"!!python/name:os.system ", b"? ", b"!!float ",
+            b"2001-99-99", b"- ", b"|\n", b"\t", b"!!timestamp ", b"!!set ", b"!!omap ", b"---\n", b"%YAML 9\n", b"@")),
+    Format("csv", lambda path: path.write_bytes(CSV), texts.read_rows, ".csv", (b'"', b"\0", b",", b"\r", b"," * 999)),
+    Format("npy", lambda path: path.write_bytes(_npy(ARRAYS["a"])), arrays.read_npy, ".npy",
+           (b"|O", b"(10**12,)", b"'<U0'", b"(" * 99, b"-1", b"True", b"99999999999", b"[('a','<f8')]")),
+    Format("npz", lambda path: np.savez_compressed(path, **ARRAYS), arrays.read_npz, ".npz", (b"PK\1\2", b"PK\3\4")),
+    inside("npz", _npy(ARRAYS["b"]), _write_npz, arrays.read_npz, (b"|O", b"(10**12,)", b"99999999999")),
+    Format("hdf5", _write_hdf5, _read_hdf5, ".h5", (b"OHDR", b"TREE", b"HEAP", b"SNOD", b"GCOL", b"\x89HDF\r\n\x1a\n")),
+]
+
+FORMATS: list[Format] = [*READING]
