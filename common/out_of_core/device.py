@@ -1,5 +1,6 @@
 """What out-of-core training needs of the device: how much memory it has, and nnabla's classes of arrays."""
 import importlib
+import os
 import re
 
 import nnabla as nn
@@ -10,6 +11,7 @@ from common.machine.memory import machine_memory
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+CHUNK = 2 << 20    # bytes of a piece of virtual memory: the least that a GPU maps
 MARGIN = 0.1    # of the free memory, which the allocator, fragments and buffers of libraries may take
 _AMOUNT = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -77,6 +79,27 @@ def format_bytes(num_bytes: float) -> str:
         if num_bytes >= size:
             return f"{num_bytes / size:.4g} {unit}"
     return f"{num_bytes} B"
+
+
+def allocated_bytes(num_bytes: int, virtual: bool, chunk: int = CHUNK) -> int:
+    """Bytes of the device that nnabla's allocator takes for an array; on a CPU, where nothing is swapped, its own.
+
+    At virtual addresses they are whole chunks. Otherwise small arrays take whole pieces of 512 bytes, and those from
+    1 MiB on whole pieces of 128 KiB (nnabla's caching allocator).
+    """
+    if not on_gpu():
+        return num_bytes
+    if not virtual:
+        chunk = 512 if num_bytes < 1 << 20 else 128 << 10
+    return -(-num_bytes // chunk) * chunk
+
+
+def limit_workspaces(budget: int) -> None:
+    """Let cuDNN take at most an eighth of a budget for the workspace of a convolution, unless the user chose a limit.
+
+    nnabla reads the limit when it uses cuDNN for the first time.
+    """
+    os.environ.setdefault("NNABLA_CUDNN_WORKSPACE_LIMIT", str(budget // 8))
 
 
 def prepare_contexts(virtual: bool, chunk: int) -> tuple[nn.Context, nn.Context]:

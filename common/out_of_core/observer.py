@@ -1,5 +1,5 @@
 """How much memory an iteration needs, from the functions that nnabla's hooks report; its arrays are not read."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common.out_of_core.accesses import solver_accesses
@@ -68,8 +68,27 @@ class Observer:
         exact = all(f is None or is_known(f, backend) for f in self.functions)
         return num_bytes, cause, exact and (bool(self._solvers) or not cause.startswith("update"))
 
-    def in_core(self) -> int:
-        """Most bytes that live at a time if nothing is swapped."""
+    def in_core(self, allocated: Callable[[int], int]) -> int:
+        """Most bytes of the device that are taken at a time if nothing is swapped.
+
+        Parameters
+        ----------
+        allocated
+            Bytes that are taken for an array of so many.
+        """
+        return max(self._record().in_core(allocated))
+
+    def affordable(self, budget: int, allocated: Callable[[int], int]) -> int:
+        """Bytes of arrays that nnabla may plan with, so that no more than a budget is taken of the device for them.
+
+        The plan may keep any arrays on the device that live at a time, and each takes more than it has; so the most
+        that all together waste at a time is left for that. A plan with less than the smallest feasible budget does not
+        exist, and this is never below it.
+        """
+        waste = max(self._record().in_core(lambda num_bytes: allocated(num_bytes) - num_bytes))
+        return min(budget, max(budget - waste, self.minimum()[0]))
+
+    def _record(self):
         recorder = Recorder()
         for direction, members in split_passes(self.functions):
             if direction == "forward":
@@ -78,7 +97,7 @@ class Observer:
                 recorder.backward(members[0].outputs[0])
         for solver in self._solvers:
             recorder.solver_call(solver, "update")
-        return max(recorder.finish().in_core())
+        return recorder.finish()
 
     def _block(self, f, direction):
         recorder = Recorder()

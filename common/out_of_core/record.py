@@ -1,5 +1,5 @@
 """What an iteration does with its arrays, access by access."""
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -66,14 +66,19 @@ class Record:
     def num_accesses(self) -> int:
         return sum(map(len, self.blocks))
 
-    def in_core(self) -> list[int]:
+    def in_core(self, count: Callable[[int], int] = int) -> list[int]:
         """Most bytes that live at a time in each block if nothing is swapped.
 
         What outlives the iteration lives from its start; the rest from its first access to its clear, or to the end of
         its block where nobody holds it.
+
+        Parameters
+        ----------
+        count
+            What to count for an array of so many bytes; by default those.
         """
         sizes = {access.array: access.size for block in self.blocks for access in block}
-        copies = {array: {dtype: sizes[array] * BYTES[dtype]} for array, dtype in self.dtypes.items()}
+        copies = {array: {dtype: count(sizes[array] * BYTES[dtype])} for array, dtype in self.dtypes.items()}
         live = sum(sum(kinds.values()) for kinds in copies.values())
         peaks = []
         for block in self.blocks:
@@ -82,7 +87,7 @@ class Record:
                 before = copies.pop(access.array, {})
                 if access.kind != "clear":
                     kept = before if access.kind == "get" else {}
-                    copies[access.array] = kept | {access.dtype: access.num_bytes}
+                    copies[access.array] = kept | {access.dtype: count(access.num_bytes)}
                 live += sum(copies.get(access.array, {}).values()) - sum(before.values())
                 peak = max(peak, live)
             for array in {access.array for access in block if access.temporary} & copies.keys():

@@ -19,24 +19,26 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import nnabla as nn
-from nnabla import callback
 from nnabla.lms import SwapInOutScheduler
 
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
 from common.out_of_core.device import (
+    CHUNK,
+    allocated_bytes,
     device_memory,
     format_bytes,
     free_caches,
+    limit_workspaces,
     parse_budget,
     parse_bytes,
     prepare_contexts,
 )
+from common.out_of_core.hooks import Hooks
+from common.out_of_core.meter import Meter
 from common.out_of_core.observer import Observer
 
 Result = TypeVar("Result")
-CHUNK = 20 << 20    # bytes of a piece of virtual memory
-_HOOKS = "out_of_core"
 _CLEARED = "Off-scheduled get or cast"
 _CHANGES_NOTED = 3    # changes of the sequence that are noted; later ones are not
 _SPARE = 20000    # accesses that a later iteration may have beyond those of the recorded one
@@ -54,15 +56,18 @@ class OutOfCore:
     Parameters
     ----------
     budget
-        Bytes of the GPU that arrays may take, as for `common.out_of_core.device.parse_budget`: `auto`, `12GB`, bytes,
-        a fraction below 1. With `auto` nothing is swapped if all arrays fit.
+        Bytes of the GPU that this process may take beyond what CUDA itself does, as for
+        `common.out_of_core.device.parse_budget`: `auto`, `12GB`, bytes, a fraction below 1. With `auto` nothing is
+        swapped if all arrays fit. Room that allocators waste is left out of the plan. What is taken is measured before
+        each function: above the budget, caches are freed; if that is not enough, the next iteration is recorded anew
+        with less for arrays.
     prefetch
         Bytes of the window in which arrays are fetched ahead; 1.5 times the budget if not given.
     virtual
         Take device memory in chunks at virtual addresses, which swapping does not fragment. It holds for the functions
         made from here on, as does the pinned memory of the host. No effect on a CPU.
     chunk
-        Bytes of such a chunk; an array wastes less than one, so 2 MB (`2 << 20`) are better where arrays are small.
+        Bytes of such a chunk; an array wastes less than one.
     save_host_memory
         Let arrays give up their copy on the host while they are on the GPU, at the price of more transfers.
     note
@@ -81,10 +86,12 @@ class OutOfCore:
         self.budget = parse_budget(budget, free, total)
         self.prefetch = None if prefetch is None else parse_bytes(prefetch, "prefetch window")
         self.automatic = isinstance(budget, str) and budget.strip().lower() == "auto"
-        self.virtual, self.save_host_memory = virtual, save_host_memory
+        self.virtual, self.chunk, self.save_host_memory = virtual, chunk, save_host_memory
         self.note = note or _print_note
         self.solvers: list[Any] = []
         self.host, self.device = prepare_contexts(virtual, chunk)
+        limit_workspaces(self.budget)
+        self.meter = Meter(self.budget, virtual)
         self._training, self._validation = _Iteration(self, "training"), _Iteration(self, "validation")
         where = "" if on_gpu() else "; on a CPU the transfers are planned all the same, but no memory is saved"
         self.note(f"arrays may take {format_bytes(self.budget)}{where}")
@@ -118,12 +125,16 @@ class OutOfCore:
                     raise
                 self._fall_back()
 
+    def allocated(self, num_bytes: int) -> int:
+        """Bytes of the device that an array of so many takes."""
+        return allocated_bytes(num_bytes, self.virtual, self.chunk)
+
     def _fall_back(self):
         smallest, cause, _ = self._training.minimum()
         if self.budget * _SMALLER < smallest:
             raise UserError(f"out of memory with a budget of {self.budget} bytes, and {cause} needs {smallest}; "
                             "use a smaller batch or image") from None
-        self.budget = int(self.budget * _SMALLER)
+        self.budget = self.meter.limit = int(self.budget * _SMALLER)
         free_caches(self.virtual)
         self._training.forget()
         self._validation.forget()
@@ -178,12 +189,15 @@ class _Iteration:
         self.owner, self.kind = owner, kind
         self.updated = False
         self._longest, self._changes = [], 0
-        self._in_core = False
+        self._in_core = self._told = False
         self._observer = Observer(owner.solvers)
+        self._hooks = Hooks("out_of_core", self._before_function, before_update=self._before_update)
+        self._size = owner.budget    # bytes of arrays that the scheduler plans with
         self.forget()
 
     def forget(self) -> None:
         """Give up the plan: the next iteration is recorded."""
+        self._size = min(self._size, self.owner.budget)
         self._scheduler: Any = None
         self._recorded: list | None = None
 
@@ -195,29 +209,37 @@ class _Iteration:
         if _Iteration._active is not None:
             raise UserError(f"out-of-core: a {self.kind} iteration begins within a {_Iteration._active.kind} iteration"
                             "; leave that block first")
-        self.updated, self._seen, self._partial = False, [], False
+        self.updated, self._seen, self._partial, self.owner.meter.peak = False, [], False, None
         if not self._in_core:
             self._start()
-        callback.set_function_pre_hook(_HOOKS, self._before_function)
-        callback.set_solver_pre_hook(_HOOKS, self._before_update)
+        self._hooks.__enter__()
         _Iteration._active = self
         return self
 
     def __exit__(self, error_type: type | None, error: BaseException | None, traceback: object) -> None:
-        callback.unset_function_pre_hook(_HOOKS)
-        callback.unset_solver_pre_hook(_HOOKS)
         _Iteration._active = None
-        if self._in_core:
-            return
-        recording = self._recorded is None
-        if recording and error_type is None and not self._partial:
-            _add_spare_accesses()
-        self._scheduler.end_scheduling()
-        if recording:
-            self._finish_recording(whole=error_type is None and not self._partial)
+        try:
+            self._hooks.__exit__(error_type, error, traceback)
+        except BaseException:
+            self._end(whole=False)
+            raise
+        self._end(whole=error_type is None)
         if error_type is RuntimeError and _CLEARED in str(error):
             raise UserError(f"a value was read in a {self.kind} iteration after the plan had cleared it: read it after "
                             "the block, or in every iteration from the first") from None
+
+    def _end(self, whole):
+        """End an iteration; `whole` where it had no error."""
+        if self._in_core:
+            return
+        recording, whole = self._recorded is None, whole and not self._partial
+        if recording and whole:
+            _add_spare_accesses()
+        self._scheduler.end_scheduling()
+        if recording:
+            self._finish_recording(whole)
+        elif self.owner.meter.exceeded():
+            self._plan_with_less()
 
     def _start(self):
         if self._recorded is None:
@@ -238,7 +260,7 @@ class _Iteration:
     def _begin_recording(self):
         owner = self.owner
         window = {} if owner.prefetch is None else {"prefetch_size": owner.prefetch}
-        self._scheduler = SwapInOutScheduler(owner.host, owner.device, owner.budget,
+        self._scheduler = SwapInOutScheduler(owner.host, owner.device, self._size,
                                              save_host_mem=owner.save_host_memory, **window)
         self._observer = Observer(owner.solvers)
 
@@ -251,9 +273,29 @@ class _Iteration:
         self._recorded = self._longest = self._seen
         if self.owner.automatic and on_gpu():
             self._stay_in_core_if_it_fits()
+        size = self._observer.affordable(self.owner.budget, self.owner.allocated)
+        if not self._in_core and size < self._size:
+            self._size = size    # of a scheduler it cannot be changed, so that another one records
+            self.forget()
+
+    def _plan_with_less(self):
+        """After an iteration that took more than the budget: record the next one for a plan with less."""
+        owner = self.owner
+        smaller = max(int(self._size * _SMALLER), self._observer.minimum()[0])
+        if smaller < self._size:
+            self._size = smaller
+            self.forget()
+            what = f"planning with {format_bytes(smaller)} for arrays from here on"
+        elif not self._told:
+            self._told = True
+            what = "no plan for this iteration takes less"
+        else:
+            return
+        owner.note(f"{self.kind}: {format_bytes(owner.meter.peak or 0)} were taken, more than the budget of "
+                   f"{format_bytes(owner.budget)}; {what}")
 
     def _stay_in_core_if_it_fits(self):
-        needed = self._observer.in_core()
+        needed = self._observer.in_core(self.owner.allocated)
         self._in_core = needed <= self.owner.budget
         fits = "fits: nothing is swapped" if self._in_core else "does not fit: arrays are swapped"
         self.owner.note(f"{self.kind}: all arrays together take {format_bytes(needed)}, which {fits}")
@@ -263,6 +305,7 @@ class _Iteration:
         self._meet((f.info.type_name, tuple(v.shape for v in f.outputs)), f)
         if not self._in_core:
             self._scheduler.function_pre_hook(f)
+            self.owner.meter.measure()
 
     def _before_update(self):
         self.updated = True

@@ -1,22 +1,21 @@
 """A trial of the benchmark: whether a network and a batch fit in one of the modes, and how fast they are."""
-import contextlib
 import time
-from collections.abc import Iterator
 
 import attrs
-import nnabla as nn
 
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.out_of_core.device import device_memory, parse_budget, synchronize
+from common.out_of_core.device import device_memory, format_bytes, parse_budget, synchronize
+from common.out_of_core.hooks import Hooks
+from common.out_of_core.meter import Meter
 from out_of_core_training import models
 from out_of_core_training.config import parse_size
 from out_of_core_training.data import RandomBatches
 from out_of_core_training.planner import plan
 
-WARM_UP = 3    # iterations: the first is recorded, the second is planned
+WARM_UP = 4    # iterations: one or two are recorded, the next is planned, the rest are like it
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +72,7 @@ def run_trial(trial: Trial) -> Outcome:
     seed_everything(0)
     in_core = trial.mode == "in-core"
     memory = InCore() if in_core else OutOfCore(trial.memory or "auto", virtual=trial.mode == "virtual")
+    meter = Meter(limit, virtual=trial.mode == "virtual")
     network = models.build(trial.network, trial.batch_size, parse_size(trial.image_size), width=trial.width)
     needs = plan(network.steps, network.typed_inputs)
     planned = needs.in_core_bytes if in_core else needs.minimum_budget
@@ -82,52 +82,36 @@ def run_trial(trial: Trial) -> Outcome:
         if not trial.iterations:
             return Outcome(True, None, planned)
     try:
-        peak, seconds = _timed(network, memory, trial.iterations, limit if in_core else None)
+        seconds = _timed(network, memory, trial.iterations, meter)
     except (MemoryError, RuntimeError, UserError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
             raise
         return Outcome(False, str(error).strip().splitlines()[-1], planned)
-    return Outcome(True, None, planned, peak, seconds)
+    return Outcome(True, None, planned, meter.peak, seconds)
 
 
-def _timed(network: models.TrainingGraph, memory: InCore | OutOfCore, iterations: int, limit: int | None
-           ) -> tuple[int | None, float]:
-    """Warm up, then time iterations; most bytes taken of the GPU, and seconds.
+def _timed(network: models.TrainingGraph, memory: InCore | OutOfCore, iterations: int, meter: Meter) -> float:
+    """Warm up, then time iterations; returns the seconds.
 
     Raises
     ------
     MemoryError
-        More than `limit` bytes were taken.
+        More was taken of the device than the limit of the meter.
     """
     arrays = RandomBatches(network, 1).arrays
     memory.attach(*(solver for _, solver in network.steps))
-    with _sampled_memory(limit) as taken:
+    with Hooks("trial", after_function=meter.measure):
         for _ in range(WARM_UP):
             memory.run(models.iterate, network, arrays)
+            _check(meter)
     synchronize()
     started = time.perf_counter()
     for _ in range(iterations):
         memory.run(models.iterate, network, arrays)
     synchronize()
-    return max(taken, default=None), time.perf_counter() - started
+    return time.perf_counter() - started
 
 
-@contextlib.contextmanager
-def _sampled_memory(limit: int | None) -> Iterator[list[int]]:
-    """Yield a list that gets the bytes taken of the GPU after each function; nothing on a CPU."""
-    taken = []
-    if not on_gpu():
-        yield taken
-        return
-    free_before, _ = device_memory()
-
-    def sample(function):
-        taken.append(free_before - device_memory()[0])
-        if limit is not None and taken[-1] > limit:
-            raise MemoryError(f"{taken[-1] / 1e9:.3g} GB are taken")
-
-    nn.callback.set_function_post_hook("sampled_memory", sample)
-    try:
-        yield taken
-    finally:
-        nn.callback.unset_function_post_hook("sampled_memory")
+def _check(meter):
+    if meter.exceeded():
+        raise MemoryError(f"{format_bytes(meter.peak)} are taken of {format_bytes(meter.limit)}")
