@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from common.machine.context import CONTEXTS
-from common.machine.distributed import launched_rank, launched_size
 from common.machine.errors import UsageError, UserError
+from common.machine.launching import launched_rank, launched_size
 
 INTERRUPTED = 130
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too

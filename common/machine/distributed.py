@@ -10,11 +10,8 @@ A process is called a rank, as in MPI. Rank 0 alone writes files and prints; see
 import contextlib
 import functools
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 import nnabla as nn
@@ -23,47 +20,11 @@ from numpy.typing import ArrayLike
 
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError
+from common.machine.launching import launched_local_rank, launched_size
 
 _PACK = 2 << 20    # gradients that NCCL reduces together, in numbers
 Items = TypeVar("Items", bound=Sequence)
 INSTALL = "run 'pip install -r requirements-distributed.txt', or start without mpirun"
-
-
-def find_mpirun() -> str | None:
-    """Return the path of the `mpirun` of this Python's environment, or else on the PATH; None if there is none."""
-    return shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-
-
-def start_ranks(num: int, command: Sequence[str], *flags: str) -> subprocess.CompletedProcess[str]:
-    """Run a command on several processes of this machine, and wait for it. It works for root, too.
-
-    Parameters
-    ----------
-    num
-        1: without mpirun. More need one (`find_mpirun`).
-    flags
-        For mpirun.
-    """
-    if num > 1:
-        mpirun = find_mpirun()
-        assert mpirun is not None
-        command = [mpirun, *flags, "-n", str(num), *command]
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **as_root})
-
-
-def launched_rank() -> int:
-    """Number of this process among those that mpirun started, 0 without mpirun. This does not need MPI."""
-    return _of_launcher("RANK", 0)
-
-
-def launched_size() -> int:
-    """How many processes mpirun started, 1 without it."""
-    return _of_launcher("SIZE", 1)
-
-
-def _of_launcher(name: str, default: int) -> int:
-    return int(os.environ.get(f"OMPI_COMM_WORLD_{name}", default))
 
 
 class World:
@@ -214,7 +175,7 @@ def join_ranks(context: str = "auto", device_id: str | int = "0") -> str:
     size = launched_size()
     if size == 1:
         return use_context(context, device_id)
-    where = use_context(context, str(_of_launcher("LOCAL_RANK", 0)))
+    where = use_context(context, str(launched_local_rank()))
     _joined = _world_of(on_gpu())
     if _joined.size != size:
         raise UsageError(f"mpirun started {size} processes, and MPI connects {_joined.size}: is the mpirun that of "

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from common.machine.distributed import launched_rank
 from common.machine.errors import UsageError, UserError
+from common.machine.launching import launched_rank
 
 
 @contextlib.contextmanager

@@ -14,8 +14,9 @@ from common.console import cli
 from common.datasets.batches import Batches
 from common.datasets.dataset import Dataset
 from common.layers import basic as layers
-from common.machine.distributed import join_ranks, launched_rank, world
+from common.machine.distributed import join_ranks, world
 from common.machine.errors import UsageError, UserError
+from common.machine.launching import launched_rank
 from common.machine.seeding import seed_everything
 from common.out_of_core import add_out_of_core_flag, out_of_core
 from common.runs.training import Run

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.machine.distributed import World, find_mpirun, join_ranks, launched_rank, launched_size, start_ranks, world
+from common.machine.distributed import World, join_ranks, world
 from common.machine.errors import UsageError
+from common.machine.launching import find_mpirun, launched_rank, launched_size, start_ranks
 from common.runs.checkpoint import load_state
 
 WORKER = Path(__file__).parent / "ranks_worker.py"

@@ -10,8 +10,8 @@ import attrs
 from common.console import cli
 from common.datasets import CIFAR10
 from common.machine.context import use_context
-from common.machine.distributed import launched_size
 from common.machine.errors import UsageError
+from common.machine.launching import launched_size
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
 from common.runs.experiments import add_experiment_flags
 from data_cleansing.config import FILES, Config

@@ -23,8 +23,9 @@ from common.datasets import DATASETS, SYNTHETIC, Dataset, synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.machine.context import native_functions, use_context
 from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
-from common.machine.distributed import find_mpirun, join_ranks, launched_size, start_ranks, world
+from common.machine.distributed import join_ranks, world
 from common.machine.files import write_json
+from common.machine.launching import find_mpirun, launched_size, start_ranks
 from common.machine.memory import peak_megabytes
 from common.quantizers import POWER_OF_TWO, UNIFORM, range_quantizer
 from common.workbench.benchmarking import add_benchmark_flags, median_ratio, take_turns

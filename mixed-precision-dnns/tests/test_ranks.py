@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from common.machine.distributed import find_mpirun, start_ranks
+from common.machine.launching import find_mpirun, start_ranks
 from common.workbench.testing import log_of, script_of
 from mixed_precision_dnns import train_imagenet, train_resnet
 
