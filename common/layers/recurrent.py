@@ -8,6 +8,7 @@ from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uni
 from nnabla.parameter import get_parameter_or_create
 
 from common.cpu.recurrent import LSTM
+from common.layers.constants import zeros
 from common.machine.context import on_gpu, wants_native
 
 
@@ -41,7 +42,7 @@ def lstm(x: nn.Variable, hidden_size: int, num_layers: int, bidirectional: bool 
     directions = 2 if bidirectional else 1
     first, bias, *further = _parameters(x.shape[2], hidden_size, num_layers, directions)
     if wants_native() and (not on_gpu() or _cudnn_has_lstm()):
-        states = (F.constant(0, (num_layers, directions, x.shape[1], hidden_size)) for _ in range(2))
+        states = (zeros((num_layers, directions, x.shape[1], hidden_size)) for _ in range(2))
         return F.lstm(x, *states, first, *(further or [None]), bias, num_layers=num_layers, dropout=dropout,
                       bidirectional=bidirectional, training=train)[0]
     return LSTM(num_layers, dropout if train else 0.0, train)(x, first, bias, *further)

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import common
 from common.console import cli
 from common.runs import training
 
@@ -189,6 +190,31 @@ def fill_parameters(parameters, seed):
     for name, parameter in parameters.items():
         parameter.d = np.reshape(reference_value(name, parameter.shape, seed), parameter.shape)
     return parameters
+
+
+# Graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def host_arrays(*outputs):
+    """[(function, shape)] of the arrays beyond one element that the host makes whenever a GPU runs a graph.
+
+    They come from functions of nnabla without an implementation for CUDA, and from functions in Python. Build the graph
+    inside `common.machine.context.native_functions()`, as a GPU would have it.
+    """
+    table = (Path(common.__file__).parent / "tests" / "data" / "cuda_functions.txt").read_text().splitlines()
+    on_device = {line for line in table if not line.startswith("#")} | {"Unlink"}    # which hands on its input
+    composed = {"MaxPoolingBackwardDataGrad"}    # of nnabla: in Python, but it calls functions of the device
+    found = []
+
+    def visit(function):
+        name = function.info.type_name
+        is_python = function.name == "Callback" and name not in composed
+        if is_python or name not in on_device | composed:
+            found.extend((name, variable.shape) for variable in function.outputs if variable.size > 1)
+
+    for output in outputs:
+        output.visit(visit)
+    return found
 
 
 # Music ----------------------------------------------------------------------------------------------------------------

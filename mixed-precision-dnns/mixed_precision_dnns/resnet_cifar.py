@@ -5,6 +5,7 @@ from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
 from common.layers import batch_normalization
+from common.layers.constants import zeros
 from common.quantizers.layers import quantized_activation, quantized_affine, quantized_convolution
 from mixed_precision_dnns.config import Config, activation_quantization, weight_quantization
 
@@ -71,5 +72,4 @@ def _pad_channels(x, outmaps, stride):
         x = F.average_pooling(x, (1, 1), (stride, stride))
     if x.shape[1] == outmaps:
         return x
-    zeros = F.constant(0, (x.shape[0], outmaps - x.shape[1], *x.shape[2:]))
-    return F.concatenate(x, zeros, axis=1)
+    return F.concatenate(x, zeros((x.shape[0], outmaps - x.shape[1], *x.shape[2:])), axis=1)

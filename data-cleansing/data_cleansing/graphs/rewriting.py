@@ -15,6 +15,7 @@ from nnabla.backward_functions import registry
 from common.cpu.channels import BatchNormalization
 from common.cpu.convolution import Convolution
 from common.cpu.elements import ReLU
+from common.layers.constants import zeros
 from common.machine.context import native_functions, wants_native
 from common.machine.errors import UserError
 from data_cleansing.graphs import tangent_functions
@@ -186,12 +187,12 @@ def _tangents(function, values, tangents, outputs):
 
 
 def _or_zero(tangent, value):
-    return F.constant(0, value.shape) if tangent is None else tangent
+    return zeros(value.shape) if tangent is None else tangent
 
 
 def _tangent_of_convolution(args, values, tangents):
     (x, w, *_), (dx, dw, *db) = values, tangents
-    db = db[0] if db and db[0] is not None else F.constant(0, w.shape[:1])
+    db = db[0] if db and db[0] is not None else zeros(w.shape[:1])
     moving = () if dx is None else (dx,)
     return tangent_functions.TangentConvolution(args["pad"][0], args["stride"][0])(x, w, _or_zero(dw, w), db, *moving)
 

@@ -43,15 +43,15 @@ def uniform_rounding(variable: nn.Variable) -> UniformRounding | None:
     rounded = product and _parent(product.inputs[1], "Round")
     ratio = rounded and _parent(rounded.inputs[0], "Div2")
     below = ratio and _parent(ratio.inputs[0], "Minimum2")
-    above = below and _parent(below.inputs[0], "Maximum2")
+    above = below and _parent(below.inputs[0], "Maximum2", "MaximumScalar")    # with and without a sign
     if not (ratio and below and above):
         return None
     step_size, largest = (_scalar(variable) for variable in (ratio.inputs[1], below.inputs[1]))
     return UniformRounding(above.inputs[0], float(step_size), int(np.floor(largest / step_size + np.float32(0.5))))
 
 
-def _parent(variable, kind):
-    return variable.parent if variable.parent and variable.parent.info.type_name == kind else None
+def _parent(variable, *kinds):
+    return variable.parent if variable.parent and variable.parent.info.type_name in kinds else None
 
 
 def _scalar(variable):
