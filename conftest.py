@@ -1,14 +1,19 @@
 """What all tests need, and fixtures that those of several papers use."""
+import ctypes
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import nnabla as nn
 import pytest
 
+import common
 import d3net  # noqa: F401 - before pytest makes a package of the folder that has this name, too
 from common.console import cli
+from common.gpu import driver, loading
+from common.machine import context
 
 # Its checks say as much as those of a test when they fail.
 pytest.register_assert_rewrite("common.workbench.testing")
@@ -46,6 +51,32 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SONY_PAPERS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def emulated_driver(tmp_path_factory):
+    """A library in the place of a GPU's driver, which runs the kernels of this repository on the arrays of the host."""
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("there is no C++ compiler to run the kernels of a GPU with")
+    library = tmp_path_factory.mktemp("driver") / "emulated.so"
+    folder = Path(common.__file__).parent
+    subprocess.run([compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-x", "c++",
+                    f'-DKERNELS="{folder / "gpu" / "kernels" / "quantizers.cu"}"',
+                    str(folder / "tests" / "data" / "emulated_driver.cpp"), "-o", str(library)], check=True)
+    return library
+
+
+@pytest.fixture
+def gpu_kernels(emulated_driver, monkeypatch):
+    """Build graphs as on a GPU, of nnabla's functions and of kernels; both then compute on the host."""
+    monkeypatch.setattr(driver, "LIBRARY", str(emulated_driver))
+    monkeypatch.setattr(loading, "compile_source", lambda path, capability: b"image\0")
+    monkeypatch.setattr(context, "on_gpu", lambda: True)
+    loading._load.cache_clear()
+    with nn.context_scope(nn.Context(["cpu:float"], "CpuCachedArray", "0")):
+        yield ctypes.CDLL(str(emulated_driver)).emulated_launches    # counts them
+    loading._load.cache_clear()
 
 
 @pytest.fixture

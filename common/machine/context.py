@@ -102,6 +102,20 @@ def wants_native() -> bool:
     return _native.get() or on_gpu()
 
 
+def wants_gpu_kernels() -> bool:
+    """Tell whether kernels of this repository may take the place of nnabla's functions: on a GPU, unless inside
+    `native_functions`.
+    """
+    return on_gpu() and not _native.get()
+
+
+def find_library(name: str) -> Path | None:
+    """Path of a library of NVIDIA's wheels, one of `LIBRARIES`; None where it is not installed."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return next((path for path in (Path(folder) / name for folder in folders) if path.exists()), None)
+
+
 def _checked_device_id(device_id: str | int) -> str:
     text = str(device_id)
     if not (text.isascii() and text.isdigit()):
@@ -156,12 +170,9 @@ def _load_libraries():
     OSError
         A library is damaged or does not fit this machine.
     """
-    spec = importlib.util.find_spec("nvidia")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    for library in LIBRARIES:
-        for path in (Path(folder) / library for folder in folders):
-            if path.exists():
-                ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
+    for path in map(find_library, LIBRARIES):
+        if path is not None:
+            ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
 
 
 def _try_out(context):

@@ -2,7 +2,8 @@
 
 Scalars are `nn.Variable`s of shape () in the units of the tensor that is quantized, except n, which counts bits.
 
-The one pass over a tensor is a compiled loop on a CPU, and nnabla's own functions on a GPU.
+The one pass over a tensor is a compiled loop on a CPU and a compiled kernel on a GPU. Where the kernel cannot be used,
+and inside `native_functions`, nnabla's own functions compute.
 """
 import types
 from collections.abc import Callable, Mapping
@@ -13,6 +14,7 @@ import nnabla.functions as F
 import numpy as np
 
 from common.cpu.elements import Pow2Quantize, UniformQuantize
+from common.gpu import quantizers as gpu
 from common.machine.context import wants_native
 
 _SMALLEST, _LARGEST, _LARGEST_POWER = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max), 2.0 ** 127
@@ -41,12 +43,14 @@ SCALARS: Mapping[str, Scalar] = types.MappingProxyType({
 DEFAULT_LIMITS: Limits = types.MappingProxyType({name: scalar.limits for name, scalar in SCALARS.items()})
 
 
-def clip(name: str, value: nn.Variable, limits: Limits | None) -> nn.Variable:
-    """Clip the scalar `value` to its limits, the default ones where `limits` does not name it.
+def limits_of(name: str, limits: Limits | None) -> tuple[float, float]:
+    """(lowest, highest) value of a scalar, the default ones where `limits` does not name it."""
+    return (limits or {}).get(name, DEFAULT_LIMITS[name])
 
-    The gradient is 0 at the limits and beyond them.
-    """
-    lowest, highest = (limits or {}).get(name, DEFAULT_LIMITS[name])
+
+def clip(name: str, value: nn.Variable, limits: Limits | None) -> nn.Variable:
+    """Clip the scalar `value` to its limits. The gradient is 0 at the limits and beyond them."""
+    lowest, highest = limits_of(name, limits)
     return F.minimum_scalar(F.maximum_scalar(value, lowest), highest)
 
 
@@ -94,14 +98,15 @@ def quantize_uniform(x: nn.Variable, d: nn.Variable, xmax: nn.Variable, sign: bo
     check_scalars(d=d, xmax=xmax)
     if not wants_native():
         return UniformQuantize(sign)(x, d, xmax)
-    return compose_uniform(x, d, xmax, sign)
+    y = gpu.quantize(x, d, xmax, gpu.Settings(kind=gpu.Kind.GIVEN, pow2=False, sign=sign))
+    return compose_uniform(x, d, xmax, sign) if y is None else y
 
 
 def compose_uniform(x: nn.Variable, d: nn.Variable, xmax: nn.Variable, sign: bool) -> nn.Variable:
-    """`quantize_uniform` from nnabla's own functions, which stay on the device."""
+    """`quantize_uniform` from nnabla's own functions: what other ways to compute are compared with."""
     d, upper = _broadcastable(x, d), _broadcastable(x, xmax)
-    lower = -upper if sign else F.constant(0, upper.shape)
-    return _or_nan(d * F.round(F.minimum2(F.maximum2(x, lower), upper) / d), x)
+    above = F.maximum2(x, -upper) if sign else F.maximum_scalar(x, 0)
+    return _or_nan(d * F.round(F.minimum2(above, upper) / d), x)
 
 
 def quantize_pow2(x: nn.Variable, xmin: nn.Variable, xmax: nn.Variable, sign: bool = True,
@@ -131,11 +136,12 @@ def quantize_pow2(x: nn.Variable, xmin: nn.Variable, xmax: nn.Variable, sign: bo
     check_scalars(xmin=xmin, xmax=xmax)
     if not wants_native():
         return Pow2Quantize(sign, with_zero)(x, xmin, xmax)
-    return compose_pow2(x, xmin, xmax, sign, with_zero)
+    y = gpu.quantize(x, xmin, xmax, gpu.Settings(kind=gpu.Kind.GIVEN, pow2=True, sign=sign, with_zero=with_zero))
+    return compose_pow2(x, xmin, xmax, sign, with_zero) if y is None else y
 
 
 def compose_pow2(x: nn.Variable, xmin: nn.Variable, xmax: nn.Variable, sign: bool, with_zero: bool) -> nn.Variable:
-    """`quantize_pow2` from nnabla's own functions, which stay on the device."""
+    """`quantize_pow2` from nnabla's own functions: what other ways to compute are compared with."""
     # All branches are computed, and 0 times infinity in those that do not count would be NaN.
     xmin, xmax = _broadcastable(x, xmin), _broadcastable(x, F.minimum_scalar(xmax, _LARGEST))
     magnitude = F.abs(x) if sign else F.relu(x)

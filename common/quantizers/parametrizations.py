@@ -18,6 +18,8 @@ import numpy as np
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
+from common.gpu import quantizers as gpu
+from common.machine.context import wants_gpu_kernels
 from common.quantizers.grids import (
     POWER_OF_TWO,
     UNIFORM,
@@ -25,6 +27,7 @@ from common.quantizers.grids import (
     Limits,
     check_scalars,
     clip,
+    limits_of,
     log2,
     quantize_pow2,
     quantize_uniform,
@@ -75,16 +78,48 @@ def _range_of_pow2_b_xmin(n, xmin, limits, reserved):
     return xmin, 2 ** (2 ** _levels_exponent(n, limits, reserved) - 1) * xmin
 
 
+# On a GPU a kernel turns the two scalars into a range, too: how, and which scalars they are.
+_IN_KERNEL = {
+    _range_of_d_xmax: (gpu.Kind.D_XMAX, ("d", "xmax")),
+    _range_of_d_b: (gpu.Kind.D_N, ("d", "n")),
+    _range_of_b_xmax: (gpu.Kind.N_XMAX, ("n", "xmax")),
+    _range_of_xmin_xmax: (gpu.Kind.XMIN_XMAX, ("xmin", "xmax")),
+    _range_of_pow2_b_xmax: (gpu.Kind.POW2_N_XMAX, ("n", "xmax")),
+    _range_of_pow2_b_xmin: (gpu.Kind.POW2_N_XMIN, ("n", "xmin")),
+}
+
+
+def _on_gpu(range_of: Callable[..., Range], x, first, second, limits, **settings):
+    """Quantize by one kernel; None where that cannot be used."""
+    if range_of not in _IN_KERNEL or not wants_gpu_kernels():
+        return None
+    kind, names = _IN_KERNEL[range_of]
+    check_scalars(**dict(zip(names, (first, second), strict=True)))
+    a_limits, b_limits = (limits_of(name, limits) for name in names)
+    return gpu.quantize(x, first, second, gpu.Settings(kind=kind, limits=(a_limits, b_limits), **settings))
+
+
+def _uniform(range_of: Callable[..., Range], x, first, second, sign, limits):
+    y = _on_gpu(range_of, x, first, second, limits, pow2=False, sign=sign, reserved=int(sign))
+    return quantize_uniform(x, *range_of(first, second, limits, sign), sign) if y is None else y
+
+
+def _pow2(range_of: Callable[..., Range], x, first, second, sign, with_zero, limits):
+    reserved = sign + with_zero
+    y = _on_gpu(range_of, x, first, second, limits, pow2=True, sign=sign, with_zero=with_zero, reserved=reserved)
+    return quantize_pow2(x, *range_of(first, second, limits, reserved), sign, with_zero) if y is None else y
+
+
 def fixed_point_quantize_d_xmax(x: nn.Variable, d: nn.Variable, xmax: nn.Variable, sign: bool = True,
                                 limits: Limits | None = None) -> nn.Variable:
     """`quantize_uniform` with the step size d and the range xmax as scalars: U3, the best of the uniform ones."""
-    return quantize_uniform(x, *_range_of_d_xmax(d, xmax, limits, sign), sign)
+    return _uniform(_range_of_d_xmax, x, d, xmax, sign, limits)
 
 
 def fixed_point_quantize_d_b(x: nn.Variable, d: nn.Variable, n: nn.Variable, sign: bool = True,
                              limits: Limits | None = None) -> nn.Variable:
     """`quantize_uniform` with the step size d and the bit width n as scalars: U1, xmax = d (2^(n - sign) - 1)."""
-    return quantize_uniform(x, *_range_of_d_b(d, n, limits, sign), sign)
+    return _uniform(_range_of_d_b, x, d, n, sign, limits)
 
 
 def fixed_point_quantize_b_xmax(x: nn.Variable, n: nn.Variable, xmax: nn.Variable, sign: bool = True,
@@ -93,13 +128,13 @@ def fixed_point_quantize_b_xmax(x: nn.Variable, n: nn.Variable, xmax: nn.Variabl
 
     As d is rounded to a power of two, the levels can take one bit more than n says.
     """
-    return quantize_uniform(x, *_range_of_b_xmax(n, xmax, limits, sign), sign)
+    return _uniform(_range_of_b_xmax, x, n, xmax, sign, limits)
 
 
 def pow2_quantize_xmin_xmax(x: nn.Variable, xmin: nn.Variable, xmax: nn.Variable, sign: bool = True,
                             with_zero: bool = False, limits: Limits | None = None) -> nn.Variable:
     """`quantize_pow2` with the smallest and the largest magnitude as scalars: P3, the best power-of-two one."""
-    return quantize_pow2(x, *_range_of_xmin_xmax(xmin, xmax, limits, sign + with_zero), sign, with_zero)
+    return _pow2(_range_of_xmin_xmax, x, xmin, xmax, sign, with_zero, limits)
 
 
 def pow2_quantize_b_xmax(x: nn.Variable, n: nn.Variable, xmax: nn.Variable, sign: bool = True, with_zero: bool = False,
@@ -108,7 +143,7 @@ def pow2_quantize_b_xmax(x: nn.Variable, n: nn.Variable, xmax: nn.Variable, sign
 
     N = round(n) less one bit for the sign and one for zero, as far as there are any.
     """
-    return quantize_pow2(x, *_range_of_pow2_b_xmax(n, xmax, limits, sign + with_zero), sign, with_zero)
+    return _pow2(_range_of_pow2_b_xmax, x, n, xmax, sign, with_zero, limits)
 
 
 def pow2_quantize_b_xmin(x: nn.Variable, n: nn.Variable, xmin: nn.Variable, sign: bool = True, with_zero: bool = False,
@@ -117,7 +152,7 @@ def pow2_quantize_b_xmin(x: nn.Variable, n: nn.Variable, xmin: nn.Variable, sign
 
     N = round(n) less one bit for the sign and one for zero, as far as there are any.
     """
-    return quantize_pow2(x, *_range_of_pow2_b_xmin(n, xmin, limits, sign + with_zero), sign, with_zero)
+    return _pow2(_range_of_pow2_b_xmin, x, n, xmin, sign, with_zero, limits)
 
 
 # Bit widths -------------------------------------------------------------------------------------------------------

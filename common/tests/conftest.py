@@ -1,15 +1,18 @@
+import contextlib
 import threading
 
 import pytest
 
-from common.quantizers import grids
+from common.machine.context import native_functions
 
 
-@pytest.fixture(params=["compiled", "composed"])
-def engine(request, monkeypatch):
-    """Both ways to compute: loops on the CPU, and nnabla's functions, which a GPU runs."""
-    monkeypatch.setattr(grids, "wants_native", lambda: request.param == "composed")
-    return request.param
+@pytest.fixture(params=["compiled", "composed", "kernels"])
+def engine(request):
+    """All ways to compute: loops on the CPU, nnabla's functions, and the kernels of a GPU, emulated here."""
+    if request.param == "kernels":
+        request.getfixturevalue("gpu_kernels")
+    with native_functions() if request.param == "composed" else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture

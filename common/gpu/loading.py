@@ -1,0 +1,50 @@
+"""Which kernels the current GPU can run: compiled when first asked for, once in a process."""
+import functools
+import sys
+from pathlib import Path
+
+import nnabla as nn
+
+from common.gpu.driver import Device
+from common.gpu.nvrtc import compile_source
+from common.machine.context import wants_gpu_kernels
+
+
+class Kernels:
+    """The kernels of a file in `common/gpu/kernels`, loaded into a GPU."""
+
+    def __init__(self, source: str, device_number: int) -> None:
+        self.device = Device(device_number)
+        path = Path(__file__).parent / "kernels" / source
+        self._module = self.device.load(compile_source(path, self.device.capability))
+        self._found = {}
+
+    def launch(self, name: str, blocks: int, threads: int, argument) -> None:
+        """Start the kernel `name`; see `common.gpu.driver.Device.launch`."""
+        if name not in self._found:
+            self._found[name] = self.device.kernel(self._module, name)
+        self.device.launch(self._found[name], blocks, threads, argument)
+
+
+def load(source: str) -> Kernels | None:
+    """Return the kernels of a file for the current GPU.
+
+    Returns
+    -------
+    Kernels or None
+        None where nnabla's own functions are to compute: on a CPU, inside `native_functions`, and where NVRTC or the
+        driver does not work, which one line on stderr says.
+    """
+    if not wants_gpu_kernels():
+        return None
+    return _load(source, int(nn.get_current_context().device_id))
+
+
+@functools.cache
+def _load(source, device_number):
+    try:
+        return Kernels(source, device_number)
+    except (OSError, RuntimeError) as error:
+        print(f"warning: computing with nnabla's functions, which is slower: no kernels of {source}: {error}; run "
+              "'pip install -r requirements-cuda.txt'", file=sys.stderr)
+        return None
