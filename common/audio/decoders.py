@@ -1,24 +1,43 @@
 """Where `common.audio.files.AudioReader` gets its samples from: libsndfile, or PyAV for what that cannot seek in.
 
-A source has `sample_rate`, `channels`, `num_streams`, `num_frames`, `estimated_frames` (see `AudioReader`),
-`promised_frames` (what a header says, None if it does not), and two methods: `close()` and `blocks_from(frame)`, which
+A source has `sample_rate`, `channels`, `num_streams`, `num_frames`, `estimated_frames` (see `AudioReader`), `length`
+(what a header says of the bytes, or None), `promised_frames` (what it says of the frames, or None), `damaged_packets`
+(offsets of those that could not be decoded so far), and two methods: `close()` and `blocks_from(frame)`, which
 returns a frame at or before `frame` and an iterator over the audio from there on, in blocks (samples, channels) of
 float32. A new iterator ends the use of those before.
 """
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import av
 import numpy as np
 import soundfile
 from av.stream import Discard
 
-from common.machine.errors import UsageError, UserError
+from common.audio.headers import CorrectedFile, DataLength, data_length
+from common.machine.errors import UserError
+from common.reading.files import decoding, open_regular
 
 # The first bytes of files in which libsndfile finds every sample. It also opens MP3 and Ogg, but a seek may return
 # wrong samples there, and an MP3 file without a table of its length ends early.
 _SOUNDFILE_MAGIC = (b"RIFF", b"RF64", b"riff", b"FORM", b"fLaC", b"caff", b".snd")
+# All that FFmpeg may open: containers that hold their audio themselves (no lists of other files, scripts, devices,
+# sequences of pictures), and decoders of audio. `none` is no protocol: it opens no second file.
+_CONTAINERS = ("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3", "flac", "flv",
+               "matroska", "mov", "mp3", "mpc", "mpc8", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "wv")
+_CODECS = frozenset((
+    "aac", "aac_latm", "ac3", "adpcm_ima_qt", "adpcm_ima_wav", "adpcm_ms", "alac", "amrnb", "amrwb", "ape", "dca",
+    "dsd_lsbf", "dsd_lsbf_planar", "dsd_msbf", "dsd_msbf_planar", "eac3", "flac", "gsm", "gsm_ms", "mp1", "mp1float",
+    "mp2", "mp2float", "mp3", "mp3float", "mpc7", "mpc8", "opus", "speex", "tta", "vorbis", "wavpack", "wmalossless",
+    "wmapro", "wmav1", "wmav2", *(name for name in av.codecs_available if name.startswith("pcm_"))))
+_OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "codec_whitelist": ",".join(sorted(_CODECS)),
+            "protocol_whitelist": "none"}
+RATES = range(1000, 1_000_001)    # Hz; a resampler would make 44,100 samples of one at 1 Hz
+MOST_CHANNELS = 255    # as many as Vorbis can hold
+_KIND, _REMEDY = "an audio file", "copy or convert it again"
 _STEP = 4096    # frames read at once: an error in a damaged file costs no more than these
 _AAC_FRAME = 1024    # frames in a packet
 _SEGMENT = 16 * _AAC_FRAME
@@ -30,41 +49,68 @@ def open_source(path: Path, stream: int) -> "SampleSource | PacketSource":
     Raises
     ------
     UsageError
-        There is no such file, or it is a folder.
+        There is no such file, or it is no regular one.
     UserError
-        It cannot be read, nothing can be decoded, or there is no such stream.
+        It cannot be read, nothing can be decoded, there is no such stream, or it has an impossible sample rate or
+        number of channels.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: " + ("not a file" if path.exists() else "no such file"))
+    with open_regular(path, _KIND) as opened:
+        file = os.fdopen(os.dup(opened.fileno()), "rb", buffering=0)    # libsndfile and we move in it by turns
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    if magic in _SOUNDFILE_MAGIC and stream == 0:
+        with decoding(path, _KIND, _REMEDY):
+            source = _source_of(path, file, stream)
+        _check_source(path, source)
+    except BaseException:
+        file.close()
+        raise
+    return source
+
+
+def _source_of(path: Path, file: BinaryIO, stream: int) -> "SampleSource | PacketSource":
+    magic = file.read(4)
+    length = data_length(file)
+    if magic in _SOUNDFILE_MAGIC and stream == 0 and not (length and length.corrections):
         with contextlib.suppress(soundfile.LibsndfileError):
-            source = SampleSource(path)
+            source = SampleSource(path, file, length)
             if source.knows_length:
                 return source
-            source.close()
-    return PacketSource(path, stream)
+            source.close_decoder()
+    return PacketSource(path, stream, file, length)
+
+
+def _check_source(path: Path, source: "SampleSource | PacketSource") -> None:
+    if source.sample_rate not in RATES:
+        raise UserError(f"{path}: a sample rate of {source.sample_rate} Hz; from {RATES[0]} to {RATES[-1]} Hz can be "
+                        "read")
+    if not 1 <= source.channels <= MOST_CHANNELS:
+        raise UserError(f"{path}: {source.channels} channels; from 1 to {MOST_CHANNELS} can be read")
 
 
 class SampleSource:
     """A file that libsndfile reads, in which the place of every sample can be computed."""
 
     num_streams = 1
+    damaged_packets = frozenset()    # libsndfile ends at the first one
 
-    def __init__(self, path: Path):
-        self._path, self._file = path, soundfile.SoundFile(path)
+    def __init__(self, path: Path, file: BinaryIO, length: DataLength | None):
+        self._path, self._stream, self.length = path, file, length
+        self._file = self._open()
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.num_frames = self.estimated_frames = self._file.frames
         # Not so in a FLAC file that was written to a pipe, nor in MP3 under the cover of WAV.
         self.knows_length = self.num_frames < 1 << 62 and not self._file.subtype.startswith("MPEG")
-        # libsndfile counts what should be there of a FLAC file, but what is there of a WAV file.
-        self.promised_frames = round(self.num_frames * _promised_share(path))
+        self.promised_frames = self.num_frames    # of a FLAC file; of others libsndfile counts what is there
+
+    def _open(self) -> soundfile.SoundFile:
+        os.lseek(self._stream.fileno(), 0, os.SEEK_SET)    # to libsndfile, a file begins where it is
+        return soundfile.SoundFile(self._stream.fileno(), closefd=False)
 
     def close(self) -> None:
+        self.close_decoder()
+        self._stream.close()
+
+    def close_decoder(self) -> None:
+        """Leave the file open for another decoder."""
         self._file.close()
 
     def blocks_from(self, frame: int) -> tuple[int, Iterator[np.ndarray]]:
@@ -78,16 +124,7 @@ class SampleSource:
                 yield block
         except soundfile.LibsndfileError:    # damaged from here on; after an error nothing is found in a FLAC file
             self._file.close()
-            self._file = soundfile.SoundFile(self._path)
-
-
-def _promised_share(path: Path) -> float:
-    """Return the size that the RIFF header of the file at `path` gives, as a multiple of its true size; at least 1."""
-    with path.open("rb") as file:
-        magic, size, true_size = file.read(4), int.from_bytes(file.read(4), "little"), path.stat().st_size
-    # A program that writes to a pipe does not know the size, and puts one that no file has. Others count some bytes of
-    # the header twice.
-    return size / true_size if magic == b"RIFF" and true_size + 64 < size < 0x7FFFF000 else 1
+            self._file = self._open()
 
 
 class PacketSource:
@@ -100,17 +137,19 @@ class PacketSource:
     value, and finding it costs a segment. Other streams are decoded from their beginning at every `blocks_from`.
     """
 
-    def __init__(self, path: Path, index: int):
-        self._path, self._index = path, index
+    def __init__(self, path: Path, index: int, file: BinaryIO, length: DataLength | None):
+        self._path, self._index, self.length = path, index, length
+        self._bytes = CorrectedFile(file, length.corrections if length else {})
+        self.damaged_packets: set[int] = set()    # offsets in the file
         self._container, self._stream = self._open()
         self.num_streams = len(self._container.streams.audio)
-        first = next(_decode(self._container, self._stream), None)
+        first = next(self._decode(self._container, self._stream), None)
         if first is None:
             raise _undecodable(path)
         self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
-        self._first_pts = first.pts
+        self._first_pts = first.pts or 0
         duration = self._container.duration    # microseconds
-        self.estimated_frames = duration and round(duration * self.sample_rate / 1_000_000)
+        self.estimated_frames = round(duration * self.sample_rate / 1_000_000) if duration and duration > 0 else None
         self.num_frames: int | None = None
         self.promised_frames = self._promise()
         self._segmented = self._is_regular(first)
@@ -121,6 +160,7 @@ class PacketSource:
 
     def close(self) -> None:
         self._container.close()
+        self._bytes.close()
 
     def blocks_from(self, frame: int) -> tuple[int, Iterator[np.ndarray]]:
         if self._segmented:
@@ -129,14 +169,17 @@ class PacketSource:
         return 0, self._blocks()
 
     def _open(self) -> tuple[av.container.InputContainer, av.audio.stream.AudioStream]:
+        self._bytes.seek(0)
         try:
-            container = av.open(f"file:{self._path}", metadata_errors="ignore")
+            container = av.open(self._bytes, metadata_errors="ignore", container_options=_OPTIONS)
         except av.error.FFmpegError as error:
             raise _undecodable(self._path) from error
         streams = container.streams.audio
         if self._index >= len(streams):
-            container.close()
             raise UserError(f"{self._path}: no audio stream {self._index} in it, counted from 0; it has {len(streams)}")
+        # A stream that FFmpeg has no decoder for is without a context. To decode it ends the process.
+        if (context := streams[self._index].codec_context) is None or context.name not in _CODECS:
+            raise _undecodable(self._path)
         for stream in container.streams:
             if stream.index != streams[self._index].index:
                 stream.discard = Discard.all    # the bytes of the others are not even read
@@ -145,8 +188,8 @@ class PacketSource:
     def _is_regular(self, first: av.AudioFrame) -> bool:
         """Tell whether time stamps count samples, and decoding a packet takes no more than the one before it."""
         stream = self._stream
-        return (stream.codec_context.name == "aac" and stream.profile == "LC" and first.samples <= _AAC_FRAME
-                and stream.time_base * first.sample_rate == 1 and bool(stream.duration)
+        return (first.pts is not None and stream.codec_context.name == "aac" and stream.profile == "LC"
+                and first.samples <= _AAC_FRAME and stream.time_base * first.sample_rate == 1 and bool(stream.duration)
                 and abs(stream.frames * _AAC_FRAME - stream.duration) <= 4 * _AAC_FRAME)
 
     def _length(self) -> int:
@@ -155,7 +198,7 @@ class PacketSource:
         self._container.seek(self._first_pts + duration, stream=self._stream)
         with contextlib.suppress(av.error.FFmpegError):    # cut off
             packets = [packet for packet in self._container.demux(self._stream) if packet.size]
-            end = max((packet.pts + packet.duration for packet in packets), default=0)
+            end = max((packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None), default=0)
         # The duration may have been rounded to milliseconds. Where it is shorter than that, it leaves out padding.
         exact = end - self._first_pts
         return exact if abs(exact - duration) <= self.sample_rate // 1000 else duration
@@ -168,18 +211,19 @@ class PacketSource:
         return self.estimated_frames if knows else None
 
     def _blocks(self) -> Iterator[np.ndarray]:
-        container, stream = self._open()
-        with container:
-            for frame in _decode(container, stream):
+        with decoding(self._path, _KIND, _REMEDY):
+            container, stream = self._open()
+            for frame in self._decode(container, stream):
                 if (frame.sample_rate, frame.layout.nb_channels) != (self.sample_rate, self.channels):
                     raise UserError(f"{self._path}: changes its sample rate or channels in the middle; convert it")
                 yield _samples(frame)
 
     def _segments_from(self, segment: int) -> Iterator[np.ndarray]:
         assert self.num_frames is not None
-        while segment * _SEGMENT < self.num_frames and (audio := self._segment(segment)) is not None:
-            yield audio[:self.num_frames - segment * _SEGMENT]
-            segment += 1
+        with decoding(self._path, _KIND, _REMEDY):
+            while segment * _SEGMENT < self.num_frames and (audio := self._segment(segment)) is not None:
+                yield audio[:self.num_frames - segment * _SEGMENT]
+                segment += 1
 
     def _segment(self, segment: int) -> np.ndarray | None:
         """Decode `_SEGMENT` frames, silence where packets are damaged; None where the file has come to an end."""
@@ -189,35 +233,41 @@ class PacketSource:
         decoder.extradata = self._stream.codec_context.extradata
         audio, found = np.zeros((_SEGMENT, self.channels), np.float32), False
         # A packet needs the one before it. Where a segment begins must not depend on where the container seeks to.
-        for frame in _decode(self._container, self._stream, decoder, first_pts - 2 * _AAC_FRAME, first_pts + _SEGMENT):
-            place = frame.pts - first_pts
+        for frame in self._decode(self._container, self._stream, decoder, first_pts - 2 * _AAC_FRAME,
+                                  first_pts + _SEGMENT):
+            place = -_SEGMENT if frame.pts is None else frame.pts - first_pts
             if -frame.samples < place < _SEGMENT:
                 part = _samples(frame)[max(0, -place):_SEGMENT - place]
                 audio[max(0, place):][:len(part)] = part
                 found = True
         return audio if found else None
 
+    def _decode(self, container: av.container.InputContainer, stream: av.audio.stream.AudioStream,
+                decoder: av.CodecContext | None = None, after: int = -1 << 62, until: int = 1 << 62
+                ) -> Iterator[av.AudioFrame]:
+        """Yield the frames of the packets with time stamps between `after` and `until` that can be decoded.
+
+        `decoder` is that of the stream if none is given; it is flushed at the end of the container.
+        """
+        decoder = decoder or stream.codec_context
+        with contextlib.suppress(av.error.FFmpegError):    # the file is cut off
+            for packet in container.demux(stream):
+                if packet.size and packet.pts is not None and packet.pts <= after:
+                    continue
+                if packet.size and packet.pts is not None and packet.pts >= until:
+                    return
+                yield from self._frames(decoder, packet)
+
+    def _frames(self, decoder: av.CodecContext, packet: av.Packet) -> list[av.AudioFrame]:
+        try:
+            return decoder.decode(packet)
+        except (av.error.FFmpegError, ValueError):    # damaged, or a tag between two songs
+            self.damaged_packets.add(packet.pos or 0)
+            return []
+
 
 def _undecodable(path: Path) -> UserError:
     return UserError(f"{path}: no audio could be decoded (truncated or not an audio file)")
-
-
-def _decode(container, stream, decoder=None, after=-1 << 62, until=1 << 62):
-    """Yield the frames (av.AudioFrame) of the packets with time stamps between `after` and `until` that can be decoded.
-
-    `decoder` is that of the stream if none is given; it is flushed at the end of the container.
-    """
-    decoder = decoder or stream.codec_context
-    with contextlib.suppress(av.error.FFmpegError):    # the file is cut off
-        for packet in container.demux(stream):
-            if packet.size and packet.pts <= after:
-                continue
-            if packet.size and packet.pts >= until:
-                return
-            frames = []
-            with contextlib.suppress(av.error.FFmpegError):    # a damaged packet, or a tag between two songs
-                frames = decoder.decode(packet)
-            yield from frames
 
 
 def _samples(frame: av.AudioFrame) -> np.ndarray:

@@ -43,15 +43,17 @@ class AudioReader:
         `num_frames`, or what a header promises, or what the bit rate suggests; for progress bars.
     position : int
         Frame that the next `read` begins with.
-    truncated : str or None
-        One line, if the file was found to end before its header says; known once `read` has come to the end.
+    damage : str or None
+        One line, if the file was found to be longer or shorter than its header says, or parts of it could not be
+        decoded; known once `read` has come to the end.
 
     Raises
     ------
     UsageError
-        There is no such file, or it is a folder.
+        There is no such file, or it is no regular one.
     UserError
-        No audio can be decoded, there is no such stream, or not a single sample in it.
+        No audio can be decoded, there is no such stream, or not a single sample in it; an impossible sample rate or
+        number of channels.
     """
 
     def __init__(self, path: str | Path, stream: int = 0):
@@ -61,7 +63,7 @@ class AudioReader:
         self._source = source = open_source(self.path, stream)
         self.sample_rate, self.channels, self.num_streams = source.sample_rate, source.channels, source.num_streams
         self.num_frames, self.estimated_frames = source.num_frames, source.estimated_frames
-        self.truncated: str | None = None
+        self.damage: str | None = None
         self.seek(0)
         if self.num_frames == 0:
             self.close()
@@ -107,7 +109,7 @@ class AudioReader:
         while held < frames:
             block = next(self._blocks, None)
             if block is None:
-                self._note_early_end(self.position + held)
+                self._note_damage(self.position + held)
                 break
             parts.append(block)
             held += len(block)
@@ -123,12 +125,22 @@ class AudioReader:
             second = (self.position + bad.any(axis=1).argmax()) / self.sample_rate
             raise UserError(f"{self.path}: NaN or infinite samples, the first at {second:.3f} s; repair the file")
 
-    def _note_early_end(self, end):
-        promised = self._source.promised_frames
+    def _note_damage(self, end: int) -> None:
+        """Note what was found by decoding to the end, frame `end`."""
+        num_damaged = len(self._source.damaged_packets)
+        found = [self._wrong_length(end), f"{num_damaged} of its packets could not be decoded" if num_damaged else None]
+        self.damage = f"{self.path}: {'; '.join(filter(None, found))}" if any(found) else None
+
+    def _wrong_length(self, end: int) -> str | None:
+        share = self._source.length and self._source.length.wrong_share
         padding = self.sample_rate // 4 if self.num_frames is None else 0    # may be counted in what is promised
-        if promised is not None and end < promised - padding:
-            self.truncated = (f"{self.path}: ends after {end / self.sample_rate:.2f} s, but its header promises "
-                              f"{promised / self.sample_rate:.2f} s (truncated or damaged)")
+        promised = self._source.promised_frames if share is None else end * share
+        if promised is None or share is None and end >= promised - padding:
+            return None
+        found, said = (f"{frames / self.sample_rate:.2f} s" for frames in (end, promised))
+        if promised < end:
+            return f"goes on to {found}, and its header says {said} (an interrupted recording?); all of it was read"
+        return f"ends after {found}, but its header promises {said} (truncated or damaged)"
 
 
 def _skip(blocks: Iterator[np.ndarray], frames: int) -> Generator[np.ndarray, None, None]:

@@ -93,8 +93,8 @@ def _separate_file(separator: StemSeparator, path: Path, targets: list[Path], re
         with _separated_to_disk(separator, reader, frames, request) as (stems, mixture):
             frames = reader.position - start
             note = write_stems(targets, stems, mixture, frames, rate, request.output)
-        if reader.truncated:
-            print(f"warning: {reader.truncated}", file=sys.stderr, flush=True)
+        if reader.damage:
+            print(f"warning: {reader.damage}", file=sys.stderr, flush=True)
     if note:
         print(f"{path}: {note}", flush=True)
     took = time.perf_counter() - began

@@ -62,7 +62,7 @@ def test_samples_are_where_they_were_written(tmp_path, ext, error, channels):
         assert (reader.sample_rate, reader.channels, reader.num_streams) == (RATE, channels, 1)
         assert reader.num_frames == (None if ext in ("mp3", "ogg") else len(signal))
         assert reader.estimated_frames == len(signal)
-        assert reader.truncated is None
+        assert reader.damage is None
     assert result.dtype == np.float32 and result.shape == signal.shape
     rms = [np.sqrt(np.mean((np.roll(result, shift, 0) - signal)[1000:-1000] ** 2)) for shift in (-1, 0, 1)]
     assert rms[1] < min(error, rms[0], rms[2])
@@ -82,7 +82,7 @@ def test_reading_from_anywhere_gives_the_same_bits(tmp_path, ext):
         for end in (100_000, 200_000):
             reader.seek(end)
             assert reader.read(10).shape == (0, 2)
-        assert reader.truncated is None
+        assert reader.damage is None
 
 
 def test_pages_of_aac_leave_no_seams(tmp_path):
@@ -126,7 +126,7 @@ def test_mp3_without_a_table_of_its_length_is_read_to_the_end(tmp_path):
     (tmp_path / "song.mp3").write_bytes(content[first:])
     with AudioReader(tmp_path / "song.mp3") as reader:
         assert 200_000 <= len(reader.read()) < 200_000 + 3 * 1152    # now with the padding of the encoder
-        assert reader.truncated is None
+        assert reader.damage is None
 
 
 @pytest.mark.parametrize("ext", ["wav", "flac", "mp3", "m4a"])
@@ -143,8 +143,8 @@ def test_a_file_cut_off_gives_what_is_there_and_says_so(tmp_path, ext):
         part = reader.read()
         assert 80_000 < len(part) < 120_000
         np.testing.assert_array_equal(part[:75_000], whole[:75_000])
-        assert reader.truncated.startswith(f"{path}: ends after {len(part) / RATE:.2f} s, but its header promises 4.5")
-        assert "\n" not in reader.truncated
+        assert reader.damage.startswith(f"{path}: ends after {len(part) / RATE:.2f} s, but its header promises 4.5")
+        assert "\n" not in reader.damage
         reader.seek(150_000)
         assert len(reader.read(10)) == 0
         reader.seek(20_000)
@@ -158,7 +158,7 @@ def test_a_wav_header_of_unknown_size_is_no_truncation(tmp_path):
     path.write_bytes(content)
     with AudioReader(path) as reader:
         assert len(reader.read()) == 1000
-        assert reader.truncated is None
+        assert reader.damage is None
 
 
 def test_a_flac_file_of_unknown_length_is_read_to_the_end(tmp_path):
@@ -169,7 +169,7 @@ def test_a_flac_file_of_unknown_length_is_read_to_the_end(tmp_path):
     with AudioReader(path) as reader:
         assert reader.num_frames is None
         np.testing.assert_array_equal(reader.read(), whole)
-        assert reader.truncated is None
+        assert reader.damage is None
         reader.seek(20_000)
         np.testing.assert_array_equal(reader.read(5000), whole[20_000:25_000])
 
@@ -223,7 +223,7 @@ def test_pictures_and_paths_that_are_no_files(tmp_path):
         container.mux([*stream.encode(av.VideoFrame(16, 16, "yuv420p")), *stream.encode(None)])
     with pytest.raises(UserError, match="no audio stream 0 in it, counted from 0; it has 0"):
         AudioReader(tmp_path / "film.mp4")
-    with pytest.raises(UsageError, match="not a file"):
+    with pytest.raises(UsageError, match="a folder, not an audio file"):
         AudioReader(tmp_path)
     with pytest.raises(UsageError, match="no such file"):
         AudioReader(tmp_path / "missing.mp3")
