@@ -13,6 +13,7 @@ import attrs
 import h5py
 import numpy as np
 
+from common.audio.files import AudioReader
 from common.reading import arrays, hdf5, texts
 
 
@@ -98,4 +99,56 @@ READING = [
     Format("hdf5", _write_hdf5, _read_hdf5, ".h5", (b"OHDR", b"TREE", b"HEAP", b"SNOD", b"GCOL", b"\x89HDF\r\n\x1a\n")),
 ]
 
-FORMATS: list[Format] = [*READING]
+# Audio ------------------------------------------------------------------------------------------------------------
+
+RATE = 44100
+LISTS = (b"ffconcat version 1.0\nfile x.wav\n", b"#EXTM3U\n", b"ID3\3\0\0\x7f\x7f\x7f\x7f", b"\xff" * 8, b"\0" * 8)
+
+
+def _noise() -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.3, 0.3, (RATE // 8, 2)).astype(np.float32)
+
+
+def _libsndfile(name: str, suffix: str, subtype: str | None = None, tokens: tuple[bytes, ...] = ()) -> Format:
+    def write(path: Path) -> None:
+        import soundfile
+
+        soundfile.write(path, _noise(), RATE, format=name, subtype=subtype)
+
+    return Format(name.lower(), write, _read_audio, suffix, (*LISTS, *tokens))
+
+
+def _ffmpeg(container: str, codec: str, suffix: str, tokens: tuple[bytes, ...] = ()) -> Format:
+    def write(path: Path) -> None:
+        import av
+
+        with av.open(str(path), "w", format=container) as file:
+            stream: Any = file.add_stream(codec, rate=RATE, layout="stereo", bit_rate=128_000)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(_noise().T), "fltp", "stereo")
+            frame.sample_rate, frame.pts = RATE, 0
+            file.mux([*stream.encode(frame), *stream.encode(None)])
+
+    return Format(f"{container} {codec}", write, _read_audio, suffix, (*LISTS, *tokens))
+
+
+def _read_audio(path: Path) -> None:
+    with AudioReader(path) as reader:
+        while len(reader.read(1 << 16)):
+            pass
+        reader.seek(1000)
+        reader.read(100)
+
+
+AUDIO = [
+    _libsndfile("WAV", ".wav", None, (b"data\0\0\0\0", b"fmt ", b"LIST", b"ds64")),
+    _libsndfile("RF64", ".wav", None, (b"data\0\0\0\0", b"ds64")), _libsndfile("W64", ".w64"),
+    _libsndfile("AIFF", ".aiff", None, (b"SSND", b"COMM")), _libsndfile("AU", ".au"),
+    _libsndfile("CAF", ".caf", None, (b"data", b"desc", b"pakt")),
+    _libsndfile("FLAC", ".flac", None, (b"fLaC", b"OggS")),
+    _libsndfile("MP3", ".mp3", None, (b"\xff\xfb\x90", b"Xing", b"TAG")),
+    _libsndfile("OGG", ".ogg", "VORBIS", (b"OggS", b"\1vorbis", b"OpusHead")),
+    _ffmpeg("ipod", "aac", ".m4a", (b"moov", b"mp4a", b"stsz", b"dref", b"esds", b"url ", b"trak")),
+    _ffmpeg("adts", "aac", ".aac"), _ffmpeg("matroska", "aac", ".mka", (b"\x1a\x45\xdf\xa3", b"\x01" + b"\xff" * 7)),
+    _ffmpeg("asf", "wmav2", ".wma"), _ffmpeg("ac3", "ac3", ".ac3")]
+
+FORMATS: list[Format] = [*READING, *AUDIO]
