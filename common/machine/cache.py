@@ -1,8 +1,12 @@
 """The cache folder of this user, for what is downloaded, and for what takes long to make."""
+import contextlib
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from common.machine.errors import UserError
+from common.machine.files import write_json
 
 CACHE_VARIABLE = "SONY_PAPERS_CACHE"
 
@@ -37,3 +41,30 @@ def make_cache_folder(folder: Path) -> None:
         accessible = False
     if not accessible:
         raise UserError(f"{folder}: downloads cannot be stored here; set {CACHE_VARIABLE} to a writable folder")
+
+
+def remembered(name: str, key: str, make: Callable[[], str]) -> str:
+    """Return what `make()` returned when it was last called for `key`, in this process or in an earlier one.
+
+    Where the cache cannot be written to, or was damaged, `make` is called again.
+
+    Parameters
+    ----------
+    name
+        JSON file below the cache folder.
+    key
+        All that the value depends on.
+    """
+    try:
+        path = cache_dir() / name
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(values, dict) and isinstance(values.get(key), str):
+            return values[key]
+    except (UserError, OSError, ValueError):
+        values = {}
+    value = make()
+    with contextlib.suppress(UserError):    # it is made anew next time
+        path = cache_dir() / name
+        make_cache_folder(path.parent)
+        write_json(path, {**(values if isinstance(values, dict) else {}), key: value})
+    return value

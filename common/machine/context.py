@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import io
 import logging
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,9 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from common.machine.cuda_extension import load_corrected_library
 from common.machine.errors import UsageError
+from common.machine.reductions import BrokenReductionsError, check_reductions, reason_of
 
 CONTEXTS = ("auto", "cpu", "cudnn")
 INSTALL = "run 'pip install -r requirements-cuda.txt', or use -c cpu"
@@ -66,7 +67,9 @@ def use_context(name: str = "auto", device_id: str | int = "0") -> str:
     if name == "cpu" or not installed:
         return _use_cpu()
     try:
-        context = _gpu_context(device_id)
+        _load_extension(device_id)
+        check_reductions(device_id)    # before this process has the GPU: it may be one for a single process
+        context = tried_context(device_id)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if name == "cudnn":
             raise UsageError(f"-c cudnn: {_explain(error)}") from error
@@ -128,8 +131,8 @@ def _use_cpu():
     return "cpu"
 
 
-def _gpu_context(device_id: str) -> nn.Context:
-    """Load the extension and make a context that has been seen to work.
+def tried_context(device_id: str) -> nn.Context:
+    """Load the extension and make a context that has been seen to work, reductions aside (`check_reductions`).
 
     Raises
     ------
@@ -138,16 +141,23 @@ def _gpu_context(device_id: str) -> nn.Context:
     UsageError
         There are GPUs, and none with this number.
     """
-    with _muted_nnabla():
-        _load_libraries()
-        extension = importlib.import_module("nnabla_ext.cudnn")
-    count = extension.get_device_count()
-    if int(device_id) >= count > 0:
-        raise UsageError(f"--device-id {device_id}: no such GPU, the highest number here is {count - 1}")
+    extension = _load_extension(device_id)
     # The extension's own context() also asks for the GPU's name, through a library that not every container has.
     context = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], extension.array_classes()[0], device_id)
     _try_out(context)
     return context
+
+
+def _load_extension(device_id):
+    """Return the module of the extension; raises as `tried_context` does."""
+    with _muted_nnabla():
+        _load_libraries()
+        load_corrected_library()
+        extension = importlib.import_module("nnabla_ext.cudnn")
+    count = extension.get_device_count()
+    if int(device_id) >= count > 0:
+        raise UsageError(f"--device-id {device_id}: no such GPU, the highest number here is {count - 1}")
+    return extension
 
 
 @contextlib.contextmanager
@@ -197,9 +207,9 @@ def _try_out(context):
 
 def _explain(error):
     """Say in one line why the GPU does not work and what to do."""
-    # nnabla's errors begin with the place in its sources. Their last line is: (call) failed with "reason" (code).
-    last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip().rstrip(".")
-    reason = re.sub(r'^\(.*\) failed with "(.*)".*', r"\1", last_line)
+    if isinstance(error, BrokenReductionsError):
+        return str(error)
+    reason = reason_of(error)
     if "libcuda.so" in reason:
         return f"no NVIDIA driver ({reason}): install one, or use -c cpu"
     if isinstance(error, (ImportError, OSError)):

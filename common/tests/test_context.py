@@ -12,6 +12,7 @@ import pytest
 from common.machine import context
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError
+from common.machine.gpu_trial import _REDUCTIONS, try_reductions
 
 COMMAND = """
 import sys
@@ -36,12 +37,26 @@ def get_device_count():
 def array_classes():
     return ["CpuCachedArray"]
 """
+# A GPU on which the trial of reductions traps.
+TRAPPING = '''
+def get_device_count():
+    return 1
+
+def array_classes():
+    raise RuntimeError("""target_specific error in synchronize
+/src/nbla/cuda/array/cuda_array.cu:54
+(cudaGetLastError()) failed with "an illegal instruction was encountered" (cudaErrorIllegalInstruction).
+""")
+'''
 # What the extension says beside its errors.
 NOISY = """
 from nnabla import logger
 print("GPU compatibility could not be verified due to a problem getting the GPU list.")
 logger.warning("CUDA initialization failed. Please make sure that the CUDA is correctly installed.")
 """
+
+
+pytestmark = pytest.mark.usefixtures("cache")    # how trials of reductions went is remembered there
 
 
 @pytest.fixture(autouse=True)
@@ -116,6 +131,7 @@ def test_auto_without_gpu_is_the_cpu(no_gpu):
     ("raise RuntimeError", "no working GPU (RuntimeError)"),
     (NO_DEVICE, "no working GPU (no CUDA-capable device is detected)"),
     (NO_FUNCTIONS, "no working GPU (cuDNN could not be started)"),
+    (TRAPPING, "nnabla's reductions fail on this GPU (an illegal instruction was encountered): use -c cpu\n"),
 ])
 def test_broken_extension_is_told_in_one_line(extension, words, tmp_path):
     for name, folder in (("cudnn", tmp_path / "cudnn"), ("auto", tmp_path / "auto")):
@@ -162,6 +178,20 @@ def test_convolution_on_the_gpu_agrees_with_the_cpu(gpu):
     use_context("cpu")
     # cuDNN may compute float32 convolutions with the shorter mantissa of TF32.
     np.testing.assert_allclose(on_device, convolve(image, kernel), rtol=0, atol=2e-2)
+
+
+def test_reductions_that_are_right_pass_the_trial():
+    try_reductions(nn.get_current_context())
+
+
+@pytest.mark.parametrize("name", _REDUCTIONS)
+def test_a_reduction_that_leaves_numbers_out_fails_the_trial(name, monkeypatch):
+    """As if the last four of 32 lanes counted for nothing."""
+    right, on_cpu = _REDUCTIONS[name], iter([False, True])
+    lanes = nn.Variable.from_numpy_array(np.arange(40)[None, None, None] % 32 < 28)
+    monkeypatch.setitem(_REDUCTIONS, name, lambda x: right(x if next(on_cpu) else x * lanes))
+    with pytest.raises(RuntimeError, match=f"^{name}: differs from the CPU's$"):
+        try_reductions(nn.get_current_context())
 
 
 @pytest.mark.cuda
