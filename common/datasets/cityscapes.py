@@ -123,7 +123,8 @@ def _listed(path: Path, folder: Path) -> list[str]:
 
 
 def _present(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix().removesuffix(_IMAGE) for path in folder.glob(f"*/*{_IMAGE}"))
+    images = folder.glob(f"[!.]*/[!.]*{_IMAGE}")
+    return sorted(path.relative_to(folder).as_posix().removesuffix(_IMAGE) for path in images)
 
 
 def _find_label(folder: Path, name: str) -> Path:

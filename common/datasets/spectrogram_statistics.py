@@ -54,8 +54,8 @@ def spectrogram_statistics(tracks: Sequence[Track], n_fft: int = 4096, hop_lengt
     mean, std = total.mean.astype(np.float32), _floored(total).astype(np.float32)
     with contextlib.suppress(OSError, UserError):    # without a cache, the next run takes its time again
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            np.savez(temporary, mean=mean, std=std)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, mean=mean, std=std)
     return mean, std
 
 

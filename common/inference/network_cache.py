@@ -51,7 +51,7 @@ def store(key: str, content: bytes | memoryview) -> Path | None:
 
 def _remove_oldest(newest):
     """Remove the files beside `newest` that were used longest ago, until all together have `LIMIT` bytes."""
-    others = ((path, path.stat()) for path in newest.parent.iterdir() if path != newest)
+    others = ((path, path.stat()) for path in newest.parent.glob("[!.]*") if path != newest)
     total = newest.stat().st_size
     for path, stat in sorted(others, key=lambda pair: pair[1].st_mtime, reverse=True):
         total += stat.st_size

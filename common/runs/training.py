@@ -15,7 +15,7 @@ import numpy as np
 from common.console.progress import progress
 from common.machine.distributed import world
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, remove_leftovers, write_csv, write_json
+from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
 from common.runs.comparison import require_same
@@ -97,9 +97,8 @@ class Run:
         if self._resuming:
             restore(self.checkpoint, self.parameters, solver)
         world().sum(0)    # all have read before one removes
-        for path in (self.checkpoint, self.folder / BEST):
-            remove_leftovers(path)
-            if not self._resuming:
+        if not self._resuming:
+            for path in (self.checkpoint, self.folder / BEST):
                 path.unlink(missing_ok=True)
         self.state.update(config=self.config, ranks=world().size)
         write_json(self.folder / "config.json", self.config)

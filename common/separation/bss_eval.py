@@ -19,7 +19,7 @@ from tqdm import tqdm
 from common.console.progress import progress
 from common.datasets.multitrack import MIXTURE, Track
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, remove_leftovers, write_text
+from common.machine.files import make_folder, write_text
 from common.machine.processes import in_processes
 from common.separation.score_tables import MADE_WITH, METRICS, Frames, over_frames, read_frames
 from common.separation.separator import StemSeparator
@@ -141,8 +141,6 @@ def evaluate_tracks(tracks: Sequence[Track], separator: StemSeparator, folder: s
     import_museval()
     folder = make_folder(folder)
     jobs = {track.name: _Job(track, folder / f"{track.name}.json", made_with) for track in tracks}
-    for job in jobs.values():
-        remove_leftovers(job.path)
     todo = [job for job in jobs.values() if not job.is_done()]
     _say_what_is_there(folder, list(jobs.values()), todo)
     failed = []

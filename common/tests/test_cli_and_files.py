@@ -131,10 +131,16 @@ def test_a_file_appears_at_the_end(tmp_path):
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert temporary.parent == tmp_path
-        assert temporary.suffix == ".txt"
+        # No reader takes it for a product, whatever the product is called.
+        assert temporary.name.startswith(".") and not temporary.suffix
         assert not path.exists()
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    write_text(tmp_path / f"{'x' * 251}.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{'x' * 251}.txt"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])

@@ -60,6 +60,7 @@ def test_a_folder_has_a_file_for_each_target_in_the_published_order(tmp_path):
     for target in ("piano", "bass", "vocals"):
         save_music(tmp_path / f"{target}.h5")
     save_music(tmp_path / "vocals_final.h5", "vocals")    # as training leaves it
+    (tmp_path / "._bass.h5").touch()    # as other systems leave it
     files = mss_files(tmp_path)
     assert {target: file.path for target, file in files.items()} == {
         target: tmp_path / f"{target}.h5" for target in ("vocals", "bass", "piano")}

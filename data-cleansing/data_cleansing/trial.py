@@ -158,8 +158,8 @@ class Trial:
     def _write_predictions(self):
         """Store the classes and losses of the training images, which the report shows."""
         logits, losses = predict(self.trainer.network, self.train_images)
-        with replacing(self.training_folder / "predictions.npz") as temporary:
-            np.savez(temporary, classes=logits.argmax(1), losses=losses)
+        with replacing(self.training_folder / "predictions.npz") as temporary, temporary.open("wb") as stream:
+            np.savez(stream, classes=logits.argmax(1), losses=losses)
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return class and loss of all training images at the end of the training, int (n,) and float32 (n,)."""

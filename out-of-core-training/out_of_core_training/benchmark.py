@@ -20,7 +20,8 @@ from common.console import cli
 from common.console.values import positive_int
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, write_csv, write_json
+from common.machine.files import write_csv, write_json
+from common.machine.output_folders import claimed
 from common.out_of_core.device import device_memory, parse_budget
 from out_of_core_training import models
 from out_of_core_training.comparison import figure
@@ -68,7 +69,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     setting = Setting(args.memory, args.image_size, args.width, args.context, args.device_id)
     for network in args.networks:
         check(network, setting)
-    folder = make_folder(args.output)
+    with claimed(args.output) as folder:
+        rows, limits = compare(setting, args)
+        note = f"{device}, {args.memory or 'all memory'}" + ("" if on_gpu() else f"; {DRY_RUN}")
+        write(folder, {"note": note, "dry_run": not on_gpu(), "largest_batch": limits, "rows": rows})
+
+
+def compare(setting: "Setting", args: argparse.Namespace
+            ) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Try what the flags name; returns the rows of the table, and {network: {mode: largest batch}}."""
     rows, limits = [], {}
     for network in args.networks:
         for mode in args.modes:
@@ -80,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{network}, {mode}: largest batch {best}", flush=True)
             rows += [measure(setting, network, mode, batch, args.iterations)
                      for batch in batches_up_to(best, args.batches)]
-    note = f"{device}, {args.memory or 'all memory'}" + ("" if on_gpu() else f"; {DRY_RUN}")
-    write(folder, {"note": note, "dry_run": not on_gpu(), "largest_batch": limits, "rows": rows})
+    return rows, limits
 
 
 @attrs.frozen

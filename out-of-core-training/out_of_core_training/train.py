@@ -17,6 +17,7 @@ import nnabla as nn
 
 from common.console import cli
 from common.machine.distributed import world
+from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.config import to_dict
@@ -57,7 +58,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg, memory = open_experiment(args, Config, "out_of_core_training")
-    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
+    with claimed(args.output or args.experiment) as folder:
+        train(cfg, folder, memory, args.resume, args.overwrite)
 
 
 def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = False, overwrite: bool = False) -> None:

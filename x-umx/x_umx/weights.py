@@ -107,9 +107,9 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     for name in (BEST_XUMX, BEST_UMX, BEST):
         if (folder / name).is_file():
             return {folder.name: folder / name}
-    files = {path.stem: path for path in sorted(folder.glob("*.h5"))}
+    files = {path.stem: path for path in sorted(folder.glob("[!.]*.h5"))}
     for name in (BEST_UMX, BEST):
-        files |= {path.parent.name: path for path in sorted(folder.glob(f"*/{name}")) if path.parent.name not in files}
+        files = {path.parent.name: path for path in sorted(folder.glob(f"[!.]*/{name}"))} | files
     if not files:
         raise UsageError(f"--model {folder}: no weights here: neither {BEST_XUMX} or {BEST_UMX} of a training, nor "
                          "<target>.h5 of UMX")

@@ -19,7 +19,8 @@ from common.console.tables import align
 from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, SPLITS, Pair, SceneFile, find_pairs, read_pair
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, remove_leftovers, write_json
+from common.machine.files import make_folder, write_json
+from common.machine.output_folders import claimed
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation
 from d3net.scenes.flags import SegmenterFlags, add_model_flags
 from d3net.scenes.metrics import ConfusionMatrix
@@ -46,10 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate(args: argparse.Namespace) -> int:
     """Score what the flags of `add_arguments` name, as `score_model` does; return the exit status."""
     flags = SegmenterFlags.of_flags(args)
-    return score_model(flags, args.data_dir, args.split, args.limit, args.output or f"scores-{Path(flags.model).stem}")
+    with claimed(args.output or f"scores-{Path(flags.model).stem}") as folder:
+        return score_model(flags, args.data_dir, args.split, args.limit, folder)
 
 
-def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | None, output: str) -> int:
+def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | None, folder: Path) -> int:
     """Score a model, print the table, and write `scores.json`.
 
     Images are taken whole, in one scale. One that cannot be scored is named in a line on stderr, and left out.
@@ -60,8 +62,8 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
         As for `common.datasets.cityscapes.find_pairs`.
     limit
         Only the first so many images; None: all.
-    output
-        Folder of the scores.
+    folder
+        Of the scores.
 
     Returns
     -------
@@ -70,14 +72,14 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
     Raises
     ------
     UsageError, UserError
-        As `find_pairs` and `SegmenterFlags.make`; the model has other classes; the output folder cannot be written to.
+        As `find_pairs` and `SegmenterFlags.make`; the model has other classes; the folder cannot be written to.
     """
     pairs = find_pairs(data_dir, split)[:limit]
     segmenter = flags.make()
     num_classes = segmenter.hparams.num_classes
     if num_classes != len(CLASSES):
         raise UsageError(f"{flags.model}: tells {num_classes} classes, and Cityscapes has {len(CLASSES)}")
-    folder, made_with = make_folder(output), settings(segmenter)
+    made_with = settings(segmenter)
     matrix, failed = score_images(pairs, segmenter, folder / split, made_with)
     path, num_scored = folder / "scores.json", len(pairs) - len(failed)
     write_json(path, {"model": flags.model, "data_dir": data_dir, "split": split, "images": num_scored,
@@ -148,7 +150,6 @@ def _counts(pair: Pair, segmenter: "Segmenter", path: Path, made_with: dict[str,
     image, label = read_pair(pair)
     counts = ConfusionMatrix(len(CLASSES)).add(segmenter.segment(image), label).counts
     make_folder(path.parent)
-    remove_leftovers(path)
     write_json(path, {"made_with": origin, "confusion": counts.tolist()})
     return counts, False
 

@@ -132,7 +132,7 @@ def _read_list(source):
 def _read_folder(source):
     """Return paths and labels of a folder that holds a folder for each class."""
     classes = [folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    by_name = {folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    by_name = {folder.name: sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
                for folder in classes}
     by_name = {name: paths for name, paths in by_name.items() if paths}
     if not by_name:

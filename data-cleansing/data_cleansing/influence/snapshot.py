@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.machine.errors import UserError
-from common.machine.files import remove_leftovers, replacing
+from common.machine.files import replacing
 
 _SECONDS_BETWEEN_SAVES = 60
 
@@ -51,12 +51,11 @@ class Snapshot:
     def save(self) -> None:
         """Write the arrays."""
         if self.path is not None:
-            with replacing(self.path) as temporary:
-                np.savez(temporary, fingerprint=np.array(self.fingerprint), **self.values)
+            with replacing(self.path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, fingerprint=np.array(self.fingerprint), **self.values)
             self._saved = time.monotonic()
 
     def _load(self, path):
-        remove_leftovers(path)
         try:
             with np.load(path, allow_pickle=False) as file:
                 values = {name: file[name] for name in file.files}

@@ -40,8 +40,6 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
     make_folder(folder)
     if overwrite:
         remove(folder, (*FOLDERS, *FILES))
-    for leftover in [path for name in FOLDERS for path in (folder / name).rglob(".*")]:
-        leftover.unlink()    # of a file that a killed process was writing
     write_json(path, to_dict(cfg))
     return folder
 

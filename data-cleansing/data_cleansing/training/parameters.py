@@ -109,8 +109,8 @@ class ParameterCache:
         if self._folder is None:
             self._arrays[step] = flat
             return
-        with replacing(self._path(step)) as temporary:
-            np.save(temporary, flat, allow_pickle=False)
+        with replacing(self._path(step)) as temporary, temporary.open("wb") as stream:
+            np.save(stream, flat, allow_pickle=False)
 
     def load(self, step: int) -> np.ndarray:
         """Return the flat parameters before a step, float32 (size,).

@@ -83,8 +83,8 @@ class TrainingRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the record to an .npz file without pickles."""
-        with replacing(path) as temporary:
-            np.savez_compressed(temporary, **attrs.asdict(self))
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **attrs.asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainingRecord":
