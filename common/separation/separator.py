@@ -1,5 +1,6 @@
 """What the separators of all papers share: they turn audio of any length and sample rate into stems."""
 import abc
+import contextlib
 import itertools
 import math
 from collections import OrderedDict
@@ -14,11 +15,14 @@ from common.audio.files import Resampler
 from common.audio.spool import BLOCK
 from common.inference.engines import check_engine
 from common.machine.errors import UsageError
+from common.machine.threads import NNABLA
 from common.separation.chunks import separate_in_chunks
 
 
 class StemSeparator(abc.ABC):
     """Splits music into stems. A paper's separator derives from it, sets `stems` and `sample_rate`, defines `process`.
+
+    Threads may share one, and make several at a time.
 
     Parameters
     ----------
@@ -61,9 +65,16 @@ class StemSeparator(abc.ABC):
         self.engine, self.precision = engine, precision
         self._parameters = OrderedDict()
 
+    @contextlib.contextmanager
     def _scope(self):
-        """The parameters of this object, apart from all others."""
-        return nn.parameter_scope("separator", self._parameters)
+        """The parameters of this object, apart from all others; no other thread builds anything meanwhile."""
+        with NNABLA, nn.parameter_scope("separator", self._parameters):
+            yield
+
+    @property
+    def chunk_length(self) -> int | None:
+        """Samples of a chunk at `sample_rate`; None: signals are separated in one piece."""
+        return None if self.chunk_seconds is None else max(1, round(self.chunk_seconds * self.sample_rate))
 
     def settings(self) -> dict[str, Any]:
         """Return what determines the estimates, JSON-able. A subclass adds its weights and options."""
@@ -159,10 +170,10 @@ def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate
     """
     stereo = (np.broadcast_to(block, (len(block), 2)) for block in blocks)
     mixture = _resampled(stereo, rate, separator.sample_rate, 2)
-    if separator.chunk_seconds is None:
+    length = separator.chunk_length
+    if length is None:
         estimates = separator.separate_whole(mixture, folder)
     else:
-        length = max(1, round(separator.chunk_seconds * separator.sample_rate))
         estimates = separate_in_chunks(mixture, separator.process, length, round(separator.overlap * length),
                                        separator.batch_size)
     wanted = [separator.stems.index(stem) for stem in stems]

@@ -8,7 +8,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from common.audio.stft import istft, stft
+from common.audio.stft import istft, num_frames, stft
 from common.inference.engines import compile_network
 from common.machine.errors import UsageError
 from common.runs.checkpoint import parameter_shapes
@@ -99,6 +99,12 @@ class Separator(StemSeparator):
             out[item] = istft(stems, hop_length, length=chunks.shape[1]).swapaxes(1, 2)
         return out
 
+    @property
+    def _chunk_frames(self) -> int | None:
+        """Frames of a chunk that is not shortened."""
+        length = self.chunk_length
+        return None if length is None else num_frames(length, self.network.sizes.n_fft, self.network.hop_length)
+
     def _masks(self, magnitudes: np.ndarray) -> np.ndarray:
         """Masks (batch, sources, 2 or 1, bins, frames) for magnitudes (batch, 2, bins, frames)."""
         sizes = self.network.sizes
@@ -107,7 +113,7 @@ class Separator(StemSeparator):
             magnitudes = magnitudes.mean(1, keepdims=True)
         x = magnitudes[:, :, :sizes.max_bin].transpose(3, 0, 1, 2)
         # The last chunks of a signal rarely fill a batch: zeros beside them cost less than another compiled network.
-        missing = self.batch_size - batch if (frames, self.batch_size) in self._networks else 0
+        missing = max(0, self.batch_size - batch) if frames == self._chunk_frames else 0
         x = np.ascontiguousarray(np.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]))
         network = self._networks.get((frames, batch + missing), lambda: compile_network(
             self._build, [x.shape], self.engine, self.precision))
