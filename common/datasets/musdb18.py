@@ -75,7 +75,11 @@ def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: 
     if str(root) == SYNTHETIC:
         tracks = synthetic_music.make_tracks(split, sample_rate=sample_rate)
     else:
-        tracks = _tracks_in(Path(root).expanduser(), split, is_wav, setup_file)
+        try:
+            folder = Path(root).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"--root {root}: no such user") from error
+        tracks = _tracks_in(folder, split, is_wav, setup_file)
     for track in tracks:
         _check_sources(track, sources or tracks[0].sources)
         _check_sample_rate(track, sample_rate)

@@ -137,7 +137,7 @@ def link(path: str | Path, target: str | Path) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Replace the file `path` by `text`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")    # names of files need not be UTF-8
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -165,7 +165,8 @@ def read_json(path: Path, missing: str) -> Any:
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Replace the file `path` by comma-separated `rows` under a `header`."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8",
+                                                           errors="surrogateescape") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

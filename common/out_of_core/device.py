@@ -12,6 +12,7 @@ from common.machine.memory import machine_memory
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 CHUNK = 2 << 20    # bytes of a piece of virtual memory: the least that a GPU maps
+LARGEST = 2**60    # bytes, far beyond what any machine has
 MARGIN = 0.1    # of the free memory, which the allocator, fragments and buffers of libraries may take
 _AMOUNT = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -34,10 +35,10 @@ def parse_bytes(value: str | float, what: str = "budget") -> int:
     match = _AMOUNT.fullmatch(str(value).strip())
     if not match or match[2].lower() not in UNITS:
         raise UsageError(f"{what} {value!r}: not an amount of memory such as 12GB, 800MiB or a number of bytes")
-    amount = int(float(match[1]) * UNITS[match[2].lower()]) if not match[0].isdigit() else int(match[0])
-    if amount < 1:
-        raise UsageError(f"{what} {value!r}: choose an amount above 0")
-    return amount
+    number = float(match[1]) * UNITS[match[2].lower()]
+    if not 1 <= number <= LARGEST:
+        raise UsageError(f"{what} {value!r}: choose an amount from 1 byte to {format_bytes(LARGEST)}")
+    return int(match[0]) if match[0].isdigit() else int(number)
 
 
 def parse_budget(value: str | float, free: int, total: int) -> int:

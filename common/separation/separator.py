@@ -55,7 +55,7 @@ class StemSeparator(abc.ABC):
 
     def __init__(self, targets: Sequence[str] | None, chunk_seconds: float | None, overlap: float, engine: str,
                  precision: str):
-        if chunk_seconds is not None and not chunk_seconds > 0 or not 0 <= overlap <= 0.5:
+        if chunk_seconds is not None and not 0 < chunk_seconds < math.inf or not 0 <= overlap <= 0.5:
             raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
                              "and the overlap from 0 to 0.5")
         if len(set(targets or ())) < len(targets or ()):
@@ -70,11 +70,6 @@ class StemSeparator(abc.ABC):
         """The parameters of this object, apart from all others; no other thread builds anything meanwhile."""
         with NNABLA, nn.parameter_scope("separator", self._parameters):
             yield
-
-    @property
-    def chunk_length(self) -> int | None:
-        """Samples of a chunk at `sample_rate`; None: signals are separated in one piece."""
-        return None if self.chunk_seconds is None else max(1, round(self.chunk_seconds * self.sample_rate))
 
     def settings(self) -> dict[str, Any]:
         """Return what determines the estimates, JSON-able. A subclass adds its weights and options."""
@@ -146,6 +141,12 @@ class StemSeparator(abc.ABC):
             yield self.process(signal[None])[0].swapaxes(0, 1)
 
 
+def chunk_length(separator: StemSeparator) -> int | None:
+    """Return the samples of a chunk at the rate of the networks; None: signals are separated in one piece."""
+    seconds = separator.chunk_seconds
+    return None if seconds is None else max(1, round(seconds * separator.sample_rate))
+
+
 def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate: int, channels: int,
                     stems: Sequence[str], folder: str | Path | None = None) -> Iterator[np.ndarray]:
     """Separate a signal that comes in blocks, at its own sample rate.
@@ -170,7 +171,7 @@ def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate
     """
     stereo = (np.broadcast_to(block, (len(block), 2)) for block in blocks)
     mixture = _resampled(stereo, rate, separator.sample_rate, 2)
-    length = separator.chunk_length
+    length = chunk_length(separator)
     if length is None:
         estimates = separator.separate_whole(mixture, folder)
     else:

@@ -4,6 +4,8 @@ from typing import Any
 
 import attrs
 
+from common.console.values import largest
+
 Check = Callable[[Any], bool]
 
 
@@ -22,10 +24,17 @@ def _is_rate(value: Any) -> bool:
 def field(is_valid: Check, expected: str) -> Any:
     """Make a field for what `is_valid` accepts; `expected` says so in the message."""
     def check(instance, attribute, value):
-        if not is_valid(value):
+        if not is_valid(value) or not _is_limited(value, attribute.name):
             raise ValueError(f"{attribute.name} = {as_lists(value)!r} is not allowed ({expected})")
 
     return attrs.field(converter=_as_tuples, validator=check)
+
+
+def _is_limited(value: Any, name: str) -> bool:
+    """Whether the numbers in a value are no larger than those of this name may be."""
+    if isinstance(value, tuple):
+        return all(_is_limited(item, name) for item in value)
+    return not isinstance(value, (int, float)) or value <= largest(name)
 
 
 def _as_tuples(value: Any) -> Any:

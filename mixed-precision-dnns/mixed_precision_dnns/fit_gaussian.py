@@ -36,7 +36,7 @@ import numpy as np
 
 from common.console import cli
 from common.console.tables import align
-from common.console.values import flag_value, int_from_0, positive_int, to_number
+from common.console.values import int_from_0, number_above_0, positive_int
 from common.machine import files
 from common.machine.context import use_context
 from common.machine.errors import UserError
@@ -266,8 +266,6 @@ def print_table(results: Sequence[dict[str, Any]], best: Mapping[str, float]) ->
 
 
 # Command line -----------------------------------------------------------------------------------------------------
-
-number_above_0 = flag_value("a number above 0", to_number, lambda value: value > 0)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

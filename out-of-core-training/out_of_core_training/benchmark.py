@@ -17,7 +17,7 @@ from typing import Any
 import attrs
 
 from common.console import cli
-from common.console.values import positive_int
+from common.console.values import number_above_0, positive_int
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError, UserError
 from common.machine.files import write_csv, write_json
@@ -51,7 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=positive_int, default=10, metavar="N",
                         help="iterations that are timed (default: %(default)s)")
     parser.add_argument("--image-size", metavar="SIZE", help="pixels, such as 224 or 1024x2048 (default: as published)")
-    parser.add_argument("--width", type=float, default=1.0, metavar="X",
+    parser.add_argument("--width", type=number_above_0, default=1.0, metavar="X",
                         help="factor of all numbers of channels (default: %(default)s)")
     parser.add_argument("--output", "-o", default="benchmark", metavar="DIR",
                         help="where results go (default: %(default)s)")

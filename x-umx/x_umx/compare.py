@@ -15,7 +15,7 @@ import numpy as np
 
 from common.console import cli
 from common.console.tables import align
-from common.console.values import positive_int
+from common.console.values import int_from_0, positive_int
 from common.datasets.multitrack import MIXTURE
 from common.datasets.musdb18 import SPLITS, SYNTHETIC, find_tracks
 from common.machine.context import use_context
@@ -39,7 +39,7 @@ VARIANTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, default=5, help="of each network (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
+    parser.add_argument("--seed", type=int_from_0, default=42, help="of each network (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
                         help="what to compare (default: all)")
     parser.add_argument("--root", default=SYNTHETIC, help="songs, as for train.py (default: %(default)s)")

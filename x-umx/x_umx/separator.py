@@ -13,7 +13,7 @@ from common.inference.engines import compile_network
 from common.machine.errors import UsageError
 from common.runs.checkpoint import parameter_shapes
 from common.runs.graphs import Graphs
-from common.separation.separator import StemSeparator
+from common.separation.separator import StemSeparator, chunk_length
 from common.separation.wiener import multichannel_wiener, residual_model
 from x_umx.separation import DEFAULT, NETWORK
 from x_umx.weights import find_weights
@@ -102,7 +102,7 @@ class Separator(StemSeparator):
     @property
     def _chunk_frames(self) -> int | None:
         """Frames of a chunk that is not shortened."""
-        length = self.chunk_length
+        length = chunk_length(self)
         return None if length is None else num_frames(length, self.network.sizes.n_fft, self.network.hop_length)
 
     def _masks(self, magnitudes: np.ndarray) -> np.ndarray:
