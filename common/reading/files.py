@@ -109,7 +109,7 @@ def decoding(name: str | Path, what: str, remedy: str = REMEDY) -> Iterator[None
     except UserError:
         raise
     except Exception as error:    # decoders raise what they like: struct.error, IndexError, RecursionError, ...
-        raise UserError(f"{name}: not {what}, or a damaged one ({_why(error)}); {remedy}") from error
+        raise UserError(f"{name}: cannot be read as {what} ({_why(error)}); {remedy}") from error
 
 
 def _why(error: BaseException) -> str:

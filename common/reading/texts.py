@@ -2,7 +2,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ def read_text(path: str | Path, what: str = "a text file", remedy: str = REMEDY,
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not {what} in UTF-8 (byte {error.start}); {remedy}") from error
+        raise UserError(f"{path}: cannot be read as {what} (no UTF-8 at byte {error.start}); {remedy}") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -33,12 +33,34 @@ def read_json(path: str | Path, what: str = "a JSON file", remedy: str = REMEDY,
     return parse_json(read_text(path, what, remedy, limit, missing), path, what, remedy)
 
 
-def read_json_object(path: str | Path, what: str = "a JSON file", remedy: str = REMEDY, limit: int = TEXT_LIMIT,
-                     missing: str | None = None) -> dict[str, Any]:
-    """Read a JSON file that holds an object, `{...}`; otherwise as `read_json`."""
-    value = read_json(path, what, remedy, limit, missing)
+def check_fields(value: Any, fields: Mapping[str, type | tuple[type, ...]], name: str | Path, what: str,
+                 remedy: str = REMEDY) -> dict[str, Any]:
+    """Return what a JSON or YAML file holds if it is a dict with these fields, and maybe others.
+
+    Parameters
+    ----------
+    value
+        What the file holds, or a part of it.
+    fields
+        Types that a field may have; `float` takes whole numbers, too, and `int` no truth values.
+    name, what, remedy
+        As for `common.reading.files.decoding`.
+
+    Raises
+    ------
+    UserError
+        It is no dict, or lacks a field, or has one of another type.
+    """
     if not isinstance(value, dict):
-        raise UserError(f"{path}: not {what}: it should hold {{...}}, and holds {type(value).__name__}; {remedy}")
+        raise UserError(f"{name}: cannot be read as {what} (it holds a {type(value).__name__}, no fields); {remedy}")
+    for field, types in fields.items():
+        types = types if isinstance(types, tuple) else (types,)
+        allowed = (*types, int) if float in types else types
+        found = value.get(field)
+        if field not in value or type(found) not in allowed:
+            has = type(found).__name__ if field in value else "missing"
+            raise UserError(f"{name}: cannot be read as {what} ({field!r} is {has}, not "
+                            f"{' or '.join(kind.__name__ for kind in types)}); {remedy}")
     return value
 
 
@@ -111,8 +133,8 @@ def read_rows(path: str | Path, what: str = "a table", columns: Sequence[str] = 
         reader = csv.reader(io.StringIO(text, newline=""))
         header = next(reader, [])
         if missing_columns := [name for name in columns if name not in header]:
-            raise UserError(f"{path}: not {what}: the first line should name {', '.join(columns)}, and lacks "
-                            f"{missing_columns[0]!r}; {remedy}")
+            raise UserError(f"{path}: cannot be read as {what} (the first line has no column {missing_columns[0]!r}, "
+                            f"and needs {', '.join(columns)}); {remedy}")
         rows = []
         for row in reader:
             if row and len(row) != len(header):

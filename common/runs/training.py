@@ -1,6 +1,5 @@
 """The life of a training run: its folder, epochs, log, checkpoints, and the best parameters so far."""
 import contextlib
-import json
 import math
 import signal
 import threading
@@ -17,6 +16,7 @@ from common.machine.distributed import world
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
+from common.reading.texts import as_read_back, check_fields
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
 from common.runs.comparison import require_same
 from common.runs.curves import plot_curves
@@ -25,6 +25,8 @@ MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rest
 CHECKPOINT = Path("checkpoint") / "latest.h5"
 BEST = "params_best.h5"
 _MINUTES_BETWEEN_CHECKPOINTS = 10
+_STATE = {"epoch": int, "step": int, "sums": dict, "last": dict, "best": (float, type(None)), "rows": list,
+          "extras": list, "config": dict}
 
 
 class Run:
@@ -58,15 +60,15 @@ class Run:
                  overwrite: bool = False) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
-        self.config = config = json.loads(json.dumps(config))    # as it will be read back
+        self.config = config = as_read_back(config)
         self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
-            self.state = load_state(self.checkpoint)
+            self.state = read_state(self.checkpoint)
             require_same(self.folder, self.state["config"], config, MAY_DIFFER)
             self._share_steps()
         elif self.checkpoint.exists() and not overwrite:
-            raise UsageError(f"{self.folder}: holds a run already (epoch {load_state(self.checkpoint)['epoch']}); "
+            raise UsageError(f"{self.folder}: holds a run already (epoch {read_state(self.checkpoint)['epoch']}); "
                              "add --resume to go on, --overwrite to start anew, or choose another --output")
         make_folder(self.checkpoint.parent)
 
@@ -214,6 +216,11 @@ class Run:
         for name, parameter in self.parameters.items():
             if not np.isfinite(parameter.d).all():
                 self._diverged(f"{name} is not finite")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the state of a run from its checkpoint; errors are those of `load_state`, and fields that are not there."""
+    return check_fields(load_state(path), _STATE, path, "the checkpoint of a run", "start the run anew")
 
 
 def update_parameters(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> None:

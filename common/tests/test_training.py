@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from common.machine.errors import UsageError, UserError
-from common.runs.checkpoint import load_parameters, load_state
+from common.runs.checkpoint import load_parameters, load_state, save_checkpoint
 from common.runs.training import BEST, CHECKPOINT, Run
 from common.workbench.testing import content
 
@@ -288,6 +288,17 @@ def test_a_damaged_checkpoint_is_one_line(folder):
     (folder / CHECKPOINT).write_bytes(b"\x89HDF")
     for flags in ({"resume": True}, {}):
         with pytest.raises(UserError, match="cannot be read"):
+            Run(folder, CONFIG, **flags)
+
+
+@pytest.mark.parametrize("state, said", [
+    ([], "it holds a list, no fields"), ({"epoch": "1"}, "'epoch' is str, not int"),
+    ({"epoch": True}, "'epoch' is bool"), ({"epoch": 1, "step": 0, "sums": {}}, "'last' is missing, not dict")])
+def test_the_state_of_another_program_is_one_line(folder, state, said):
+    run, _ = start(folder)
+    save_checkpoint(folder / CHECKPOINT, nn.get_parameters(), run.solver, state)
+    for flags in ({"resume": True}, {}):
+        with pytest.raises(UserError, match=f"cannot be read as the checkpoint of a run .{said}"):
             Run(folder, CONFIG, **flags)
 
 

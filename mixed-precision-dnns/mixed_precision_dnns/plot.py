@@ -18,8 +18,7 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import read_json
 from common.pictures.figures import save_figure
 from common.quantizers import QUANTIZERS, SCALARS
-from common.runs.checkpoint import load_state
-from common.runs.training import CHECKPOINT
+from common.runs.training import CHECKPOINT, read_state
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -88,7 +87,7 @@ def draw_scalars(run: Path) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    epochs = load_state(run / CHECKPOINT)["extras"]
+    epochs = read_state(run / CHECKPOINT)["extras"]
     tensors = [row for row in read_result(run, "layers.json") if row["quantizer"] in QUANTIZERS]
     if not tensors or not epochs:
         raise UserError(f"{run}: nothing was learned by quantizers")

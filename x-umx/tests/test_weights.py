@@ -239,7 +239,7 @@ def test_a_damaged_file(damage, tmp_path):
     path = save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES))
     content = {"truncated": path.read_bytes()[:5000], "empty": b"", "text": b"no weights"}[damage]
     path.write_bytes(content)
-    assert f"{path}: cannot be read, truncated or not HDF5" in refused(UserError, path)
+    assert f"{path}: cannot be read as an HDF5 file" in refused(UserError, path)
 
 
 def test_weights_that_are_not_numbers(tmp_path):
