@@ -12,6 +12,7 @@ import numpy as np
 from common.datasets.table import SYNTHETIC
 from common.machine.errors import UsageError, UserError
 from common.pictures import image_files as images
+from common.reading.texts import read_text
 
 SPLITS = ("train", "val")
 IGNORE = 255
@@ -107,12 +108,9 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
 
 def _listed(path: Path, folder: Path) -> list[str]:
     """Return the names in a list; none if there is no list."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of images ({error})") from error
+    lines = read_text(path, "a list of images").splitlines()
     names = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip()}
     for number, name in names.items():
         if not (folder / f"{name}{_IMAGE}").is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 from common.machine.cache import cache_dir
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing
+from common.reading.files import open_regular
 
 LIMIT = 1 << 30    # bytes of compiled networks that are kept, the last used ones
 
@@ -32,7 +33,7 @@ def find(key: str) -> Path | None:
 
 def _checksum(path):
     checksum = 0
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             checksum = zlib.crc32(block, checksum)
     return checksum

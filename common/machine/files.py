@@ -11,9 +11,9 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
 from common.machine.launching import launched_rank
 from common.machine.locks import share_lock, try_lock
 
@@ -143,24 +143,6 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Replace the file `path` by `value` as indented JSON."""
     write_text(path, json.dumps(value, indent=1) + "\n")
-
-
-def read_json(path: Path, missing: str) -> Any:
-    """Read a JSON file that a run has left; `missing` says what to do if it is not there.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-    UserError
-        It is damaged.
-    """
-    if not path.is_file():
-        raise UsageError(missing)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
 
 
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

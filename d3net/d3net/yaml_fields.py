@@ -7,10 +7,11 @@ import attrs
 from common.console.values import largest
 
 Check = Callable[[Any], bool]
+LONGEST = 256    # entries of a list
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(most: int) -> Check:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def is_number(value: Any) -> bool:
@@ -46,34 +47,35 @@ def as_lists(value: Any) -> Any:
 
 
 def each_of(is_valid: Check, length: int | None = None) -> Check:
-    """Check a tuple, of `length` items if given, otherwise of at least one."""
+    """Check a tuple, of `length` items if given, otherwise of at least one and at most `LONGEST`."""
     def check(value):
-        right_length = isinstance(value, tuple) and (len(value) == length if length else len(value) > 0)
+        right_length = isinstance(value, tuple) and (len(value) == length if length else 0 < len(value) <= LONGEST)
         return right_length and all(map(is_valid, value))
     return check
 
 
-# The kinds of fields
+# The kinds of fields. What determines sizes has an upper limit, far above all that is published: a file must not ask
+# for more memory than there is.
 
 
-def count() -> Any:
-    return field(_is_count, "a positive integer")
+def count(most: int) -> Any:
+    return field(_is_count(most), f"an integer from 1 to {most}")
 
 
 def number() -> Any:
     return field(is_number, "a number >= 0")
 
 
-def counts(length: int | None = None) -> Any:
-    return field(each_of(_is_count, length), f"{length or 'one or more'} positive integers")
+def counts(most: int, length: int | None = None) -> Any:
+    return field(each_of(_is_count(most), length), f"{length or 'one or more'} integers from 1 to {most}")
 
 
 def rates(length: int | None = None) -> Any:
     return field(each_of(_is_rate, length), f"{length or 'one or more'} numbers above 0, at most 1")
 
 
-def count_lists() -> Any:
-    return field(each_of(each_of(_is_count)), "one list of positive integers for each band")
+def count_lists(most: int) -> Any:
+    return field(each_of(each_of(_is_count(most))), f"one list of integers from 1 to {most} for each band")
 
 
 def rate_lists() -> Any:

@@ -15,9 +15,9 @@ import numpy as np
 
 from common.console import cli
 from common.machine.errors import UsageError, UserError
-from common.machine.files import read_json
 from common.pictures.figures import save_figure
 from common.quantizers import QUANTIZERS, SCALARS
+from common.reading.texts import read_json
 from common.runs.training import CHECKPOINT, read_state
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_result(run: Path, name: str) -> Any:
     """Read a JSON file that a finished run leaves, as `read_json` does."""
-    return read_json(run / name, f"{run / name}: no such file; train_resnet.py writes it when a run is finished")
+    return read_json(run / name, "a result of a run", "run the experiment again",
+                     missing=f"{run / name}: no such file; train_resnet.py writes it when a run is finished")
 
 
 def draw_bits(run: Path) -> "Figure":

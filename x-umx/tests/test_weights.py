@@ -290,8 +290,13 @@ def test_a_folder_with_weights_of_two_models_is_no_model(tmp_path):
     assert str(tmp_path / "models") in refused((UsageError, UserError), tmp_path / "models")
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"nhop": "fast"}', '{"nhop": 0}'])
-def test_a_strange_configuration_of_a_run(text, tmp_path):
+@pytest.mark.parametrize("text, said", [
+    ("{", "cannot be read as the configuration of a training run"), ("[]", "holds a list, no fields"),
+    ('{"nhop": "fast"}', "'nhop' is str, not int"), ('{"nhop": 0}', "nhop = 0 is not within 1 to 65536"),
+    ('{"nhop": 100000000000}', "nhop = 100000000000 is not within"), ('{"sample_rate": -1}', "sample_rate = -1 is not"),
+    ('{"crossing": 1}', "'crossing' is int, not bool"), ('{"source": null}', "'source' is NoneType, not str")])
+def test_a_strange_configuration_of_a_run(text, said, tmp_path):
     save(tmp_path / "best_xumx.h5", CrossNetOpenUnmix(SIZES))
     (tmp_path / "config.json").write_text(text)
-    assert f"{tmp_path / 'config.json'}: not the configuration of a training run" in refused(UserError, tmp_path)
+    message = refused(UserError, tmp_path)
+    assert message.startswith(f"{tmp_path / 'config.json'}: ") and said in message

@@ -1,5 +1,4 @@
 """Separation with X-UMX or UMX: spectrogram, masks, Wiener filter, and back."""
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from common.audio.stft import istft, num_frames, stft
 from common.inference.engines import compile_network
 from common.machine.errors import UsageError
+from common.reading.files import sha256_of
 from common.runs.checkpoint import parameter_shapes
 from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator, chunk_length
@@ -80,7 +80,7 @@ class Separator(StemSeparator):
                     file.load(parameter_shapes(lambda file=file: file.network.masks(self._magnitude(1, 1))))
 
     def settings(self) -> dict[str, Any]:
-        weights = [hashlib.sha256(file.path.read_bytes()).hexdigest() for file in self.files]
+        weights = [sha256_of(file.path) for file in self.files]
         return super().settings() | {"weights": weights, "niter": self.niter, "softmask": self.softmask,
                                      "alpha": self.alpha, "residual": self.residual}
 
