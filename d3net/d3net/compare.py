@@ -152,7 +152,7 @@ def train(dilation: str, images: np.ndarray, labels: np.ndarray, seed: int, step
         image.d, label.d = images[chosen][..., ::mirror], labels[chosen][..., ::mirror]
         solver.set_learning_rate(poly_decay(RATE, 0, 0.9, step, steps))
         losses.append(train_step(loss, solver, WEIGHT_DECAY))
-    return losses
+    return [loss() for loss in losses]
 
 
 def evaluate(dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -282,7 +282,7 @@ def test_published_reports_the_test_error_and_the_last_step(command, tmp_path, m
     losses, step = [], train_resnet.clipped_update
 
     def clipped_update(*args):
-        losses.append(step(*args)["loss"])
+        losses.append(step(*args)["loss"]())
         return {"error": 1.0, "loss": losses[-1], "loss1": losses[-1], "loss2": 0.0, "loss3": 0.0}
 
     monkeypatch.setattr(train_resnet, "clipped_update", clipped_update)
