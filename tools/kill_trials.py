@@ -170,7 +170,7 @@ def run_quietly(work: Path, name: str) -> Quiet:
     prepare(work, case, out)
     counted = out.with_suffix(".renames")
     process = start(work, out, shlex.split(case.command), "count", str(counted))
-    began = wait_for(process, lambda: (out / LOCK).exists())
+    began = wait_for(process, lambda: in_use(out))
     if process.end():
         raise SystemExit(f"error: {name} does not run undisturbed: {process.said()}")
     return Quiet(out, products(out), time.monotonic() - began, int(counted.read_text()))
@@ -181,6 +181,10 @@ def prepare(work: Path, case: Case, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     if case.after:
         shutil.copytree(work / "quiet" / folder_of(case.after), out)
+
+
+def in_use(out: Path) -> bool:
+    return any(out.rglob(LOCK))    # of two targets in one folder each has one of its own
 
 
 def wait_for(process: Process, condition) -> float:
@@ -232,7 +236,7 @@ def kill(work: Path, case: Case, out: Path, by: str, kind: str, quiet: Quiet, rn
         process = start(work, out, words, kind.split()[0], str(rename), by)
     else:
         process = start(work, out, words)
-        wait_for(process, lambda: (out / LOCK).exists())
+        wait_for(process, lambda: in_use(out))
         if kind == KINDS[0]:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.popen.wait(share * quiet.seconds)
@@ -272,6 +276,8 @@ def content(path: Path) -> object:
     state = json.loads(found.pop("state"))
     if all(isinstance(extra, float) for extra in state["extras"]):    # seconds or images per second of each epoch
         del state["extras"]
+    for rows in ("series", "pending"):    # segmentation: seconds of each update come last
+        state[rows] = [row[:-1] for row in state.get(rows, [])]
     return found | {"state": state}
 
 

@@ -215,8 +215,8 @@ class Run:
         return True
 
     def finish_epoch(self, row: Mapping[str, float], panels: Sequence[tuple[str, Sequence[str]]],
-                     extra: Any = None) -> None:
-        """Log an epoch and write `log.csv`, `curves.png` and a checkpoint.
+                     extra: Any = None, write: Callable[[], None] = lambda: None) -> None:
+        """Log an epoch and write `log.csv`, `curves.png` and, when all else is written, a checkpoint.
 
         Parameters
         ----------
@@ -226,6 +226,9 @@ class Run:
             What to plot of it, as for `common.runs.curves.plot_curves`.
         extra
             Anything JSON-able that is to be kept in `extras`.
+        write
+            Writes other files about the epochs in `rows`. After the checkpoint, a kill would leave them as they were
+            before the epoch for good.
         """
         self._read()
         self._check_finite()
@@ -234,6 +237,7 @@ class Run:
         self.state.update(epoch=self.state["epoch"] + 1, step=0, sums={})
         write_csv(self.folder / "log.csv", list(self.rows[0]), [list(row.values()) for row in self.rows])
         plot_curves(self.folder / "curves.png", self.rows, panels)
+        write()
         self.save()
 
     def save(self) -> None:

@@ -25,7 +25,7 @@ from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_t
 from mixed_precision_dnns.command_line import train_from_command_line
 from mixed_precision_dnns.config import Config, Experiment
 from mixed_precision_dnns.data import build_network_for, load_data, print_skipped
-from mixed_precision_dnns.epoch_logs import log_epoch, write_published_logs
+from mixed_precision_dnns.epoch_logs import log_epoch
 from mixed_precision_dnns.evaluation import report_best, top_errors
 from mixed_precision_dnns.network_size import QuantizedTensor
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
@@ -73,7 +73,6 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
             run.keep_best(errors[0])
         log_epoch(run, cfg, errors, sizes, solver.learning_rate(), tensors)
     if world().rank == 0:
-        write_published_logs(run, cfg, tensors)    # it may have been killed before the last row
         report_best(run, cfg, valid_net, valid_data, test_data)
         print_skipped(train_data, valid_data, test_data)
 

@@ -31,7 +31,7 @@ from common.workbench.testing import (
     same_parameters,
     script_of,
 )
-from mixed_precision_dnns import data, evaluation, train_resnet
+from mixed_precision_dnns import data, epoch_logs, evaluation, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.data import load_data
 from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
@@ -219,6 +219,14 @@ def test_an_interrupted_run_resumes_to_the_same_bits(number, at, command, finish
     assert_one_line(result, 130, f"epoch {epoch + 1} after step {step}", "--resume", str(tmp_path / "run"))
     state = load_state(tmp_path / "run/checkpoint/latest.h5")
     assert (state["epoch"], state["step"]) == (epoch, step)
+    assert command(WAQ, tmp_path / "run", "--resume")[0] == 0
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_what_is_written_about_the_last_epoch_is_complete_after_an_interrupt(command, finished, tmp_path):
+    with disturbed(epoch_logs, "write_published_logs", 2, KeyboardInterrupt()):
+        assert command(WAQ, tmp_path / "run")[0] == 130
+    assert len(rows_of(tmp_path / "run/results.csv")) == 1
     assert command(WAQ, tmp_path / "run", "--resume")[0] == 0
     assert_same_run(finished, tmp_path / "run")
 
