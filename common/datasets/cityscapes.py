@@ -180,7 +180,7 @@ def read_label(path: str | Path | SceneFile) -> np.ndarray:
     unknown = label[(label > largest) & (label != IGNORE)]
     if unknown.size:
         raise UserError(f"{path}: holds the label {unknown.min()}; 0..{largest} and {IGNORE} (ignored) are allowed")
-    return _TO_TRAIN_ID[label] if converted else label
+    return _TO_TRAIN_ID[label] if converted else label.astype(np.uint8)
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:
