@@ -1,6 +1,7 @@
 """Functions of single elements: ReLU, and the quantizers with learned ranges.
 
-Outputs have the same bits as nnabla's, gradients agree to rounding. They compute on the host. Callers (`common.layers`,
+Outputs, and gradients of tensors, have the same bits as nnabla's, at the borders of levels, too; gradients of scalars
+agree to the rounding of sums. They compute on the host. Callers (`common.layers`,
 `common.quantizers`) choose nnabla's functions on a GPU.
 """
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
 from common.cpu.kernels import elements as kernels
 from common.cpu.parallel import run_parallel
+from common.cpu.powers_of_two import borders
 
 
 def over_blocks(kernel: Callable, x: np.ndarray, *args: Any) -> None:
@@ -57,21 +59,24 @@ class Pow2Quantize(HostFunction):
 
     def __init__(self, sign: bool, with_zero: bool) -> None:
         super().__init__()
-        self.sign, self.with_zero = sign, with_zero
+        self.sign, self.with_zero, self.borders = sign, with_zero, borders()
 
     def grad_depends_output_data(self, i, o):
         return True
 
     def _scalars(self, inputs):
         xmin, xmax = np.float32(data_of(inputs[1])), np.float32(data_of(inputs[2]))
-        prune = xmin / np.float32(np.sqrt(2)) if self.with_zero else np.float32(0)
+        prune = xmin * np.float32(1 / np.sqrt(2)) if self.with_zero else np.float32(0)
         return xmin, xmax, prune
 
     def forward_impl(self, inputs, outputs):
         xmin, xmax, prune = self._scalars(inputs)
-        thresholds = (np.float32(v).view(np.int32) for v in (xmin, xmax, xmin + xmax, prune))
+        low, high, both, least = (np.float32(v).view(np.int32) for v in (xmin, xmax, xmin + xmax, prune))
         x, y = data_of(inputs[0]).ravel().view(np.int32), data_of(outputs[0]).ravel().view(np.int32)
-        over_blocks(kernels.pow2_forward, x, y, *thresholds, self.sign)
+        over_blocks(kernels.pow2_forward, x, y, low, high, both, least, self.sign, self.borders.carries,
+                    self.borders.lowest, self.borders.highest)
+        if xmin < np.finfo(np.float32).tiny:
+            over_blocks(kernels.pow2_forward_subnormal, x, y, low, high, self.sign, self.borders.subnormal)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, y, g = data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()

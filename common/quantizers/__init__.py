@@ -1,4 +1,5 @@
 """Quantizers whose step size, range and bit width are learned (arXiv 1905.11452), and layers made of them."""
+from common.cpu.powers_of_two import log2, to_power_of_two
 from common.quantizers.grids import (
     DEFAULT_LIMITS,
     GRIDS,
@@ -10,10 +11,8 @@ from common.quantizers.grids import (
     clip,
     compose_pow2,
     compose_uniform,
-    log2,
     quantize_pow2,
     quantize_uniform,
-    to_power_of_two,
 )
 from common.quantizers.parametrizations import (
     QUANTIZER_NAMES,

@@ -14,10 +14,11 @@ import nnabla.functions as F
 import numpy as np
 
 from common.cpu.elements import Pow2Quantize, UniformQuantize
+from common.cpu.powers_of_two import to_power_of_two
 from common.gpu import quantizers as gpu
 from common.machine.context import wants_native
 
-_SMALLEST, _LARGEST, _LARGEST_POWER = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max), 2.0 ** 127
+_SMALLEST, _LARGEST, _LARGEST_POWER = 2.0 ** -149, float(np.finfo(np.float32).max), 2.0 ** 127
 Limits = Mapping[str, tuple[float, float]]    # of each scalar: the lowest and the highest value
 
 
@@ -52,16 +53,6 @@ def clip(name: str, value: nn.Variable, limits: Limits | None) -> nn.Variable:
     """Clip the scalar `value` to its limits. The gradient is 0 at the limits and beyond them."""
     lowest, highest = limits_of(name, limits)
     return F.minimum_scalar(F.maximum_scalar(value, lowest), highest)
-
-
-def log2(value: nn.Variable) -> nn.Variable:
-    """Logarithm to base 2, in the two float32 operations of the published code: its ties decide roundings."""
-    return F.log(value) / np.log(2.)
-
-
-def to_power_of_two(value: nn.Variable) -> nn.Variable:
-    """Round a positive scalar to the power of two that is nearest in the log domain, straight through."""
-    return 2 ** F.round(log2(value))
 
 
 def check_scalars(**scalars: nn.Variable) -> None:
@@ -146,11 +137,11 @@ def compose_pow2(x: nn.Variable, xmin: nn.Variable, xmax: nn.Variable, sign: boo
     xmin, xmax = _broadcastable(x, xmin), _broadcastable(x, F.minimum_scalar(xmax, _LARGEST))
     magnitude = F.abs(x) if sign else F.relu(x)
     low, high = F.less(magnitude, xmin), F.greater_equal(magnitude, xmax)
-    between = (1 - low) * (1 - high)
+    between = (1 - low) * (1 - high) * F.greater_scalar(magnitude, 0)    # xmin may be 0, too small for float32
     if with_zero:
         low = low * F.greater_equal(magnitude, xmin / np.sqrt(2.))
     # log(0) would turn a gradient of 0 into NaN.
-    rounded = 2 ** F.round(log2(F.minimum_scalar(F.maximum_scalar(magnitude, _SMALLEST), _LARGEST_POWER)))
+    rounded = to_power_of_two(F.minimum_scalar(F.maximum_scalar(magnitude, _SMALLEST), _LARGEST_POWER))
     y = _fixed(low) * xmin + _fixed(between) * rounded + _fixed(high) * xmax
     return _or_nan(_fixed(F.sign(x)) * y if sign else y, x)
 

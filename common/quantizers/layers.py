@@ -4,7 +4,6 @@ Beside a weight `W` stand, where weights are quantized, `W_q` with its quantized
 in `Wquant/<quantizer>/`; likewise `b_q` and `bquant/` beside a bias `b`. An activation has its number of elements per
 sample in `Asize` and its scalars in `Aquant/<quantizer>/`.
 """
-import functools
 import types
 
 import attrs
@@ -53,7 +52,7 @@ class Quantization:
     xmax_max: float
     recompute_step_size: bool = False
 
-    @functools.cached_property
+    @property
     def limits(self) -> Limits:
         """(lowest, highest) value of each scalar, as the functions of `common.quantizers` take them."""
         return {**DEFAULT_LIMITS, "n": (self.bitwidth_min, self.bitwidth_max),

@@ -18,6 +18,7 @@ import numpy as np
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
+from common.cpu.powers_of_two import log2, to_power_of_two
 from common.gpu import quantizers as gpu
 from common.machine.context import wants_gpu_kernels
 from common.quantizers.grids import (
@@ -28,10 +29,8 @@ from common.quantizers.grids import (
     check_scalars,
     clip,
     limits_of,
-    log2,
     quantize_pow2,
     quantize_uniform,
-    to_power_of_two,
 )
 
 Range = tuple[nn.Variable, nn.Variable]    # smallest magnitude, or step size, and largest magnitude

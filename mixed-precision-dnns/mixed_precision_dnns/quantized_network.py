@@ -3,7 +3,6 @@ import attrs
 import nnabla as nn
 import numpy as np
 
-from common.machine.threads import NNABLA
 from mixed_precision_dnns.config import Experiment, ImageNetConfig
 from mixed_precision_dnns.imagenet_models import MODELS
 from mixed_precision_dnns.network_size import activation_kbytes, weight_kbytes
@@ -22,15 +21,11 @@ class QuantizedNetwork:
     activation_kbytes: nn.Variable
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Logits float32 (n, classes) of images (n, channels, height, width), n up to the batch size.
-
-        Threads may share the network.
-        """
+        """Logits float32 (n, classes) of images (n, channels, height, width), n up to the batch size."""
         num = len(image)
-        with NNABLA:
-            self.image.d[:num] = image
-            self.logits.forward(clear_buffer=True)
-            return self.logits.d[:num].copy()
+        self.image.d[:num] = image
+        self.logits.forward(clear_buffer=True)
+        return self.logits.d[:num]
 
     def sizes(self) -> tuple[float, float]:
         """Compute the size of weights and of activations, in kB."""

@@ -7,6 +7,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
+from common.machine.context import native_functions
 from common.runs.config import load_section
 from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.config import Config
@@ -43,6 +44,35 @@ def build(case, ref, fill):
             if f"scalar/{name}" in ref:
                 parameter.d = ref[f"scalar/{name}"]
     return cfg, *graphs
+
+
+def put_on_borders(parameters):
+    """Move a tenth of all weights to the floats next to sqrt(2) 2^k, where logarithms decide the level."""
+    for name, parameter in parameters.items():
+        if name.endswith("/W"):
+            values = parameter.d.ravel()
+            border = np.float32(2 ** 0.5) * np.exp2(np.floor(np.log2(np.abs(values[::10]) + 1e-9)))
+            offsets = np.arange(len(border)) % 11 - 5
+            moved = (border.astype(np.float32).view(np.int32) + offsets.astype(np.int32)).view(np.float32)
+            values[::10] = np.copysign(moved, values[::10])
+            parameter.d = values.reshape(parameter.shape)
+
+
+@pytest.mark.parametrize("section", ["PARAMETRIC_POW2_WAQ_B_XMIN", "PARAMETRIC_POW2_WAQ_XMIN_XMAX"])
+def test_a_network_with_weights_on_borders_agrees_with_nnabla(section, fill):
+    cfg = load_section(Config, HERE.parent / "train_resnet_quant_pow2.cfg", section)
+    image = np.random.RandomState(0).randn(2, 3, 32, 32).astype(np.float32)
+    network = build_network(cfg, 2, train=False)
+    fill(5)
+    put_on_borders(nn.get_parameters())
+    logits = forward(network, image)
+    quantized = {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items() if name.endswith("/W_q")}
+    with native_functions():
+        expected = forward(build_network(cfg, 2, train=False), image)
+    assert len(quantized) == 20
+    for name, values in quantized.items():
+        np.testing.assert_array_equal(values, nn.get_parameters(grad_only=False)[name].d)
+    assert_close(logits, expected, 1e-4)
 
 
 def assert_close(value, expected, relative, scale=None):

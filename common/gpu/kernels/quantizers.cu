@@ -5,7 +5,7 @@
 // give equal bits. No warp function is used: their masks differ between generations of devices.
 
 #define BLOCK 256                       // threads; common/gpu/quantizers.py has the same number
-#define SMALLEST 1.17549435e-38f        // of a normal float32
+#define SMALLEST 1.40129846e-45f        // above 0
 #define LARGEST 3.40282347e+38f
 #define LARGEST_POWER 1.70141183e+38f   // 2^127
 #define LN_2 0.693147181f
@@ -84,9 +84,6 @@ __device__ Range range_of(const Quantizer &q) {
     return r;
 }
 
-// A gradient of 0 stays 0 where a range has no end that float32 can hold.
-__device__ float times(float gradient, float factor) { return gradient == 0.0f ? 0.0f : gradient * factor; }
-
 // From gradients to the ends of the range to those of a and b; roundings are passed straight through.
 __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, float *to_a, float *to_b) {
     if (q.kind == GIVEN) {
@@ -95,7 +92,6 @@ __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, f
         return;
     }
     const Range r = range_of(q);
-    if (q.pow2 && !(r.large < LARGEST)) to_large = 0.0f;    // the largest magnitude is a limit then
     const float a = clipped(*q.a, q.a_lowest, q.a_highest), b = clipped(*q.b, q.b_lowest, q.b_highest);
     const float levels = two_to(roundf(q.kind == D_N ? b : a) - q.reserved);
     float step;
@@ -123,8 +119,8 @@ __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, f
         *to_b = (to_large + to_small * two_to(1.0f - levels)) * r.large / b;
         break;
     default:    // POW2_N_XMIN
-        *to_a = times(to_large * r.small, two_to(levels - 1.0f)) * LN_2 * levels * LN_2;
-        *to_b = (to_small + times(to_large, two_to(levels - 1.0f))) * r.small / b;
+        *to_a = to_large * r.large * LN_2 * levels * LN_2;
+        *to_b = (to_small + to_large * two_to(levels - 1.0f)) * r.small / b;
     }
     if (!inside(*q.a, q.a_lowest, q.a_highest)) *to_a = 0.0f;
     if (!inside(*q.b, q.b_lowest, q.b_highest)) *to_b = 0.0f;
@@ -133,7 +129,7 @@ __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, f
 __device__ float uniform_level(float x, Range r, int sign) {
     const float lower = sign ? -r.large : 0.0f;
     float c = x > lower ? x : lower;
-    c = r.large < c ? r.large : c;
+    c = c < r.large ? c : r.large;
     return r.small * roundf(c / r.small);
 }
 
@@ -153,7 +149,7 @@ __device__ float pow2_level(float x, Range r, int sign, int with_zero) {
     const int high = magnitude >= r.large;
     float y = is_low(magnitude, r, with_zero) ? r.small : 0.0f;
     if (high) y += r.large;
-    else if (magnitude >= r.small) y = rounded_magnitude(magnitude);
+    else if (magnitude >= r.small && magnitude > 0.0f) y = rounded_magnitude(magnitude);    // r.small may be 0
     return sign && x < 0.0f ? -y : y;
 }
 
@@ -177,11 +173,11 @@ extern "C" __global__ void quantize_forward(const Quantizer q) {
 __device__ float uniform_gradient(float x, float g, Range r, int sign, float *to_small, float *to_large) {
     const float lower = sign ? -r.large : 0.0f;
     float c = x > lower ? x : lower;
-    c = r.large < c ? r.large : c;
+    c = c < r.large ? c : r.large;
     const float v = c / r.small;
     *to_small += g * (roundf(v) - v);
-    if (x >= r.large) *to_large += g;
-    if (sign && x <= lower) *to_large -= g;
+    if (c >= r.large) *to_large += g;    // all, where the range is one point
+    else if (sign && x <= lower) *to_large -= g;
     return inside(x, lower, r.large) ? g : 0.0f;
 }
 
@@ -190,8 +186,8 @@ __device__ float pow2_gradient(float x, float g, Range r, int sign, int with_zer
     const int high = magnitude >= r.large;
     if (is_low(magnitude, r, with_zero)) *to_small += signed_g;
     if (high) *to_large += signed_g;
-    if (high || !(magnitude >= r.small) || !inside(magnitude, SMALLEST, LARGEST_POWER)) return 0.0f;
-    return g * rounded_magnitude(magnitude) / magnitude;
+    if (high || !(magnitude >= r.small) || !inside(magnitude, 0.0f, LARGEST_POWER)) return 0.0f;
+    return g * LN_2 * rounded_magnitude(magnitude) * PER_LN_2 / magnitude;    // as nnabla's functions multiply
 }
 
 // The sum over the threads of a block, for its first thread.
