@@ -56,7 +56,7 @@ def _outcome(device_id):
     command = [sys.executable, "-m", "common.machine.gpu_trial", device_id]
     try:
         trial = subprocess.run(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-                               capture_output=True, text=True, timeout=SECONDS)
+                               capture_output=True, text=True, errors="replace", timeout=SECONDS)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"a trial did not end in {SECONDS} seconds") from error
     if trial.returncode == 0:
