@@ -14,6 +14,9 @@ import h5py
 import numpy as np
 
 from common.audio.files import AudioReader
+from common.datasets import photographs
+from common.datasets.cityscapes import read_label
+from common.pictures.image_files import read_image
 from common.reading import arrays, hdf5, texts
 
 
@@ -151,4 +154,43 @@ AUDIO = [
     _ffmpeg("adts", "aac", ".aac"), _ffmpeg("matroska", "aac", ".mka", (b"\x1a\x45\xdf\xa3", b"\x01" + b"\xff" * 7)),
     _ffmpeg("asf", "wmav2", ".wma"), _ffmpeg("ac3", "ac3", ".ac3")]
 
-FORMATS: list[Format] = [*READING, *AUDIO]
+# Pictures ---------------------------------------------------------------------------------------------------------
+
+
+def _picture(name: str, suffix: str, mode: str = "RGB", tokens: tuple[bytes, ...] = (), **options: Any) -> Format:
+    def write(path: Path) -> None:
+        from PIL import Image
+
+        notes = Image.Exif()
+        notes[0x0112] = 6
+        pixels = np.random.default_rng(0).integers(0, 4, (24, 40, 3), np.uint8) * 80
+        Image.fromarray(pixels).convert(mode).save(path, name.split()[0].upper(), exif=notes, **options)
+
+    return Format(name, write, _read_picture, suffix, tokens)
+
+
+def _read_picture(path: Path) -> None:
+    read_image(path)
+    photographs.decode(path, 16)
+
+
+def _label(path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(np.random.default_rng(0).integers(0, 19, (24, 40), np.uint8)).save(path)
+
+
+PNG = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"eXIf", b"acTL", b"fdAT", b"iCCP", b"zTXt", b"\x7f\xff\xff\xff")
+EXIF = (b"Exif\0\0", b"II*\0", b"MM\0*", b"MPF\0", b"\x01\x12", b"\x12\x01")
+PICTURES = [
+    _picture("png", ".png", tokens=PNG), _picture("png palette", ".png", "P", PNG),
+    _picture("jpeg", ".jpg", "RGB", (b"\xff\xd8", b"\xff\xc0", b"\xff\xc4", b"\xff\xda", b"\xff\xee", *EXIF)),
+    _picture("tiff", ".tif", "RGB", EXIF), _picture("tiff lzw", ".tif", "L", EXIF, compression="tiff_lzw"),
+    _picture("webp", ".webp", "RGB", (b"VP8X", b"VP8L", b"ANIM", b"EXIF"), lossless=True),
+    _picture("gif", ".gif", "P", (b"GIF89a", b"\x21\xf9", b"\x2c", b"NETSCAPE")),
+    _picture("bmp", ".bmp", "RGB", (b"BM",)),
+    _picture("ppm", ".ppm", "RGB", (b"P3", b"P4", b"P5", b"P7", b"65535", b"#")),
+    Format("label png", _label, lambda path: read_label(path.rename(path.with_name("a_labelTrainIds.png"))), ".png",
+           PNG)]
+
+FORMATS: list[Format] = [*READING, *AUDIO, *PICTURES]

@@ -14,10 +14,15 @@ _FRAMES_AT_ONCE = 512    # windowed frames of a long signal that are in memory t
 
 @functools.cache
 def window(n_fft: int) -> np.ndarray:
-    """Periodic Hann window, float64 (n_fft,)."""
+    """Periodic Hann window, float64 (n_fft,), read-only as it is shared."""
     import scipy.signal  # slow to load
 
-    return scipy.signal.get_window("hann", n_fft, fftbins=True)
+    return _shared(scipy.signal.get_window("hann", n_fft, fftbins=True))
+
+
+def _shared(array):
+    array.flags.writeable = False
+    return array
 
 
 def num_frames(num_samples: int, n_fft: int, hop_length: int, center: bool = True) -> int:
@@ -118,8 +123,8 @@ def overlap_add(frames: np.ndarray, hop_length: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=8)
 def window_sum(n_fft: int, hop_length: int, frames: int) -> np.ndarray:
-    """Overlap-added squared window, float64 ((frames - 1) hop_length + n_fft,); 1 where it vanishes."""
+    """Overlap-added squared window, float64 ((frames - 1) hop_length + n_fft,), read-only; 1 where it vanishes."""
     squared = np.broadcast_to(window(n_fft) ** 2, (frames, n_fft))
     total = overlap_add(squared, hop_length)
     # The outermost samples of signals that are not centred have weight 0: nothing is known of them.
-    return np.where(total > 1e-10, total, 1)
+    return _shared(np.where(total > 1e-10, total, 1))

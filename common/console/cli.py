@@ -1,18 +1,23 @@
 """The command-line conventions of every script: shared flags, one-line errors, exit statuses."""
 import argparse
+import contextlib
 import errno
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from common.console.streams import flush, printing
+from common.console.values import largest
 from common.machine.context import CONTEXTS
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UsageError, UserError, printable
 from common.machine.launching import launched_rank, launched_size
 
 INTERRUPTED = 130
+_OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
 
 
@@ -20,6 +25,26 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # One line, as for every other error of the user's making; argparse would print the usage before it.
         raise UsageError(f"{message} (see --help)")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Convert what stands behind a flag, and check numbers against the table of limits."""
+        values = super()._get_values(action, arg_strings)    # pyright: ignore[reportAttributeAccessIssue]
+        for value in values if isinstance(values, list) else [values]:
+            if isinstance(value, (int, float)) and not abs(value) <= largest(action.dest):
+                raise argparse.ArgumentError(action, f"{arg_strings[0]!r} is beyond {largest(action.dest):,}")
+        return values
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> argparse.Namespace:
+        """Parse flags with files between them; what comes after `--` are files, though they begin with a dash."""
+        words = list(sys.argv[1:] if args is None else args)
+        end = words.index("--") if "--" in words else len(words)
+        # argparse parses twice here, and takes the words after `--` for flags the second time: names stand in for them.
+        stand_ins = {f"\0{index}": word for index, word in enumerate(words[end + 1:])}
+        parsed = super().parse_intermixed_args([*words[:end], *stand_ins], namespace)
+        for name, value in vars(parsed).items():
+            if isinstance(value, list):
+                setattr(parsed, name, [stand_ins.get(item, item) for item in value])
+        return parsed
 
 
 def parser(doc: str | None, **kwargs: Any) -> argparse.ArgumentParser:
@@ -56,25 +81,44 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     stderr; a bug of ours keeps its traceback.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    if launched_size() > 1:
-        sys.excepthook = _fail_with_all_ranks
-    try:
-        status = main()
-    except UserError as error:
-        status = _complain(error, error.exit_status)
-    except KeyboardInterrupt as interrupt:
-        status = _complain(str(interrupt) or "interrupted", INTERRUPTED)
-    except BrokenPipeError:    # the reader of our output is gone, as with `| head`
-        sys.stdout = None
-        status = UserError.exit_status
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR,
-                               errno.ENOTDIR):
-            raise
-        status = _complain(f"{error.filename or 'output'}: {error.strerror}", UserError.exit_status)
-    if status and launched_size() > 1:
-        _end_all_ranks(status)
+    with printing():
+        status = _status_of(lambda: _with_ranks(main))
+        status = _status_of(flush) or status
     sys.exit(status)
+
+
+def _with_ranks(main):
+    if launched_size() == 1:
+        return main()
+    sys.excepthook = _fail_with_all_ranks
+    if status := _status_of(main):
+        _end_all_ranks(status)
+    return 0
+
+
+def _status_of(main):
+    """Call `main()`, say what fails, and return the exit status."""
+    try:
+        return main() or 0
+    except SystemExit as end:    # of argparse, after --help
+        return end.code
+    except UserError as error:
+        return _complain(error, error.exit_status)
+    except KeyboardInterrupt as interrupt:
+        return _complain(str(interrupt) or "interrupted", INTERRUPTED)
+    except BrokenPipeError:    # the reader of our output is gone, as with `| head`
+        return UserError.exit_status
+    except MemoryError:
+        return _complain("too little memory; ask for less at once", UserError.exit_status)
+    except OSError as error:
+        if error.filename is None and error.errno not in _OF_DISKS:
+            raise
+        status = UsageError.exit_status if error.errno in _OF_NAMES else UserError.exit_status
+        return _complain(f"{_as_text(error.filename) or 'output'}: {error.strerror}", status)
+
+
+def _as_text(name):
+    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else name
 
 
 def _fail_with_all_ranks(*error):
@@ -87,12 +131,13 @@ def _fail_with_all_ranks(*error):
 def _end_all_ranks(status):
     """Leave without waiting for the others, which an ordinary exit does; mpirun ends them when it sees the status."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     os._exit(status)
 
 
 def _complain(message, status):
-    time.sleep(_TURN * launched_rank())    # mpirun ends the others when the first rank fails
+    with contextlib.suppress(UsageError):    # it is the rank that is wrong
+        time.sleep(_TURN * launched_rank())    # mpirun ends the others when the first rank fails
+    message = printable(str(message))
     print(f"error: {message}" if status != INTERRUPTED else message, file=sys.stderr)
     return status

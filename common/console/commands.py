@@ -2,15 +2,13 @@
 import ast
 import importlib
 import importlib.util
+import os
+import signal
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
-
-from common.console import cli
-from common.console.tables import align
-from common.machine.errors import UsageError
 
 
 def launch(package: str, command: str | None = None) -> NoReturn:
@@ -21,7 +19,24 @@ def launch(package: str, command: str | None = None) -> NoReturn:
     command
         One of `commands_of(package)`, if the arguments do not begin with it.
     """
-    cli.run(lambda: _main_of(package, command)())
+    # Modules load for a second. Ctrl-C meanwhile would end in a traceback, or be swallowed by one of them.
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored:
+        signal.signal(signal.SIGINT, _leave)
+    from common.console import cli
+
+    def main():
+        found = _main_of(package, command)
+        if not ignored:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return found()
+
+    cli.run(main)
+
+
+def _leave(*_):
+    os.write(2, b"interrupted\n")
+    os._exit(130)
 
 
 def commands_of(package: str) -> dict[str, str]:
@@ -37,6 +52,8 @@ def commands_of(package: str) -> dict[str, str]:
 
 
 def _main_of(package: str, command: str | None) -> Callable[[], int | None]:
+    from common.machine.errors import UsageError
+
     if command is None:
         name = Path(sys.argv[0]).name
         name = f"python -m {package}" if name == "__main__.py" else name
@@ -51,5 +68,7 @@ def _main_of(package: str, command: str | None) -> Callable[[], int | None]:
 
 
 def _overview(name, commands):
+    from common.console.tables import align
+
     return (f"usage: {name} COMMAND ...\n\n{textwrap.indent(align(commands.items(), left=2), '  ')}\n\n"
             f"Arguments of a command: {name} COMMAND --help")

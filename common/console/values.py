@@ -8,6 +8,31 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+# The largest number that a flag or a key may have, by its last words; `largest` reads this. They lie far beyond what is
+# of use, and below what would overflow, or ask for all memory before anything could be said about it.
+_LARGEST = {
+    "batch": 1 << 16, "batches": 1 << 16, "batch_size": 1 << 16, "throughput_on": 1 << 16,
+    "epoch": 10**6, "epochs": 10**6, "patience": 10**6, "rounds": 10**6, "niter": 1000, "n_trials": 1000, "seeds": 1000,
+    "cores": 1024, "jobs": 1024, "workers": 1024,
+    "images": 10**7, "samples": 10**7, "duration": 10**6, "dur": 10**6,
+    "image_height": 1 << 14, "image_width": 1 << 14, "size": 1 << 14, "channels": 1 << 14, "patch_length": 1 << 20,
+    "width": 64, "alpha": 100, "sample_rate": 10**6, "nfft": 1 << 20, "nhop": 1 << 20,
+}
+_LARGEST_OF_ALL = 2**31 - 1
+
+
+def largest(name: str) -> int:
+    """Return the largest size that a number may have that the flag or the key `name` gives.
+
+    Examples
+    --------
+    >>> largest("valid_dur"), largest("seed")
+    (1000000, 2147483647)
+    """
+    words = name.lower().replace("-", "_").split("_")
+    return next((limit for start in range(len(words)) if (limit := _LARGEST.get("_".join(words[start:]))) is not None),
+                _LARGEST_OF_ALL)
+
 
 def to_integer(value: object) -> int:
     """Convert an integer, or text of decimal digits with or without a sign; raise ValueError for anything else."""
@@ -19,8 +44,11 @@ def to_integer(value: object) -> int:
 
 
 def to_number(value: object) -> float:
-    """Convert a finite real number, or its text; raise ValueError for anything else."""
+    """Convert a finite real number, or its text in decimal digits; raise ValueError for anything else."""
     if not isinstance(value, (str, numbers.Real)) or isinstance(value, bool):
+        raise ValueError(value)
+    if isinstance(value, str) and not re.fullmatch(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?\s*", value,
+                                                   re.IGNORECASE):
         raise ValueError(value)
     number = float(value)
     if not math.isfinite(number):
@@ -55,3 +83,4 @@ def flag_value(meaning: str, convert: Callable[[str], T],
 
 positive_int = flag_value("an integer from 1", to_integer, lambda value: value >= 1)
 int_from_0 = flag_value("an integer from 0", to_integer, lambda value: value >= 0)
+number_above_0 = flag_value("a number above 0", to_number, lambda value: value > 0)

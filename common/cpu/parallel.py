@@ -1,6 +1,7 @@
 """Compiled loops on all cores."""
 import functools
 import importlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +19,10 @@ def _workers():
     importlib.import_module("scipy.linalg.cython_blas")    # only a library that is loaded can be limited
     threadpoolctl.threadpool_limits(1, user_api="blas")
     return ThreadPoolExecutor(max(1, num_threads() - 1), thread_name_prefix="kernel")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)    # a fork takes no threads along
 
 
 def run_parallel(kernel: Callable, num: int, operations: int, *args: Any) -> None:

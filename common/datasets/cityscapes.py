@@ -12,6 +12,7 @@ import numpy as np
 from common.datasets.table import SYNTHETIC
 from common.machine.errors import UsageError, UserError
 from common.pictures import image_files as images
+from common.reading.texts import read_text
 
 SPLITS = ("train", "val")
 IGNORE = 255
@@ -107,12 +108,9 @@ def find_pairs(root: str | Path, split: str) -> list[Pair]:
 
 def _listed(path: Path, folder: Path) -> list[str]:
     """Return the names in a list; none if there is no list."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
+    if not path.exists():
         return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a list of images ({error})") from error
+    lines = read_text(path, "a list of images").splitlines()
     names = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip()}
     for number, name in names.items():
         if not (folder / f"{name}{_IMAGE}").is_file():
@@ -123,7 +121,8 @@ def _listed(path: Path, folder: Path) -> list[str]:
 
 
 def _present(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix().removesuffix(_IMAGE) for path in folder.glob(f"*/*{_IMAGE}"))
+    images = folder.glob(f"[!.]*/[!.]*{_IMAGE}")
+    return sorted(path.relative_to(folder).as_posix().removesuffix(_IMAGE) for path in images)
 
 
 def _find_label(folder: Path, name: str) -> Path:
@@ -181,7 +180,7 @@ def read_label(path: str | Path | SceneFile) -> np.ndarray:
     unknown = label[(label > largest) & (label != IGNORE)]
     if unknown.size:
         raise UserError(f"{path}: holds the label {unknown.min()}; 0..{largest} and {IGNORE} (ignored) are allowed")
-    return _TO_TRAIN_ID[label] if converted else label
+    return _TO_TRAIN_ID[label] if converted else label.astype(np.uint8)
 
 
 def read_pair(pair: Pair) -> tuple[np.ndarray, np.ndarray]:

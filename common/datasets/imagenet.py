@@ -19,6 +19,7 @@ from common.datasets.photographs import decode
 from common.datasets.table import DATASETS, SYNTHETIC
 from common.machine.distributed import World
 from common.machine.errors import UsageError, UserError
+from common.reading.texts import read_text
 
 SPLITS = ("train", "val")
 SYNTHETIC_NUM, SYNTHETIC_SIZE = {"train": 160, "val": 80}, 96    # pictures, pixels
@@ -145,10 +146,8 @@ def _flat(root: Path, class_names: list[str], val_labels: str | Path | None) -> 
     if not class_names:
         raise UsageError(f"{root}: the classes are not known; the training folder train/<wnid> has their names")
     path = _label_file(root, val_labels)
-    try:
-        lines = [line.replace(",", " ").split() for line in path.read_text().splitlines() if line.strip()]
-    except ValueError as error:
-        raise UserError(f"{path}: not a text file") from error
+    text = read_text(path, "a list of labels")
+    lines = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     numbers = {name: number for number, name in enumerate(class_names)}
     if lines and all(len(line) == 1 for line in lines):
         if len(lines) != len(files):

@@ -2,7 +2,6 @@
 import gzip
 import math
 import struct
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from common.datasets.dataset import DatasetInfo
 from common.machine.errors import UserError
+from common.reading.files import reading
 
 UBYTE = 8    # idx code of the element type; the number of dimensions follows it
 LIMIT = 1 << 28    # bytes that a file may promise; MNIST's largest has 47 million
@@ -45,13 +45,11 @@ def read_idx(path: Path, num_axes: int) -> np.ndarray:
     UserError
         Another kind of file, truncated, or longer than it says.
     """
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as stream:
-            header = stream.read(4 + 4 * num_axes)
-            shape = _shape(header, num_axes, path)
-            content = stream.read(math.prod(shape) + 1)    # one more, to notice a longer file
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: cannot be read ({error}); fetch it again") from error
+    with reading(path, "an idx file", "fetch it again") as file:
+        stream = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
+        header = stream.read(4 + 4 * num_axes)
+        shape = _shape(header, num_axes, path)
+        content = stream.read(math.prod(shape) + 1)    # one more, to notice a longer file
     if len(content) != math.prod(shape):
         extent = "less" if len(content) < math.prod(shape) else "more"
         raise UserError(f"{path}: {extent} than the {math.prod(shape)} bytes that its header promises; fetch it again")

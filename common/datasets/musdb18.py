@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
-import yaml
 
 from common.console.progress import progress
 from common.datasets import synthetic_music
 from common.datasets.multitrack import MIXTURE, FileStem, Track
 from common.datasets.prefetching import parallel_map
 from common.machine.errors import UsageError, UserError
+from common.reading.texts import read_yaml
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_RATE = 44100
@@ -75,7 +75,11 @@ def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: 
     if str(root) == SYNTHETIC:
         tracks = synthetic_music.make_tracks(split, sample_rate=sample_rate)
     else:
-        tracks = _tracks_in(Path(root).expanduser(), split, is_wav, setup_file)
+        try:
+            folder = Path(root).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"--root {root}: no such user") from error
+        tracks = _tracks_in(folder, split, is_wav, setup_file)
     for track in tracks:
         _check_sources(track, sources or tracks[0].sources)
         _check_sample_rate(track, sample_rate)
@@ -159,18 +163,12 @@ def _check_sample_rate(track: Track, sample_rate: int) -> None:
 def _read_setup(root: Path, setup_file: str | Path | None) -> Setup:
     path = _musdb_setup() if setup_file is None else root / setup_file
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, "a setup file of musdb", missing=f"{path}: no such setup file")
         files = {**content["sources"], MIXTURE: content["mixture"]}
         streams = {source: int(content["stem_ids"][source]) for source in files}
         names = {str(file): source for source, file in files.items()}
         return Setup(frozenset(content["validation_tracks"]), streams, names)
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such setup file") from error
-    except OSError as error:
-        raise UsageError(f"{path}: setup file cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: setup file is not YAML ({' '.join(str(error).split())})") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a setup file of musdb, which has sources, mixture, stem_ids and validation_tracks"
                         ) from error
 

@@ -1,10 +1,10 @@
 """From a photograph of any size to the square that networks of ImageNet take."""
-import struct
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from common.machine.errors import UserError
+from common.pictures.image_files import read_crop
 
 RESIZE_RATIO = 256 / 224    # of the shorter side of a picture to its centre crop
 AREAS, RATIOS, ATTEMPTS = (0.08, 1.0), (3 / 4, 4 / 3), 10    # of random crops: share of the picture, width / height
@@ -44,7 +44,7 @@ def centre_crop(width: int, height: int) -> tuple[float, float, float, float]:
 
 
 def decode(source: Path | np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Decode, crop and resize a picture; grey, CMYK and transparent ones become RGB.
+    """Decode, turn upright, crop and resize a picture; grey, CMYK, 16-bit and transparent ones become RGB.
 
     Parameters
     ----------
@@ -59,23 +59,9 @@ def decode(source: Path | np.ndarray, size: int, rng: np.random.Generator | None
 
     Raises
     ------
-    UserError
-        The file is damaged or no picture.
+    UsageError, UserError
+        As `common.pictures.image_files.read_image`.
     """
-    # Only what opens pictures needs Pillow; flags and configurations do without.
-    from PIL import Image
-
-    try:
-        with Image.fromarray(source) if isinstance(source, np.ndarray) else Image.open(source) as picture:
-            width, height = picture.size
-            box = centre_crop(width, height) if rng is None else random_crop(width, height, rng)
-            # The decoder of JPEG can leave out detail that resizing would average away, several times faster.
-            picture.draft(None, (int(width * size / (box[2] - box[0])) + 1, int(height * size / (box[3] - box[1])) + 1))
-            across, down = picture.size[0] / width, picture.size[1] / height    # less than 1 after such a draft
-            left, right = (min(x * across, picture.size[0]) for x in box[::2])
-            top, bottom = (min(y * down, picture.size[1]) for y in box[1::2])
-            pixels = np.asarray(picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR,
-                                                              (left, top, right, bottom)))
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{source}: damaged, or not a picture ({error}); replace or remove it") from error
+    choose_box = centre_crop if rng is None else partial(random_crop, rng=rng)
+    pixels = read_crop(source, choose_box, size)
     return pixels[:, ::-1] if rng is not None and rng.random() < 0.5 else pixels

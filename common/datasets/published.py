@@ -6,8 +6,9 @@ import attrs
 
 from common.downloads.fetch import extract, fetch
 from common.machine.cache import cache_dir
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UsageError
 from common.reading.archives import read_members
+from common.reading.files import read_bytes
 
 
 @attrs.frozen(kw_only=True)
@@ -98,12 +99,8 @@ class PublishedArchive:
         return folder
 
     def _read(self, path: Path) -> bytes:
-        try:
-            if path.stat().st_size > self.limit:
-                raise UserError(f"{path}: {path.stat().st_size} bytes, more than {self.limit}, refused")
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); unpack {self.archive} again") from error
+        remedy = f"unpack {self.archive} again"
+        return read_bytes(path, "a file of the data set", self.limit, remedy, f"{path}: no such file; {remedy}")
 
 
 @attrs.frozen

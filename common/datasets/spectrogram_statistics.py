@@ -3,7 +3,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from common.datasets.prefetching import parallel_map
 from common.machine.cache import cache_dir
 from common.machine.errors import UserError
 from common.machine.files import replacing
+from common.reading.arrays import read_npz
 
 BLOCK = 1 << 19    # samples read at once
 FLOOR = 1e-4    # of the largest standard deviation
@@ -54,8 +54,8 @@ def spectrogram_statistics(tracks: Sequence[Track], n_fft: int = 4096, hop_lengt
     mean, std = total.mean.astype(np.float32), _floored(total).astype(np.float32)
     with contextlib.suppress(OSError, UserError):    # without a cache, the next run takes its time again
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary:
-            np.savez(temporary, mean=mean, std=std)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, mean=mean, std=std)
     return mean, std
 
 
@@ -142,10 +142,10 @@ def _mixture_key(track: Track) -> str | list:
 def _load(path: Path, bins: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Return mean and std from the cache, None if they are not there or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            mean, std = arrays["mean"], arrays["std"]
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile):
+        arrays = read_npz(path, names=("mean", "std"))
+    except UserError:
         return None
+    mean, std = arrays["mean"], arrays["std"]
     sound = all(array.shape == (bins,) and array.dtype == np.float32 and np.isfinite(array).all()
                 for array in (mean, std))
     return (mean, std) if sound else None

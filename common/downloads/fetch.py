@@ -16,6 +16,7 @@ from common.machine.errors import UserError
 from common.machine.files import replacing, write_text
 from common.machine.locks import locked
 from common.reading.archives import read_members, read_zip
+from common.reading.texts import read_text
 
 BLOCK = 1 << 18    # bytes that travel at once
 TIMEOUT = 30    # seconds without a byte
@@ -69,7 +70,7 @@ def fetch_first_seen(url: str, folder: str | Path | None = None) -> Path:
     """
     target = _target(url, folder)
     record = target.with_name(f"{target.name}.sha256")
-    digest = record.read_text().strip() if target.exists() and record.exists() else ""
+    digest = read_text(record, "a digest").strip() if target.exists() and record.exists() else ""
     if re.fullmatch("sha256:[0-9a-f]{64}", digest):
         return fetch(url, target.stat().st_size, digest, folder)
     fetch(url, target.stat().st_size if target.exists() else _announced_size(url, target), None, folder)

@@ -12,6 +12,7 @@ import numpy as np
 from nnabla.function import PythonFunction
 
 from common.gpu.loading import Kernels, load
+from common.machine.python_functions import spare_failing_imports
 
 SOURCE = "quantizers.cu"
 BLOCK = 256    # threads
@@ -62,6 +63,7 @@ class Quantize(PythonFunction):
 
     def __init__(self, kernels: Kernels, settings: Settings) -> None:
         super().__init__()
+        spare_failing_imports()
         self._kernels = kernels
         # That of the function itself names arrays on the host, as nnabla sees it: it is in Python.
         self._context = nn.get_current_context()

@@ -12,6 +12,7 @@ running take beside the parameters,
 import functools
 import importlib.util
 import io
+import threading
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -20,9 +21,11 @@ import nnabla as nn
 import numpy as np
 
 from common.inference import graph, network_cache
+from common.inference.forks import check_process, left_alone_by_forks
 from common.machine.context import native_functions, on_gpu
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError
+from common.machine.threads import NNABLA
 
 REQUIREMENTS = {"onnxruntime": "requirements.txt", "openvino": "requirements-openvino.txt"}
 ENGINES = ("nnabla", *REQUIREMENTS)
@@ -33,7 +36,12 @@ PRECISIONS = {"float32": "f32", "bf16": "bf16"}    # names of openvino
 class CompiledNetwork:
     """A compiled network: called with float32 arrays of the shapes `shapes`, it returns a tuple of new ones.
 
-    `engine` is the name of what runs it.
+    `engine` is the name of what runs it. Threads may share it: each gets the numbers that it would get alone.
+
+    Raises
+    ------
+    UserError
+        As `common.inference.forks.check_process`.
     """
 
     engine: str
@@ -44,6 +52,7 @@ class CompiledNetwork:
         contiguous = [np.ascontiguousarray(array, np.float32) for array in arrays]
         shapes = [array.shape for array in contiguous]
         assert shapes == self.shapes, (shapes, self.shapes)
+        check_process(self.engine)
         return tuple(self._compute(contiguous))
 
 
@@ -72,10 +81,17 @@ def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], s
     ------
     UsageError
         An engine that is unknown or not installed; a precision that it, or this CPU, does not have.
+    UserError
+        As `common.inference.forks.check_process`.
     """
     check_engine(engine, precision)
-    shapes = [tuple(shape) for shape in shapes]
+    with NNABLA:
+        return _compile(build, [tuple(shape) for shape in shapes], engine, precision)
+
+
+def _compile(build, shapes, engine, precision):
     if engine == "nnabla" or (engine == "auto" and on_gpu()):
+        check_process("nnabla")
         return CompiledNetwork("nnabla", shapes, _nnabla(*_build_graph(build, shapes)))
     with native_functions():
         inputs, outputs = _build_graph(build, shapes)
@@ -84,8 +100,9 @@ def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], s
     if engine == "auto":
         has_lstm = "LSTM" in graph.function_types(outputs)
         engine = "openvino" if not has_lstm and _installed("openvino") else "onnxruntime"
+    check_process(engine)
     compute = _openvino(inputs, outputs, precision) if engine == "openvino" else _onnxruntime(inputs, outputs)
-    return CompiledNetwork(engine, shapes, compute)
+    return CompiledNetwork(engine, shapes, left_alone_by_forks(compute))
 
 
 def check_engine(engine: str, precision: str) -> None:
@@ -119,10 +136,11 @@ def _build_graph(build, shapes):
 
 def _nnabla(inputs, outputs):
     def compute(arrays):
-        for variable, array in zip(inputs, arrays, strict=True):
-            variable.d = array
-        nn.forward_all(outputs, clear_no_need_grad=True)
-        return [variable.d.copy() for variable in outputs]
+        with NNABLA:    # the variables hold one input at a time, and share the parameters with other graphs
+            for variable, array in zip(inputs, arrays, strict=True):
+                variable.d = array
+            nn.forward_all(outputs, clear_no_need_grad=True)
+            return [variable.d.copy() for variable in outputs]
     return compute
 
 
@@ -183,9 +201,10 @@ def _openvino(inputs, outputs, precision):
         network = core.compile_model(model, "CPU", settings)
         network.export_model(content := io.BytesIO())
         network_cache.store(key, content.getbuffer())
-    request = network.create_infer_request()
+    request, alone = network.create_infer_request(), threading.Lock()
 
     def compute(arrays, _weights=weights):    # the network reads them as long as it exists
-        results = request.infer(dict(enumerate(arrays)), share_inputs=True)
-        return [results[k] for k in range(len(outputs))]
+        with alone:    # a request computes one result at a time; it uses all cores
+            results = request.infer(dict(enumerate(arrays)), share_inputs=True)
+            return [results[k] for k in range(len(outputs))]
     return compute

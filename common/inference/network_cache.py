@@ -10,6 +10,7 @@ from pathlib import Path
 from common.machine.cache import cache_dir
 from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing
+from common.reading.files import open_regular
 
 LIMIT = 1 << 30    # bytes of compiled networks that are kept, the last used ones
 
@@ -32,7 +33,7 @@ def find(key: str) -> Path | None:
 
 def _checksum(path):
     checksum = 0
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while block := stream.read(1 << 20):
             checksum = zlib.crc32(block, checksum)
     return checksum
@@ -51,7 +52,7 @@ def store(key: str, content: bytes | memoryview) -> Path | None:
 
 def _remove_oldest(newest):
     """Remove the files beside `newest` that were used longest ago, until all together have `LIMIT` bytes."""
-    others = ((path, path.stat()) for path in newest.parent.iterdir() if path != newest)
+    others = ((path, path.stat()) for path in newest.parent.glob("[!.]*") if path != newest)
     total = newest.stat().st_size
     for path, stat in sorted(others, key=lambda pair: pair[1].st_mtime, reverse=True):
         total += stat.st_size

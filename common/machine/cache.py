@@ -22,7 +22,7 @@ def cache_dir() -> Path:
     try:
         return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sony-papers").expanduser()
     except RuntimeError as error:
-        raise UserError(f"there is no home folder to keep downloads in; set {CACHE_VARIABLE} to a writable folder"
+        raise UserError(f"there is no such home folder to keep downloads in; set {CACHE_VARIABLE} to a writable folder"
                         ) from error
 
 

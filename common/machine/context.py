@@ -121,7 +121,7 @@ def find_library(name: str) -> Path | None:
 
 def _checked_device_id(device_id: str | int) -> str:
     text = str(device_id)
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
         raise UsageError(f"--device-id {text!r}: not the number of a GPU (0, 1, ...)")
     return str(int(text))
 

@@ -1,13 +1,33 @@
 """Errors that are not ours; each is reported in one line."""
 
 
+def printable(text: str) -> str:
+    r"""Replace what a terminal would act on, line breaks too, and bytes that are not UTF-8 by escapes.
+
+    Examples
+    --------
+    >>> print(printable("a\x1b[31m\nb\udcff"))
+    a\x1b[31m\nb\xff
+    """
+    return "".join(char if char.isprintable() else _escape(char) for char in text)
+
+
+def _escape(char):
+    if "\udc80" <= char <= "\udcff":    # how Python holds a byte of a name that is not UTF-8
+        return f"\\x{ord(char) - 0xdc00:02x}"
+    return char.encode("unicode_escape").decode()
+
+
 class UserError(Exception):
     """Something outside the program is wrong: a file, a network, a diverging run. Exit status 1.
 
-    The message says in one line what is wrong, where, and what to do.
+    The message says in one line what is wrong, where, and what to do. As text it is `printable`.
     """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(UserError):

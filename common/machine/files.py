@@ -1,17 +1,23 @@
 """Files that appear whole or not at all."""
 import contextlib
 import csv
+import functools
 import importlib
 import json
 import os
 import shutil
+import sys
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
 from common.machine.launching import launched_rank
+from common.machine.locks import share_lock, try_lock
+
+UNFINISHED = ".unfinished-"    # how names of files begin that are being written: hidden, and of no format
 
 
 @contextlib.contextmanager
@@ -19,6 +25,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a path beside `path` to write to; on success it takes the place of `path`, on failure it vanishes.
 
     The bytes are on the disk before the name changes, so a kill or a power cut leaves the old file or the new one.
+    Until then the name is one that no reader takes for a product, and tells no format: writers must not ask it for one.
+    What a killed process has left of that kind is removed when the next one writes to the folder first.
     What ranks of mpirun other than 0 write vanishes, as they would all write the same.
 
     Raises
@@ -29,26 +37,63 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if launched_rank():
         with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / path.name
+            temporary = Path(folder) / UNFINISHED
             temporary.touch()
             yield temporary
         return
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
+        _remove_leftovers_once(path.parent.absolute())
+        handle, temporary = _new_file(path.parent)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
-    temporary = Path(name)
+    closing = contextlib.ExitStack()
+    closing.callback(os.close, handle)
     try:
         yield temporary
-        with temporary.open("r+b") as written:    # Windows syncs only what is open for writing
-            os.fsync(written.fileno())
+        os.fsync(handle)
         temporary.chmod(0o666 & ~_umask())
+        if sys.platform == "win32":
+            closing.close()    # what is open cannot be renamed there
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
     finally:
+        closing.close()
         temporary.unlink(missing_ok=True)
+
+
+def _new_file(folder):
+    """Make a file that nobody takes for a leftover as long as it is open; returns its descriptor and its path."""
+    while True:
+        handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)
+        share_lock(handle)
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)    # another process has removed it before it was locked
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove what killed processes have left of files that they were writing in a folder; a missing one has none.
+
+    Those that are being written stay, and those that may be: on a file system without locks, and those of others.
+    """
+    for path in Path(folder).glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            _remove_unless_open(path)
+
+
+_remove_leftovers_once = functools.cache(remove_leftovers)
+
+
+def _remove_unless_open(path):
+    handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        if sys.platform != "win32" and try_lock(handle):
+            path.unlink()
+    finally:
+        os.close(handle)
+    if sys.platform == "win32":    # which removes nothing that is open
+        path.unlink(missing_ok=True)
 
 
 def reserve(file: BinaryIO, size: int) -> None:
@@ -68,12 +113,6 @@ def reserve(file: BinaryIO, size: int) -> None:
     file.flush()
 
 
-def remove_leftovers(path: str | Path) -> None:
-    """Remove what a killed process left of writing `path`; nobody else may be writing it."""
-    for leftover in Path(path).parent.glob(f".{Path(path).stem}-*{Path(path).suffix}"):
-        leftover.unlink(missing_ok=True)
-
-
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
@@ -84,18 +123,21 @@ def link(path: str | Path, target: str | Path) -> None:
     """Make `target` another name of the file `path`, or a copy where the file system knows no such names."""
     if launched_rank():    # `path` may not be there yet
         return
-    with replacing(target) as temporary:
-        temporary.unlink()
-        try:
-            os.link(path, temporary)
-        except OSError:
-            shutil.copyfile(path, temporary)
+    temporary = Path(target).with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    try:
+        os.link(path, temporary)
+        temporary.replace(target)
+    except OSError:
+        with replacing(target) as copy:
+            shutil.copyfile(path, copy)
+    finally:
+        temporary.unlink(missing_ok=True)    # it stays where both were names of one file already
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Replace the file `path` by `text`."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")    # names of files need not be UTF-8
 
 
 def write_json(path: str | Path, value: object) -> None:
@@ -103,27 +145,10 @@ def write_json(path: str | Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: Path, missing: str) -> Any:
-    """Read a JSON file that a run has left; `missing` says what to do if it is not there.
-
-    Raises
-    ------
-    UsageError
-        There is none.
-    UserError
-        It is damaged.
-    """
-    if not path.is_file():
-        raise UsageError(missing)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}); run the experiment again") from error
-
-
 def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     """Replace the file `path` by comma-separated `rows` under a `header`."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8",
+                                                           errors="surrogateescape") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

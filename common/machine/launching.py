@@ -1,10 +1,13 @@
 """What mpirun says of the processes that it starts, and how to start them. None of this needs MPI."""
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from common.machine.errors import UsageError
 
 
 def find_mpirun() -> str | None:
@@ -46,4 +49,15 @@ def launched_size() -> int:
 
 
 def _of_launcher(name: str, default: int) -> int:
-    return int(os.environ.get(f"OMPI_COMM_WORLD_{name}", default))
+    """Read a number that mpirun sets.
+
+    Raises
+    ------
+    UsageError
+        It is none.
+    """
+    variable = f"OMPI_COMM_WORLD_{name}"
+    text = os.environ.get(variable, str(default))
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(f"{variable}={text}: not a number such as mpirun sets; unset it")
+    return int(text)

@@ -3,7 +3,6 @@
 A graph that was built on a CPU can be recorded for a GPU, which need not be there: the functions have other buffers on
 it, and may compute in float16. What stands here of cuDNN follows the sources of nnabla's CUDA extension.
 """
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,6 @@ import nnabla as nn
 from common.machine.errors import UsageError
 from common.out_of_core.accesses import FUNCTIONS, REAL, Accesses, Buffer, by_properties, is_python, maps
 
-WORKSPACE_LIMIT = "NNABLA_CUDNN_WORKSPACE_LIMIT"    # environment variable of nnabla; bytes, no limit below 0
 BACKENDS = ("cpu", "cudnn", "cudnn:half")
 
 
@@ -30,8 +28,8 @@ class Backend:
         then, and a gradient is converted for its solver.
     workspace
         Bytes that cuDNN takes for each pass of a convolution: one forward, and two at a time backward, for the weights
-        and for the input. Which algorithm cuDNN takes, and so how much, is known on the device alone; the environment
-        variable `NNABLA_CUDNN_WORKSPACE_LIMIT` bounds it.
+        and for the input. Which algorithm cuDNN takes, and so how much, is known on the device alone;
+        `common.out_of_core.device.workspace_limit` bounds it.
     """
 
     name: str = "cpu"
@@ -48,13 +46,7 @@ class Backend:
         return self.real if name in (None, REAL) else name
 
 
-def workspace_limit() -> int | None:
-    """The limit of cuDNN's workspaces that the environment sets, in bytes; None where there is none."""
-    text = os.environ.get(WORKSPACE_LIMIT, "").strip()
-    return int(text) if text.isascii() and text.isdigit() else None
-
-
-def backend_named(name: str | None = None, workspace: int | None = None) -> Backend:
+def backend_named(name: str | None = None, workspace: int = 0) -> Backend:
     """Return the backend of a name.
 
     Parameters
@@ -62,7 +54,7 @@ def backend_named(name: str | None = None, workspace: int | None = None) -> Back
     name
         One of `BACKENDS`, as nnabla's contexts call them; None: what the current context computes with.
     workspace
-        Bytes of a workspace of cuDNN; None: the limit that the environment sets, and 0 where it sets none.
+        Bytes of a workspace of cuDNN.
 
     Raises
     ------
@@ -77,7 +69,7 @@ def backend_named(name: str | None = None, workspace: int | None = None) -> Back
         raise UsageError(f"backend {name!r}: choose one of {', '.join(BACKENDS)}")
     if kind == "cpu":
         return Backend()
-    return Backend(kind, numbers == "half", workspace_limit() or 0 if workspace is None else workspace)
+    return Backend(kind, numbers == "half", workspace)
 
 
 def accesses_of(f: Any, backend: Backend) -> Accesses:

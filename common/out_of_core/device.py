@@ -8,10 +8,13 @@ import nnabla as nn
 from common.machine.context import on_gpu
 from common.machine.errors import UsageError
 from common.machine.memory import machine_memory
+from common.out_of_core.allocators import in_chunks, rounded
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 CHUNK = 2 << 20    # bytes of a piece of virtual memory: the least that a GPU maps
+LARGEST = 2**60    # bytes, far beyond what any machine has
+WORKSPACE_LIMIT = "NNABLA_CUDNN_WORKSPACE_LIMIT"    # environment variable of nnabla; bytes, no limit below 0
 MARGIN = 0.1    # of the free memory, which the allocator, fragments and buffers of libraries may take
 _AMOUNT = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-z]*)", re.IGNORECASE)
 
@@ -34,10 +37,10 @@ def parse_bytes(value: str | float, what: str = "budget") -> int:
     match = _AMOUNT.fullmatch(str(value).strip())
     if not match or match[2].lower() not in UNITS:
         raise UsageError(f"{what} {value!r}: not an amount of memory such as 12GB, 800MiB or a number of bytes")
-    amount = int(float(match[1]) * UNITS[match[2].lower()]) if not match[0].isdigit() else int(match[0])
-    if amount < 1:
-        raise UsageError(f"{what} {value!r}: choose an amount above 0")
-    return amount
+    number = float(match[1]) * UNITS[match[2].lower()]
+    if not 1 <= number <= LARGEST:
+        raise UsageError(f"{what} {value!r}: choose an amount from 1 byte to {format_bytes(LARGEST)}")
+    return int(match[0]) if match[0].isdigit() else int(number)
 
 
 def parse_budget(value: str | float, free: int, total: int) -> int:
@@ -89,9 +92,18 @@ def allocated_bytes(num_bytes: int, virtual: bool, chunk: int = CHUNK) -> int:
     """
     if not on_gpu():
         return num_bytes
-    if not virtual:
-        chunk = 512 if num_bytes < 1 << 20 else 128 << 10
-    return -(-num_bytes // chunk) * chunk
+    return in_chunks(num_bytes, chunk) if virtual else rounded(num_bytes)
+
+
+def workspace_limit(budget: int) -> int | None:
+    """Most bytes that cuDNN may take for a workspace: what the user chose, or an eighth of a budget; None: no limit.
+
+    nnabla holds the limit in a signed word of 32 bits, and refuses more.
+    """
+    chosen = os.environ.get(WORKSPACE_LIMIT)
+    if chosen is None:
+        return min(budget // 8, 2**31 - 1)
+    return int(chosen) if chosen.isascii() and chosen.isdigit() else None
 
 
 def limit_workspaces(budget: int) -> None:
@@ -99,7 +111,7 @@ def limit_workspaces(budget: int) -> None:
 
     nnabla reads the limit when it uses cuDNN for the first time.
     """
-    os.environ.setdefault("NNABLA_CUDNN_WORKSPACE_LIMIT", str(budget // 8))
+    os.environ.setdefault(WORKSPACE_LIMIT, str(workspace_limit(budget)))
 
 
 def prepare_contexts(virtual: bool, chunk: int) -> tuple[nn.Context, nn.Context]:

@@ -79,14 +79,8 @@ class Observer:
         return max(self._record().in_core(allocated))
 
     def affordable(self, budget: int, allocated: Callable[[int], int]) -> int:
-        """Bytes of arrays that nnabla may plan with, so that no more than a budget is taken of the device for them.
-
-        The plan may keep any arrays on the device that live at a time, and each takes more than it has; so the most
-        that all together waste at a time is left for that. A plan with less than the smallest feasible budget does not
-        exist, and this is never below it.
-        """
-        waste = max(self._record().in_core(lambda num_bytes: allocated(num_bytes) - num_bytes))
-        return min(budget, max(budget - waste, self.minimum()[0]))
+        """Bytes of arrays that nnabla may plan with, as `common.out_of_core.record.Record.affordable` has it."""
+        return self._record().affordable(budget, allocated, self.minimum()[0])
 
     def _record(self):
         recorder = Recorder()

@@ -95,6 +95,24 @@ class Record:
             peaks.append(peak)
         return peaks
 
+    def affordable(self, budget: int, allocated: Callable[[int], int], smallest: int) -> int:
+        """Bytes of arrays that nnabla may plan with, so that no more than a budget is taken of the device for them.
+
+        The plan may keep any arrays on the device that live at a time, and each takes more than it has; so the most
+        that all together waste at a time is left for that.
+
+        Parameters
+        ----------
+        budget
+            Bytes.
+        allocated
+            Bytes that are taken for an array of so many.
+        smallest
+            The smallest feasible budget; with less no plan exists, and only a smaller `budget` is below it.
+        """
+        waste = max(self.in_core(lambda num_bytes: allocated(num_bytes) - num_bytes))
+        return min(budget, max(budget - waste, smallest))
+
     def minimum(self) -> tuple[int, int]:
         """Smallest feasible budget in bytes, and the index of the block that sets it (block 0 does not count)."""
         sizes = self.block_bytes()

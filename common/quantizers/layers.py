@@ -4,6 +4,7 @@ Beside a weight `W` stand, where weights are quantized, `W_q` with its quantized
 in `Wquant/<quantizer>/`; likewise `b_q` and `bquant/` beside a bias `b`. An activation has its number of elements per
 sample in `Asize` and its scalars in `Aquant/<quantizer>/`.
 """
+import functools
 import types
 
 import attrs
@@ -52,7 +53,7 @@ class Quantization:
     xmax_max: float
     recompute_step_size: bool = False
 
-    @property
+    @functools.cached_property
     def limits(self) -> Limits:
         """(lowest, highest) value of each scalar, as the functions of `common.quantizers` take them."""
         return {**DEFAULT_LIMITS, "n": (self.bitwidth_min, self.bitwidth_max),

@@ -57,6 +57,12 @@ def _unzipped(archive, members, info, limit):
         return content
 
 
+def is_zip(path: str | Path) -> bool:
+    """Tell whether a regular file is a ZIP archive; errors are those of `common.reading.files.reading`."""
+    with reading(path, "a file") as stream:
+        return zipfile.is_zipfile(stream)
+
+
 def read_members(archive: str | Path, names: Iterable[str], limit: int) -> dict[str, bytes]:
     """Read the wanted files of a tar archive into memory.
 
@@ -78,10 +84,12 @@ def read_members(archive: str | Path, names: Iterable[str], limit: int) -> dict[
     wanted, found = set(names), {}
     with reading(archive, "a tar archive", FETCH) as stream, tarfile.open(
             fileobj=_unpacked(archive, stream), mode="r|", bufsize=_BLOCK, tarinfo=_Member) as tar:
-        while wanted - set(found) and (member := tar.next()) is not None:
+        for member in tar:
             name = _member_name(archive, member)
             if name in wanted:
                 found[name] = _content(archive, tar, member, limit)
+            if len(found) == len(wanted):
+                break
     _check_complete(archive, wanted, found)
     return found
 

@@ -41,7 +41,7 @@ def read_npz(path: str | Path, what: str = "arrays of NumPy (.npz)", names: Coll
     with reading(path, what, remedy, missing=missing) as stream, zipfile.ZipFile(stream) as members:
         found = {info.filename.removesuffix(".npy"): info for info in members.infolist()}
         if absent := [name for name in names if name not in found]:
-            raise UserError(f"{path}: not {what}: no array {absent[0]!r} in it; {remedy}")
+            raise UserError(f"{path}: cannot be read as {what} (no array {absent[0]!r} in it); {remedy}")
         total = os.fstat(stream.fileno()).st_size
         arrays = {}
         for name in names or found:

@@ -5,6 +5,7 @@ raise what they like. All readers of such files are built on the two context man
 """
 import contextlib
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -109,7 +110,7 @@ def decoding(name: str | Path, what: str, remedy: str = REMEDY) -> Iterator[None
     except UserError:
         raise
     except Exception as error:    # decoders raise what they like: struct.error, IndexError, RecursionError, ...
-        raise UserError(f"{name}: not {what}, or a damaged one ({_why(error)}); {remedy}") from error
+        raise UserError(f"{name}: cannot be read as {what} ({_why(error)}); {remedy}") from error
 
 
 def _why(error: BaseException) -> str:
@@ -127,3 +128,12 @@ def read_bytes(path: str | Path, what: str, limit: int, remedy: str = REMEDY, mi
         if len(content) > limit:
             raise UserError(f"{path}: more than the {limit} bytes that {what} may have: refused")
         return content
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a regular file, in hexadecimal digits; errors are those of `reading`."""
+    digest = hashlib.sha256()
+    with reading(path, "a file") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -17,7 +18,7 @@ LARGEST_CHUNK = 1 << 28    # bytes; HDF5 allocates a whole one
 
 
 @contextlib.contextmanager
-def read_hdf5(path: str | Path, what: str = "a weight file (HDF5)", remedy: str = REMEDY,
+def read_hdf5(path: str | Path, what: str = "an HDF5 file", remedy: str = REMEDY,
               missing: str | None = None) -> Iterator["Hdf5"]:
     """Open an HDF5 file to read it in a block that holds nothing but that.
 
@@ -48,8 +49,8 @@ class Hdf5:
 
     def __init__(self, path: str | Path, file: h5py.File, size: int):
         self._path, self._size = path, size
-        self.groups: dict[str, h5py.Group] = {"": file}
-        self.datasets: dict[str, h5py.Dataset] = {}
+        self.groups: dict[str, Any] = {"": file}
+        self.datasets: dict[str, Any] = {}
         file.visititems(self._visit)    # follows neither symbolic links nor those to other files
 
     def _visit(self, name: str, item: object) -> None:

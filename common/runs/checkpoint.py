@@ -9,14 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import h5py
 import nnabla as nn
 import numpy as np
 
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
 from common.machine.files import replacing
+from common.reading.hdf5 import Hdf5, read_hdf5
+from common.reading.texts import parse_json
 
 Parameters = Mapping[str, nn.Variable]
+_SCOPE, _SOLVER = "parameters", "solver"    # groups of a checkpoint
 _NUM_SHOWN = 3    # names that a report lists before it only counts
 
 
@@ -54,17 +58,8 @@ def _write_parameters(group: h5py.Group, parameters: Parameters) -> None:
             dataset.attrs["step_size"] = parameter.info.step_size
 
 
-@contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[Any]:
-    """Open an HDF5 file; one that cannot be read is an error of one line."""
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such weight file")
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:    # as damage may be
-        raise UserError(f"{path}: cannot be read, truncated or not HDF5; copy or make it again") from error
+def _open(path: str | Path) -> contextlib.AbstractContextManager[Hdf5]:
+    return read_hdf5(path, missing=f"{path}: no such weight file")
 
 
 def parameter_shapes(build: Callable[[], object]) -> dict[str, tuple[int, ...]]:
@@ -101,11 +96,7 @@ def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         There is no such file.
     """
     with _open(path) as file:
-        return {name: dataset.shape for name, dataset in _parameters_in(file).items()}
-
-
-def _parameters_in(file):
-    return _datasets(file["parameters"] if _is_checkpoint(file) else file)
+        return {name: file.datasets[stored].shape for name, stored in _parameters_in(file).items()}
 
 
 def load_parameters(path: str | Path, shapes: Mapping[str, tuple[int, ...]],
@@ -136,28 +127,24 @@ def load_parameters(path: str | Path, shapes: Mapping[str, tuple[int, ...]],
     """
     with _open(path) as file:
         datasets = _parameters_in(file)
-        found = {name: shapes[name] if reshaped(name) and d.size == math.prod(shapes.get(name, ())) else d.shape
-                 for name, d in datasets.items()}
-        check_fit(path, found, shapes, optional)
-        for name in shapes:
-            if name in datasets:
-                _set_parameter(path, name, datasets[name], shapes[name])
+        found = {name: file.datasets[stored].shape for name, stored in datasets.items()}
+        fitting = {name: shapes[name] for name, shape in found.items()
+                   if reshaped(name) and math.prod(shape) == math.prod(shapes.get(name, ()))}
+        check_fit(path, found | fitting, shapes, optional)
+        values = {name: _value_of(file, datasets[name]) for name in shapes if name in datasets}
+    for name, value in values.items():
+        if not np.isfinite(value.array).all():
+            raise UserError(f"{path}: {name} holds values that are not finite; the run that wrote it had diverged")
+    for name, value in values.items():
+        _set_parameter(name, attrs.evolve(value, array=value.array.reshape(shapes[name])))
 
 
-def _is_checkpoint(file: h5py.File) -> bool:
-    return isinstance(file.get("parameters", getlink=True), h5py.HardLink)
-
-
-def _datasets(group: h5py.Group) -> dict[str, Any]:
-    """Data sets of a group by full name, in the order they were saved in; links to other files are not followed."""
-    found = {}
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset) and item.dtype.kind == "f" and not item.is_virtual and not item.external:
-            found[name] = item
-
-    group.visititems(visit)
-    return dict(sorted(found.items(), key=lambda pair: int(pair[1].attrs.get("index", 0))))
+def _parameters_in(file: Hdf5) -> dict[str, str]:
+    """Return {name of a parameter: that of its data set}, in the order they were saved in."""
+    scope = f"{_SCOPE}/" if _SCOPE in file.groups else ""
+    found = {name.removeprefix(scope): name for name, dataset in file.datasets.items()
+             if name.startswith(scope) and dataset.dtype.kind == "f"}
+    return dict(sorted(found.items(), key=lambda pair: int(file.datasets[pair[1]].attrs.get("index", 0))))
 
 
 def check_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]],
@@ -184,29 +171,41 @@ def check_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], expected: 
         raise UserError(f"{path}: weights of another network: {'; '.join(reports)}")
 
 
-def _set_parameter(path, name, dataset, shape):
-    value = dataset[()].astype(np.float32).reshape(shape)
-    if not np.isfinite(value).all():
-        raise UserError(f"{path}: {name} holds values that are not finite; the run that wrote it had diverged")
+@attrs.frozen
+class _Value:
+    """What a file holds of a parameter: float32, whether it is trained, and the static step size of a quantizer."""
+
+    array: np.ndarray
+    need_grad: bool
+    step_size: float | None
+
+
+def _value_of(file: Hdf5, stored: str) -> _Value:
+    attributes = file.datasets[stored].attrs
+    return _Value(file.array(stored).astype(np.float32), bool(attributes.get("need_grad", True)),
+                  float(attributes["step_size"]) if "step_size" in attributes else None)
+
+
+def _set_parameter(name: str, value: _Value) -> None:
     parameter = nn.parameter.get_parameter(name)
     if parameter is None:
-        parameter = nn.Variable(value.shape, need_grad=bool(dataset.attrs.get("need_grad", True)))
+        parameter = nn.Variable(value.array.shape, need_grad=value.need_grad)
         nn.parameter.set_parameter(name, parameter)
-    _assign(parameter, dataset, value)
+    _assign(parameter, value)
 
 
-def _assign(parameter: nn.Variable, dataset: Any, value: np.ndarray) -> None:
-    parameter.d = value
-    if "step_size" in dataset.attrs:
-        parameter.info = types.SimpleNamespace(step_size=float(dataset.attrs["step_size"]))
+def _assign(parameter: nn.Variable, value: _Value) -> None:
+    parameter.d = value.array
+    if value.step_size is not None:
+        parameter.info = types.SimpleNamespace(step_size=value.step_size)
 
 
 def save_checkpoint(path: str | Path, parameters: Parameters, solver: Any, state: object) -> None:
     """Write all that a run needs to go on: parameters, solver and a JSON-able `state`; whole or not at all."""
     with _writing(path) as file:
-        _write_parameters(file.create_group("parameters"), parameters)
+        _write_parameters(file.create_group(_SCOPE), parameters)
         for name, solver_state in solver.get_states().items():
-            group = file.create_group(f"solver/{name}")
+            group = file.create_group(f"{_SOLVER}/{name}")
             group.attrs["t"] = solver_state.t
             for key, value in solver_state.pstate.items():
                 group.create_dataset(key, data=value.d)
@@ -222,7 +221,7 @@ def load_state(path: str | Path) -> Any:
         The file cannot be read.
     """
     with _open(path) as file:
-        return json.loads(file["state"][()].tobytes())
+        return parse_json(file.array("state").tobytes(), path, "the state of a run")
 
 
 def restore(path: str | Path, parameters: Parameters, solver: Any) -> None:
@@ -231,18 +230,32 @@ def restore(path: str | Path, parameters: Parameters, solver: Any) -> None:
     Raises
     ------
     UserError
-        The file cannot be read, or belongs to another network.
+        The file cannot be read, or belongs to another network or solver; nothing is changed then.
     """
+    states = solver.get_states()
+    arrays = {f"{_SOLVER}/{name}/{key}": array for name, state in states.items() for key, array in state.pstate.items()}
     with _open(path) as file:
-        datasets = _datasets(file["parameters"])
-        check_fit(path, {name: d.shape for name, d in datasets.items()},
+        datasets = _parameters_in(file)
+        check_fit(path, {name: file.datasets[stored].shape for name, stored in datasets.items()},
                   {name: p.shape for name, p in parameters.items()}, optional=lambda name: False)
-        for name, parameter in parameters.items():
-            _assign(parameter, datasets[name], datasets[name][()])
-        states = solver.get_states()
-        for name, solver_state in states.items():
-            group = file[f"solver/{name}"]
-            solver_state.t = int(group.attrs["t"])
-            for key, value in solver_state.pstate.items():
-                value.d = group[key][()]
-        solver.set_states(states)
+        _check_solver(path, file, {name: array.shape for name, array in arrays.items()})
+        values = {name: _value_of(file, datasets[name]) for name in parameters}
+        solver_values = {name: file.array(name) for name in arrays}
+        times = {name: int(file.groups[f"{_SOLVER}/{name}"].attrs["t"]) for name in states}
+    for name, parameter in parameters.items():
+        _assign(parameter, values[name])
+    for name, array in arrays.items():
+        array.d = solver_values[name]
+    for name, state in states.items():
+        state.t = times[name]
+    solver.set_states(states)
+
+
+def _check_solver(path: str | Path, file: Hdf5, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise a UserError if the arrays of the solver in a file are not those of `expected`."""
+    found = {name: dataset.shape for name, dataset in file.datasets.items() if name.startswith(f"{_SOLVER}/")}
+    wrong = sorted(name for name in {**found, **expected} if found.get(name) != expected.get(name))
+    if wrong:
+        name = wrong[0]
+        raise UserError(f"{path}: state of another solver: {name} of shape {found.get(name, 'none')}, here "
+                        f"{expected.get(name, 'none')} ({len(wrong)} such arrays)")

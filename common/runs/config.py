@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from common.console.values import to_integer, to_number
+from common.console.values import largest, to_integer, to_number
 from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
 from common.runs.ini import read_sections, resolve, suggestion
@@ -35,8 +35,8 @@ C = TypeVar("C")    # an attrs class
 class _NotAllowedError(ValueError):
     """A value that its key does not allow; knows both, for a message that names the place where it was given."""
 
-    def __init__(self, field: attrs.Attribute, value: object) -> None:
-        self.field, self.value, self.allowed = field, value, field.metadata["allowed"]
+    def __init__(self, field: attrs.Attribute, value: object, allowed: str) -> None:
+        self.field, self.value, self.allowed = field, value, allowed
         super().__init__(f"{field.name} = {value!r} is not allowed ({self.allowed})")
 
 
@@ -138,7 +138,7 @@ def text(default: str | None, *, help: str = "") -> Any:
         if default is None and (value is None or isinstance(value, str) and value.strip().lower() in ("", "none")):
             return None
         # An indented line of an INI file continues the value above it: a key would vanish in a path.
-        if not isinstance(value, str) or "\n" in value:
+        if not isinstance(value, str) or "\n" in value or "\0" in value:
             raise ValueError(value)
         return value
 
@@ -294,9 +294,12 @@ def _field(parse: Callable[[Any], Any], allowed: str, default: Any, help: str, m
 
 def _convert(value, field):
     try:
-        return field.metadata["parse"](value)
+        parsed = field.metadata["parse"](value)
     except ValueError as error:
-        raise _NotAllowedError(field, value) from error
+        raise _NotAllowedError(field, value, field.metadata["allowed"]) from error
+    if isinstance(parsed, (int, float)) and abs(parsed) > largest(field.name):
+        raise _NotAllowedError(field, value, f"at most {largest(field.name)}")
+    return parsed
 
 
 def _within(value, at_least, above, at_most):

@@ -3,11 +3,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from common.machine.threads import NNABLA
+
 Built = TypeVar("Built")
 
 
 class Graphs(Generic[Built]):
-    """What was built for each key, which usually is the shape of an input.
+    """What was built for each key, which usually is the shape of an input. Threads may share it.
 
     Parameters
     ----------
@@ -36,9 +38,10 @@ class Graphs(Generic[Built]):
 
     def get(self, key: Hashable, build: Callable[[], Built]) -> Built:
         """Return what was built for `key`; if there is nothing yet, it is built now."""
-        if key not in self._built:
-            if len(self) == self._limit:
-                self._built.popitem(last=False)
-            self._built[key] = build()
-        self._built.move_to_end(key)
-        return self._built[key]
+        with NNABLA:
+            if key not in self._built:
+                if len(self) == self._limit:
+                    self._built.popitem(last=False)
+                self._built[key] = build()
+            self._built.move_to_end(key)
+            return self._built[key]

@@ -4,7 +4,8 @@ import difflib
 from collections.abc import Collection
 from pathlib import Path
 
-from common.machine.errors import UsageError
+from common.machine.errors import UsageError, UserError
+from common.reading.texts import read_text
 
 INHERITED = "DEFAULT"
 ALIAS = "like"
@@ -26,13 +27,9 @@ def read_sections(path: str | Path) -> dict[str, dict[str, str]]:
     # With no default section of its own, configparser treats [DEFAULT] as any other, and reports it if it comes twice.
     ini = configparser.RawConfigParser(default_section="", inline_comment_prefixes=("#",))
     try:
-        ini.read_string(Path(path).read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not a text file in UTF-8 (byte {error.start})") from error
+        ini.read_string(read_text(path, remedy="name a file of experiments"))
+    except UserError as error:
+        raise UsageError(str(error)) from error
     except configparser.DuplicateSectionError as error:
         raise UsageError(f"{path}, line {error.lineno}: section [{error.section}] for the second time") from error
     except configparser.DuplicateOptionError as error:

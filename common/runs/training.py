@@ -1,11 +1,10 @@
 """The life of a training run: its folder, epochs, log, checkpoints, and the best parameters so far."""
 import contextlib
-import json
 import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +12,25 @@ import nnabla as nn
 import numpy as np
 
 from common.console.progress import progress
+from common.machine.context import on_gpu
 from common.machine.distributed import world
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, remove_leftovers, write_csv, write_json
+from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
+from common.reading.texts import as_read_back, check_fields
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
 from common.runs.comparison import require_same
 from common.runs.curves import plot_curves
+from common.runs.readings import scalar_later
 
 MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rests
 CHECKPOINT = Path("checkpoint") / "latest.h5"
 BEST = "params_best.h5"
 _MINUTES_BETWEEN_CHECKPOINTS = 10
+STEPS_BETWEEN_READS = 50    # on a GPU
+Value = float | Callable[[], float]
+_STATE = {"epoch": int, "step": int, "sums": dict, "last": dict, "best": (float, type(None)), "rows": list,
+          "extras": list, "config": dict}
 
 
 class Run:
@@ -58,15 +64,16 @@ class Run:
                  overwrite: bool = False) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
-        self.config = config = json.loads(json.dumps(config))    # as it will be read back
+        self.config = config = as_read_back(config)
         self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
+        self._unread: list[tuple[int, Mapping[str, Value]]] = []    # (step, values) that `record` has not read
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
-            self.state = load_state(self.checkpoint)
+            self.state = read_state(self.checkpoint)
             require_same(self.folder, self.state["config"], config, MAY_DIFFER)
             self._share_steps()
         elif self.checkpoint.exists() and not overwrite:
-            raise UsageError(f"{self.folder}: holds a run already (epoch {load_state(self.checkpoint)['epoch']}); "
+            raise UsageError(f"{self.folder}: holds a run already (epoch {read_state(self.checkpoint)['epoch']}); "
                              "add --resume to go on, --overwrite to start anew, or choose another --output")
         make_folder(self.checkpoint.parent)
 
@@ -97,9 +104,8 @@ class Run:
         if self._resuming:
             restore(self.checkpoint, self.parameters, solver)
         world().sum(0)    # all have read before one removes
-        for path in (self.checkpoint, self.folder / BEST):
-            remove_leftovers(path)
-            if not self._resuming:
+        if not self._resuming:
+            for path in (self.checkpoint, self.folder / BEST):
                 path.unlink(missing_ok=True)
         self.state.update(config=self.config, ranks=world().size)
         write_json(self.folder / "config.json", self.config)
@@ -131,41 +137,66 @@ class Run:
                 if due:
                     self.save()
                     saved = time.monotonic()
-                bar.set_postfix({name: f"{mean:.4f}" for name, mean in self.means().items()}, refresh=False)
+                bar.set_postfix({name: f"{mean:.4f}" for name, mean in self._means_of_what_is_read().items()},
+                                refresh=False)
+        self._read()
 
-    def record(self, **values: float) -> None:
+    def record(self, **values: Value) -> None:
         """Add the values of a step, or their means over all ranks, to the sums of the epoch.
+
+        A value may be a function that reads it, as those of `common.runs.readings`. On a GPU, where reading means to
+        wait, the values of `STEPS_BETWEEN_READS` steps are read together, and those left at the end of the epoch or
+        when somebody asks for them; until then the progress bar shows the means of what has been read.
 
         Raises
         ------
         UserError
-            One of them is not finite. The last checkpoint and the best parameters are left as they were.
+            One of the values that are read now is not finite; the message names its step. The last checkpoint and the
+            best parameters are left as they were.
         """
-        if world().size > 1:
-            values = dict(zip(values, world().mean(list(values.values())).tolist(), strict=True))
-        self.require_finite(**values)
-        for name, value in values.items():
-            self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
-        self.state["last"] = values
+        self._unread.append((self.state["step"], values))
+        if len(self._unread) >= (STEPS_BETWEEN_READS if on_gpu() else 1):
+            self._read()
+
+    def _read(self):
+        """Read what `record` was given."""
+        unread, self._unread = self._unread, []
+        for step, recorded in unread:
+            values = {name: value() if callable(value) else value for name, value in recorded.items()}
+            if world().size > 1:
+                values = dict(zip(values, world().mean(list(values.values())).tolist(), strict=True))
+            self._require_finite(step, values)
+            for name, value in values.items():
+                self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
+            self.state["last"] = values
 
     def require_finite(self, **values: float) -> None:
         """Raise a UserError if one of the values is not finite; what was saved stays as it was."""
+        self._require_finite(self.state["step"], values)
+
+    def _require_finite(self, step, values):
         for name, value in values.items():
             if not math.isfinite(value):
-                self._diverged(f"{name} is {value}")
+                self._diverged(f"{name} is {value}", step)
 
-    def _diverged(self, cause):
+    def _diverged(self, cause, step):
         kept = f"the last good state is in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved yet"
-        raise UserError(f"{cause} in epoch {self.state['epoch'] + 1}, step {self.state['step'] + 1}; {kept}; "
+        raise UserError(f"{cause} in epoch {self.state['epoch'] + 1}, step {step + 1}; {kept}; "
                         "lower the learning rate")
 
     def means(self) -> dict[str, float]:
         """Means of the recorded values over the steps of the epoch so far."""
-        return {name: total / max(1, self.state["step"]) for name, total in self.state["sums"].items()}
+        self._read()
+        return self._means_of_what_is_read()
+
+    def _means_of_what_is_read(self):
+        steps = self.state["step"] - len(self._unread)
+        return {name: total / max(1, steps) for name, total in self.state["sums"].items()}
 
     @property
     def last(self) -> dict[str, float]:
         """Values that were recorded last."""
+        self._read()
         return dict(self.state["last"])
 
     @property
@@ -184,8 +215,8 @@ class Run:
         return True
 
     def finish_epoch(self, row: Mapping[str, float], panels: Sequence[tuple[str, Sequence[str]]],
-                     extra: Any = None) -> None:
-        """Log an epoch and write `log.csv`, `curves.png` and a checkpoint.
+                     extra: Any = None, write: Callable[[], None] = lambda: None) -> None:
+        """Log an epoch and write `log.csv`, `curves.png` and, when all else is written, a checkpoint.
 
         Parameters
         ----------
@@ -195,17 +226,23 @@ class Run:
             What to plot of it, as for `common.runs.curves.plot_curves`.
         extra
             Anything JSON-able that is to be kept in `extras`.
+        write
+            Writes other files about the epochs in `rows`. After the checkpoint, a kill would leave them as they were
+            before the epoch for good.
         """
+        self._read()
         self._check_finite()
         self.rows.append({"epoch": self.state["epoch"] + 1, **row})
         self.extras.append(extra)
         self.state.update(epoch=self.state["epoch"] + 1, step=0, sums={})
         write_csv(self.folder / "log.csv", list(self.rows[0]), [list(row.values()) for row in self.rows])
         plot_curves(self.folder / "curves.png", self.rows, panels)
+        write()
         self.save()
 
     def save(self) -> None:
-        """Write the checkpoint, unless the parameters have diverged."""
+        """Write the checkpoint, unless the parameters or a recorded value have diverged."""
+        self._read()
         self._check_finite()
         if world().rank == 0:
             save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)
@@ -214,7 +251,12 @@ class Run:
         """Keep parameters that are not finite from replacing good ones."""
         for name, parameter in self.parameters.items():
             if not np.isfinite(parameter.d).all():
-                self._diverged(f"{name} is not finite")
+                self._diverged(f"{name} is not finite", self.state["step"])
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the state of a run from its checkpoint; errors are those of `load_state`, and fields that are not there."""
+    return check_fields(load_state(path), _STATE, path, "the checkpoint of a run", "start the run anew")
 
 
 def update_parameters(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> None:
@@ -236,10 +278,10 @@ def update_parameters(loss: nn.Variable, solver: Any, weight_decay: float = 0.0)
     solver.update()
 
 
-def train_step(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> float:
-    """Update the parameters once, as `update_parameters` does, and return the loss before on this rank."""
+def train_step(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> Callable[[], float]:
+    """Update the parameters once, as `update_parameters` does; the result reads the loss before on this rank."""
     update_parameters(loss, solver, weight_decay)
-    return float(loss.d)
+    return scalar_later(loss)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ A track is scored in a process of its own, because museval computes on one core 
 it used is free again afterwards. Meanwhile the next track is separated.
 """
 import contextlib
-import json
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ from tqdm import tqdm
 from common.console.progress import progress
 from common.datasets.multitrack import MIXTURE, Track
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, remove_leftovers, write_text
+from common.machine.files import make_folder, write_text
 from common.machine.processes import in_processes
+from common.reading.texts import as_read_back, check_fields, read_json
 from common.separation.score_tables import MADE_WITH, METRICS, Frames, over_frames, read_frames
 from common.separation.separator import StemSeparator
 
@@ -141,8 +141,6 @@ def evaluate_tracks(tracks: Sequence[Track], separator: StemSeparator, folder: s
     import_museval()
     folder = make_folder(folder)
     jobs = {track.name: _Job(track, folder / f"{track.name}.json", made_with) for track in tracks}
-    for job in jobs.values():
-        remove_leftovers(job.path)
     todo = [job for job in jobs.values() if not job.is_done()]
     _say_what_is_there(folder, list(jobs.values()), todo)
     failed = []
@@ -183,13 +181,15 @@ class _Job:
     def origin(self) -> dict[str, Any]:
         """What the scores depend on, as JSON gives it back."""
         audio = {name: stem.key() for name, stem in self.track.stems.items()}
-        return json.loads(json.dumps({**self.made_with, "audio": audio}))
+        return as_read_back({**self.made_with, "audio": audio})
 
     def is_done(self) -> bool:
         try:
-            return json.loads(self.path.read_text())[MADE_WITH] == self.origin()
-        except (OSError, ValueError, KeyError, TypeError):    # no file, or one of somebody else
+            stored = check_fields(read_json(self.path), {MADE_WITH: dict, _NOTES: list}, self.path, "scores")
+            read_frames(self.path)
+        except UserError:    # no file, or one of somebody else
             return False
+        return stored[MADE_WITH] == self.origin()
 
     def separate(self, separator: StemSeparator) -> dict[str, np.ndarray]:
         """Return the estimates of the sources of the track, {source: float32 (samples, 2)}."""
@@ -222,7 +222,7 @@ class _Job:
     def report(self) -> None:
         scores = over_frames(read_frames(self.path))
         _say(f"{self.track.name}: SDR {', '.join(f'{name} {values[0]:.2f}' for name, values in scores.items())} dB")
-        for note in json.loads(self.path.read_text())[_NOTES]:
+        for note in read_json(self.path)[_NOTES]:
             _say(f"{self.track.name}: {note}")
 
 

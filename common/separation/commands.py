@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.console import cli
 from common.machine.errors import UsageError
+from common.machine.output_folders import claimed
 from common.separation.flags import add_scoring_flags, add_stem_flags, stem_request
 from common.separation.networks import MusicNetwork
 
@@ -28,7 +29,7 @@ def separate(network: MusicNetwork, doc: str | None, argv: Sequence[str] | None 
     Raises
     ------
     UsageError, UserError
-        As `stem_request`, `MusicNetwork.separator_of_flags` and `separate_files`.
+        As `stem_request`, `MusicNetwork.separator_of_flags`, `separate_files` and `claimed`.
     """
     parser = cli.parser(doc)
     add_stem_flags(parser, network.chunk_seconds, network.overlap)
@@ -37,7 +38,8 @@ def separate(network: MusicNetwork, doc: str | None, argv: Sequence[str] | None 
     request = stem_request(args)    # before weights are fetched
     from common.separation.stems import separate_files
 
-    return separate_files(network.separator_of_flags(args), request)
+    with claimed(request.out_dir):
+        return separate_files(network.separator_of_flags(args), request)
 
 
 def add_eval_flags(parser: argparse.ArgumentParser, network: MusicNetwork) -> None:
@@ -57,19 +59,25 @@ def score_songs(network: MusicNetwork, args: argparse.Namespace) -> int:
     Raises
     ------
     UsageError, UserError
-        As `find_tracks`, `MusicNetwork.separator_of_flags` and `evaluate_tracks`; there are no songs.
+        As `find_tracks`, `MusicNetwork.separator_of_flags`, `evaluate_tracks` and `claimed`; there are no songs.
     """
-    from common.datasets.musdb18 import find_tracks
-    from common.separation.bss_eval import evaluate_tracks, import_museval
-    from common.separation.score_tables import print_medians, write_scores
+    from common.separation.bss_eval import import_museval
 
     import_museval()    # rather now than after the first song
     model = network.options(args)["model"]
+    with claimed(args.out_dir or f"scores-{Path(model).stem}") as folder:
+        return _score_model(network, model, args, folder)
+
+
+def _score_model(network: MusicNetwork, model: str, args: argparse.Namespace, folder: Path) -> int:
+    from common.datasets.musdb18 import find_tracks
+    from common.separation.bss_eval import evaluate_tracks
+    from common.separation.score_tables import print_medians, write_scores
+
     separator = network.separator_of_flags(args)
     tracks = find_tracks(args.root, args.subset, args.is_wav, args.setup_file, sample_rate=separator.sample_rate)
     if not tracks:
         raise UsageError(f"--subset {args.subset}: no songs in {args.root}; --setup-file may list them")
-    folder = Path(args.out_dir or f"scores-{Path(model).stem}")
     made_with = separator.settings()
     scores, failed = evaluate_tracks(tracks, separator, folder / args.subset, made_with, args.cores)
     write_scores(folder, {"model": model, "subset": args.subset, **made_with}, scores, failed)

@@ -1,5 +1,4 @@
 """Tables of scores: files in museval's format, medians over frames and tracks, published numbers beside them."""
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ import numpy as np
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_json
+from common.reading.files import decoding
+from common.reading.texts import read_json
 
 METRICS = ("SDR", "SIR", "ISR", "SAR")
 AVERAGE = "average"
@@ -20,8 +21,11 @@ Published = Mapping[str, Mapping[str, float]]    # label of a column -> target -
 
 def read_frames(path: str | Path) -> dict[str, dict[str, list[float]]]:
     """Read target -> metric -> dB over frames from the file of a track."""
-    return {target["name"]: {metric: [frame["metrics"][metric] for frame in target["frames"]] for metric in METRICS}
-            for target in json.loads(Path(path).read_text())["targets"]}
+    what = "scores of museval"
+    content = read_json(path, what)
+    with decoding(path, what):
+        return {str(target["name"]): {metric: [float(frame["metrics"][metric]) for frame in target["frames"]]
+                                      for metric in METRICS} for target in content["targets"]}
 
 
 def aggregate(scores: Mapping[str, Frames]) -> Medians:

@@ -1,5 +1,6 @@
 """What the separators of all papers share: they turn audio of any length and sample rate into stems."""
 import abc
+import contextlib
 import itertools
 import math
 from collections import OrderedDict
@@ -14,11 +15,14 @@ from common.audio.files import Resampler
 from common.audio.spool import BLOCK
 from common.inference.engines import check_engine
 from common.machine.errors import UsageError
+from common.machine.threads import NNABLA
 from common.separation.chunks import separate_in_chunks
 
 
 class StemSeparator(abc.ABC):
     """Splits music into stems. A paper's separator derives from it, sets `stems` and `sample_rate`, defines `process`.
+
+    Threads may share one, and make several at a time.
 
     Parameters
     ----------
@@ -51,7 +55,7 @@ class StemSeparator(abc.ABC):
 
     def __init__(self, targets: Sequence[str] | None, chunk_seconds: float | None, overlap: float, engine: str,
                  precision: str):
-        if chunk_seconds is not None and not chunk_seconds > 0 or not 0 <= overlap <= 0.5:
+        if chunk_seconds is not None and not 0 < chunk_seconds < math.inf or not 0 <= overlap <= 0.5:
             raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
                              "and the overlap from 0 to 0.5")
         if len(set(targets or ())) < len(targets or ()):
@@ -61,9 +65,11 @@ class StemSeparator(abc.ABC):
         self.engine, self.precision = engine, precision
         self._parameters = OrderedDict()
 
+    @contextlib.contextmanager
     def _scope(self):
-        """The parameters of this object, apart from all others."""
-        return nn.parameter_scope("separator", self._parameters)
+        """The parameters of this object, apart from all others; no other thread builds anything meanwhile."""
+        with NNABLA, nn.parameter_scope("separator", self._parameters):
+            yield
 
     def settings(self) -> dict[str, Any]:
         """Return what determines the estimates, JSON-able. A subclass adds its weights and options."""
@@ -135,6 +141,12 @@ class StemSeparator(abc.ABC):
             yield self.process(signal[None])[0].swapaxes(0, 1)
 
 
+def chunk_length(separator: StemSeparator) -> int | None:
+    """Return the samples of a chunk at the rate of the networks; None: signals are separated in one piece."""
+    seconds = separator.chunk_seconds
+    return None if seconds is None else max(1, round(seconds * separator.sample_rate))
+
+
 def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate: int, channels: int,
                     stems: Sequence[str], folder: str | Path | None = None) -> Iterator[np.ndarray]:
     """Separate a signal that comes in blocks, at its own sample rate.
@@ -159,10 +171,10 @@ def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate
     """
     stereo = (np.broadcast_to(block, (len(block), 2)) for block in blocks)
     mixture = _resampled(stereo, rate, separator.sample_rate, 2)
-    if separator.chunk_seconds is None:
+    length = chunk_length(separator)
+    if length is None:
         estimates = separator.separate_whole(mixture, folder)
     else:
-        length = max(1, round(separator.chunk_seconds * separator.sample_rate))
         estimates = separate_in_chunks(mixture, separator.process, length, round(separator.overlap * length),
                                        separator.batch_size)
     wanted = [separator.stems.index(stem) for stem in stems]

@@ -117,7 +117,10 @@ def finish_epoch(run: Run, row: Mapping[str, float], weights: Path, seconds: flo
     run.require_finite(valid_loss=row["valid_loss"])
     if run.keep_best(row["valid_loss"]):
         link(run.folder / BEST, weights)
-    run.finish_epoch(row, PANELS, seconds)
-    for column in row:
-        write_series(run.folder, SERIES[column], [logged[column] for logged in run.rows])
-    write_series(run.folder, f"training time per {per}", run.extras)
+
+    def write_all_series():
+        for column in row:
+            write_series(run.folder, SERIES[column], [logged[column] for logged in run.rows])
+        write_series(run.folder, f"training time per {per}", run.extras)
+
+    run.finish_epoch(row, PANELS, seconds, write_all_series)

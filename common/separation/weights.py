@@ -1,10 +1,10 @@
 """Where the weights of a music network are: published models by name, files, and folders of them."""
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from common.downloads.fetch import fetch_first_seen, fetch_members
 from common.machine.errors import UsageError, UserError
+from common.reading.archives import is_zip
 
 
 def find_model(model: str | Path, published: Mapping[str, str], sources: Iterable[str] = (),
@@ -55,5 +55,5 @@ def check_targets(targets: Iterable[str] | None, model: str | Path, available: I
 
 def refuse_archive(path: Path) -> None:
     """Raise a UserError if a weight file is a ZIP archive, as they are published."""
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         raise UserError(f"{path}: a ZIP archive; unpack it and name the folder")

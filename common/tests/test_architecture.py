@@ -88,3 +88,20 @@ def test_the_map_shows_all_rooms():
     assert set(re.findall(r"^\| `common/(\w+)`", text, re.MULTILINE)) == set(FLOOR_OF)
     assert set(re.findall(r"^\| `([\w-]+/\w+)`", text, re.MULTILINE)) >= {f"{folder}/{package}"
                                                                         for package, folder in PAPERS.items()}
+
+
+# Audio and pictures of others are decoded in two modules alone; elsewhere they would be read without bounds.
+DECODING = re.compile(r"\bav\.open\(|\bsoundfile\.(?:read|info|blocks|SoundFile)\(|\blibrosa\.load\(|\bImage\.open\(|"
+                      r"\bim(?:read|decode)\w*\(|\bVideoCapture\(|\bwave\.open\(")
+DECODERS = {
+    "common.audio.decoders": {"av.open(", "soundfile.SoundFile("}, "common.pictures.image_files": {"Image.open("},
+    "common.audio.files": {"soundfile.SoundFile("},    # to write
+    "common.workbench.testing": {"soundfile.read("},    # what tests wrote
+    "data_cleansing.benchmark": {"imread("},    # what it wrote itself, as the published code reads it
+    "d3net.scenes.segmenter": {"imread("},    # in an example
+}
+
+
+def test_audio_and_pictures_are_decoded_in_one_place_each():
+    found = {name: set(DECODING.findall(path.read_text(encoding="utf-8"))) for name, path in MODULES.items()}
+    assert {name: calls for name, calls in found.items() if calls} == DECODERS

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from common.workbench import benchmarking
 from common.workbench.benchmarking import add_benchmark_flags, compare, measure_all, median_ratio, take_turns
 
 
@@ -11,6 +12,25 @@ def test_functions_take_turns_after_a_first_call_of_each():
     calls = []
     times = take_turns({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=2)
     assert calls == list("ababab") and {name: len(row) for name, row in times.items()} == {"a": 2, "b": 2}
+
+
+def test_a_function_has_ended_when_the_device_has_done_its_work(monkeypatch):
+    events = []
+    monkeypatch.setattr(benchmarking, "synchronize", lambda: events.append("synchronized"))
+    monkeypatch.setattr(benchmarking.time, "perf_counter", lambda: events.append("time") or 0.0)
+    take_turns({"function": lambda: events.append("called")}, rounds=2)
+    turn = ["time", "called", "synchronized", "time"]
+    assert events == ["called", "synchronized", *turn, *turn]
+
+
+def test_what_computes_on_the_cpu_alone_is_left_out_on_a_gpu_in_a_line(capsys, monkeypatch, tmp_path):
+    measures = {"graph": lambda: {"step": {"s": 1}}, "filter": lambda: {"filter": {"s": 2}}}
+    for gpu, left in ((False, ["graph", "filter"]), (True, ["graph"])):
+        monkeypatch.setattr(benchmarking, "on_gpu", lambda gpu=gpu: gpu)
+        measure_all(measures, tmp_path / "numbers.json", cpu_only=["filter"])
+        assert list(json.loads((tmp_path / "numbers.json").read_text())) == left
+        line = "filter: left out, it computes on the CPU alone; add -c cpu to measure it\n"
+        assert (line in capsys.readouterr().out) == gpu
 
 
 def test_a_ratio_is_taken_within_a_round():
@@ -24,7 +44,8 @@ def test_a_function_is_as_fast_as_itself():
 def test_what_is_printed_is_written(capsys, tmp_path):
     parser = argparse.ArgumentParser()
     add_benchmark_flags(parser, rounds=3)
-    args = parser.parse_args(["-o", str(tmp_path / "numbers.json")])
+    args = parser.parse_args(["-o", str(tmp_path / "numbers.json"), "-c", "cpu", "-d", "1"])
+    assert (args.context, args.device_id) == ("cpu", "1")
     measure_all({"size": lambda: {"file": {"MB": args.rounds}}}, args.output)
     assert capsys.readouterr().out.split() == ["size", "file", "3", "MB"]
     assert json.loads((tmp_path / "numbers.json").read_text()) == {"size": {"file": {"MB": 3}}}

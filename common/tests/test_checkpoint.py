@@ -178,7 +178,7 @@ def test_parameters_that_may_be_reshaped_keep_the_order_of_their_elements(saved)
 
 def test_a_missing_file_is_a_usage_error(tmp_path):
     assert "no such weight file" in refusal(tmp_path / "none.h5", kind=UsageError)
-    assert "no such weight file" in refusal(tmp_path, kind=UsageError)    # a folder
+    assert "a folder, not an HDF5 file" in refusal(tmp_path, kind=UsageError)
 
 
 @pytest.mark.parametrize("keep", [0, 100, 0.5, -1])
@@ -398,8 +398,27 @@ def test_a_checkpoint_of_another_solver_is_refused(path):
     save_checkpoint(path, parameters(), solver, {})
     solver = SOLVERS["adam"]()
     network(solver)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="state of another solver: solver/.*, here none"):
         restore(path, parameters(), solver)
+
+
+@pytest.mark.parametrize("damage", [(), (1, 2), (3,)])
+def test_a_checkpoint_whose_solver_has_arrays_of_another_shape_changes_nothing(path, damage):
+    solver = SOLVERS["adam"]()
+    graph = network(solver)
+    train(*graph, solver, range(2))
+    save_checkpoint(path, parameters(), solver, {})
+    with h5py.File(path, "r+") as file:
+        file.move("solver/conv/W", "taken")
+        for name in list(solver.get_states()["conv/W"].pstate):
+            file[f"solver/conv/W/{name}"] = np.ones(damage, np.float32)
+        file["solver/conv/W"].attrs["t"] = 2
+        del file["taken"]
+    train(*graph, solver, range(2, 4))
+    before = values()
+    with pytest.raises(UserError, match="state of another solver: solver/conv/W/mean of shape "):
+        restore(path, parameters(), solver)
+    assert_equal(values(), before)
 
 
 # Failed writes ------------------------------------------------------------------------------------------------------

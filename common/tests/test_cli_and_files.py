@@ -57,6 +57,10 @@ def run_script(*lines):
     (["raise OSError(errno.EROFS, 'Read-only file system', 'out')"], 1, ["error: out: Read-only file system"]),
     (["with open('/dev/full', 'w') as stream:", "    stream.write('x' * 100000)"], 1,
      ["error: output: No space left on device"]),
+    (["open('/nowhere/file')"], 2, ["error: /nowhere/file: No such file or directory"]),
+    (["open('a' * 300)"], 2, [f"error: {'a' * 300}: File name too long"]),
+    (["open(b'\\xff\\x1b[31m/a')"], 2, ["error: \\xff\\x1b[31m/a: No such file or directory"]),
+    (["raise MemoryError"], 1, ["error: too little memory; ask for less at once"]),
 ])
 def test_exit_status_and_one_line(lines, status, stderr):
     assert run_script(*lines) == (status, stderr)
@@ -65,7 +69,7 @@ def test_exit_status_and_one_line(lines, status, stderr):
 @pytest.mark.parametrize("line, last", [
     ("1 / 0", "ZeroDivisionError: division by zero"),
     ("raise ValueError('shapes')", "ValueError: shapes"),
-    ("open('/nowhere/file')", "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/file'"),
+    ("raise OSError(errno.EIO, 'Input/output error')", "OSError: [Errno 5] Input/output error"),
 ])
 def test_bugs_keep_their_traceback(line, last):
     status, stderr = run_script(line)
@@ -131,10 +135,16 @@ def test_a_file_appears_at_the_end(tmp_path):
     with replacing(path) as temporary:
         temporary.write_text("new")
         assert temporary.parent == tmp_path
-        assert temporary.suffix == ".txt"
+        # No reader takes it for a product, whatever the product is called.
+        assert temporary.name.startswith(".") and not temporary.suffix
         assert not path.exists()
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_as_long_as_names_can_be(tmp_path):
+    write_text(tmp_path / f"{'x' * 251}.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == [f"{'x' * 251}.txt"]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, UserError])

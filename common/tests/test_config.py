@@ -111,9 +111,9 @@ def test_not_an_ini_file(cfg_file, content, message):
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert error_of("x.cfg") == "x.cfg: no such file"
-    assert error_of(".") == ".: cannot be read (Is a directory)"
+    assert error_of(".") == ".: a folder, not a text file"
     (tmp_path / "x.cfg").write_bytes(b"[A]\nrate = \xff\n")
-    assert error_of("x.cfg") == "x.cfg: not a text file in UTF-8 (byte 11)"
+    assert error_of("x.cfg") == "x.cfg: cannot be read as a text file (no UTF-8 at byte 11); name a file of experiments"
 
 
 def test_unknown_section(cfg_file):

@@ -393,3 +393,19 @@ def test_numba_is_loaded_by_the_first_loop_that_runs():
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "False True [[0.0, 0.0]]\n"
+
+
+def test_a_call_of_a_function_in_python_searches_for_no_module(monkeypatch):
+    """nnabla's code would look for `nnabla.nnabla` ten times in each."""
+    searched = []
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            searched.append(name)
+
+    x = nn.Variable.from_numpy_array(np.ones(4, np.float32)).apply(need_grad=True)
+    y = layers.relu(x)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    y.forward()
+    y.backward()
+    assert searched == []

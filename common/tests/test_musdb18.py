@@ -205,8 +205,8 @@ def test_a_file_with_too_few_streams_is_told(tmp_path):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("a: [1", "not YAML"), ("just text", "not a setup file"), (SETUP.replace("stem_ids", "ids"), "not a setup file"),
-    (SETUP.replace("['B - B']", ""), "not a setup file")])
+    ("a: [1", "cannot be read as a setup file of musdb"), ("just text", "not a setup file"),
+    (SETUP.replace("stem_ids", "ids"), "not a setup file"), (SETUP.replace("['B - B']", ""), "not a setup file")])
 def test_a_setup_file_that_is_none_is_told(tmp_path, content, words):
     (tmp_path / "mine.yaml").write_text(content)
     message = complaint(UserError, tmp_path, "train", setup_file="mine.yaml")

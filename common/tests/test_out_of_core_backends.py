@@ -1,4 +1,6 @@
 """Memory of small networks on a GPU, computed by hand, and which backend counts."""
+import os
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -7,7 +9,8 @@ import pytest
 
 from common.machine.context import use_context
 from common.machine.errors import UsageError
-from common.out_of_core.backends import WORKSPACE_LIMIT, Backend, backend_named
+from common.out_of_core.backends import Backend, backend_named
+from common.out_of_core.device import WORKSPACE_LIMIT, limit_workspaces, workspace_limit
 from common.out_of_core.recorder import Recorder
 
 MAP = 2 * 4 * 8 * 8    # elements of the map that every function below gets
@@ -111,19 +114,26 @@ def test_arrays_of_an_iteration_in_core_by_hand():
 
 @pytest.mark.parametrize("name, expected", [
     ("cpu", Backend("cpu")), ("cudnn", Backend("cudnn")), ("cudnn:float", Backend("cudnn")), ("cudnn:half", HALF)])
-def test_backends_by_name(name, expected, monkeypatch):
-    monkeypatch.delenv(WORKSPACE_LIMIT, raising=False)
+def test_backends_by_name(name, expected):
     assert backend_named(name) == expected
     with nn.context_scope(nn.Context([name, "cpu:float"], "CpuCachedArray", "0")):
         assert backend_named() == expected
 
 
-@pytest.mark.parametrize("value, workspace", [("1000", 1000), ("0", 0), ("-1", 0), ("", 0), ("x", 0)])
-def test_the_environment_limits_workspaces(value, workspace, monkeypatch):
-    monkeypatch.setenv(WORKSPACE_LIMIT, value)
-    assert backend_named("cudnn").workspace == workspace
-    assert backend_named("cudnn", 7).workspace == 7
-    assert backend_named("cpu").workspace == 0
+@pytest.mark.parametrize("value, workspace", [("1000", 1000), ("0", 0), ("-1", None), (None, 1 << 30)])
+def test_the_user_or_the_budget_limits_workspaces(value, workspace, monkeypatch):
+    monkeypatch.setenv(WORKSPACE_LIMIT, "")    # so that it is as before afterwards
+    monkeypatch.delenv(WORKSPACE_LIMIT)
+    if value is not None:
+        monkeypatch.setenv(WORKSPACE_LIMIT, value)
+    assert workspace_limit(8 << 30) == workspace
+    limit_workspaces(8 << 30)
+    assert os.environ[WORKSPACE_LIMIT] == (value or str(workspace))
+
+
+def test_a_limit_of_workspaces_fits_into_what_nnabla_reads_it_with(monkeypatch):
+    monkeypatch.delenv(WORKSPACE_LIMIT, raising=False)
+    assert workspace_limit(80 << 30) == 2**31 - 1
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:half", "", "cudnn:double"])

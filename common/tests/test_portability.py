@@ -47,7 +47,7 @@ def test_a_user_without_home_is_told_where_downloads_may_go(monkeypatch):
     monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
-    with pytest.raises(UserError, match=f"no home folder .* set {CACHE_VARIABLE} to"):
+    with pytest.raises(UserError, match=f"no such home folder .* set {CACHE_VARIABLE} to"):
         cache_dir()
 
 

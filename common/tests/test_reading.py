@@ -89,7 +89,7 @@ def test_whatever_a_decoder_raises_is_one_short_line_that_names_the_file(error):
             raise error
 
     message = refusal(fail)
-    assert message.startswith("a.bin: not a list, or a damaged one (") and message.endswith("); make it again")
+    assert message.startswith("a.bin: cannot be read as a list (") and message.endswith("); make it again")
     assert len(message) < 200 and message.isprintable()
 
 
@@ -109,13 +109,13 @@ def written(tmp_path, content):
 
 def test_text_with_any_line_ends(tmp_path):
     assert read_text(written(tmp_path, b"\xef\xbb\xbfone\r\ntwo\rthr\xc3\xa9e\n")) == "one\ntwo\nthr\u00e9e\n"
-    assert "UTF-8 (byte 1)" in refusal(read_text, written(tmp_path, b"a\xff"))
+    assert "no UTF-8 at byte 1" in refusal(read_text, written(tmp_path, b"a\xff"))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 10**6, '{"a":' * 10**5, "nul", "[1,]", "\0"])
 def test_damaged_json_is_one_line(tmp_path, content):
-    assert "file: not a JSON file, or a damaged one (" in refusal(read_json, written(tmp_path, content))
-    assert "x, the header: not a JSON file" in refusal(parse_json, content, "x, the header")
+    assert "file: cannot be read as a JSON file (" in refusal(read_json, written(tmp_path, content))
+    assert "x, the header: cannot be read as a JSON file" in refusal(parse_json, content, "x, the header")
 
 
 def test_json(tmp_path):
@@ -127,10 +127,10 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x]\n" + "".join(
     f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 8)}]\n" for k in range(1, 30))
 
 
-def test_aliases_in_yaml_are_refused(tmp_path):
-    assert refusal(read_yaml, written(tmp_path, BOMB)).endswith(
-        "line 2: the alias *a0: refused; write the value itself")
-    assert "the alias *a" in refusal(read_yaml, written(tmp_path, "a: &a [*a]"))    # it would hold itself
+@pytest.mark.parametrize("content", [BOMB, "a: &a [*a]", "&a {b: *a}", "&a [[[*a]]]"])
+def test_yaml_that_repeats_much_or_itself_is_refused(tmp_path, content):
+    assert ": an alias repeats more values than 131072, or itself: refused" in refusal(
+        read_yaml, written(tmp_path, content))
 
 
 @pytest.mark.parametrize("content", ["a: 2001-99-99", "a: 1:99:99:x:[", "[" * 50000, "a: !!python/name:os.system",
@@ -146,9 +146,9 @@ def test_damaged_yaml_is_one_line_or_a_value(tmp_path, content):
 
 
 def test_yaml(tmp_path):
-    content = "a: [1, 2.5, null, yes]\nb: {c: text}\nd: 2001-02-03\ne: &name 1\n"
+    content = "a: &a [1, 2.5, null, yes]\nb: {c: text}\nd: 2001-02-03\ne: *a\n"
     assert read_yaml(written(tmp_path, content)) == {
-        "a": [1, 2.5, None, True], "b": {"c": "text"}, "d": datetime.date(2001, 2, 3), "e": 1}
+        "a": [1, 2.5, None, True], "b": {"c": "text"}, "d": datetime.date(2001, 2, 3), "e": [1, 2.5, None, True]}
 
 
 def test_yaml_of_unusual_length_is_not_parsed(tmp_path):
@@ -159,7 +159,7 @@ def test_rows(tmp_path):
     path = written(tmp_path, 'x,y\r\n1,"a, b"\r\n\r\n2,"two\r\nlines"\r\n')
     assert read_rows(path, columns=["y"]) == [{"x": "1", "y": "a, b"}, {"x": "2", "y": "two\nlines"}]
     assert refusal(read_rows, path, "a list of scores", ["z"]).startswith(
-        f"{path}: not a list of scores: the first line should name z, and lacks 'z'")
+        f"{path}: cannot be read as a list of scores (the first line must have the columns 'z')")
 
 
 @pytest.mark.parametrize("content, said", [
@@ -208,7 +208,7 @@ def npy(shape, descr="<f4", content=b""):
     b"\x93NUMPY\1\0\xff\xff", b"\x93NUMPY\3\0" + npy((1,), content=bytes(4))[8:], b"\x93NUMPY\1\0\x0a\0" + b"(" * 10])
 def test_an_array_must_hold_what_its_header_promises(tmp_path, content):
     path = written(tmp_path, content)
-    assert "file: not an array of NumPy" in refusal(read_npy, path)
+    assert "file: cannot be read as an array of NumPy" in refusal(read_npy, path)
 
 
 def test_a_damaged_npz_is_one_line(tmp_path):
@@ -286,4 +286,4 @@ def test_hdf5_leads_to_no_other_file(tmp_path, hdf5):
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"no HDF5" * 100])
 def test_what_is_no_hdf5_is_one_line(tmp_path, content):
-    assert "file: not a weight file (HDF5), or a damaged one (" in refusal(read_all, written(tmp_path, content))
+    assert "file: cannot be read as an HDF5 file (" in refusal(read_all, written(tmp_path, content))

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 
 from common.cpu import parallel
+from common.layers import recurrent
 from common.layers.recurrent import lstm
+from common.machine import context
 from common.machine.context import native_functions
 from common.machine.seeding import seed_everything
+from common.workbench.testing import host_arrays
 
 REFERENCE = Path(__file__).parent / "data" / "lstm.npz"
 
@@ -32,9 +35,9 @@ def normal(name, *shape):
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
 
 
-def set_parameters():
+def set_parameters(deviation=0.5):
     for name, parameter in nn.get_parameters().items():
-        parameter.d = normal(name, *parameter.shape) * np.float32(0.5)
+        parameter.d = normal(name, *parameter.shape) * np.float32(deviation)
 
 
 def run(x, *args, native=False, **kwargs):
@@ -55,13 +58,13 @@ def gradients(y, named, g, present=0.0):
     return result | {name: variable.g.copy() for name, variable in named.items()}
 
 
-def evaluate(sizes, native=False, present=0.0, layer=lstm):
+def evaluate(sizes, native=False, present=0.0, layer=lstm, deviation=0.5):
     """Output and gradients of the input and of the parameters in training."""
     frames, batch, features, *rest = sizes
     x = nn.Variable.from_numpy_array(normal("x", frames, batch, features)).apply(need_grad=True)
     with native_functions() if native else contextlib.nullcontext():
         y = layer(x, *rest, train=True)
-    set_parameters()
+    set_parameters(deviation)
     return gradients(y, {"x": x, **nn.get_parameters()}, normal("gradient", *y.shape), present)
 
 
@@ -120,6 +123,71 @@ def test_parameters_begin_as_those_of_nnabla(sizes):
     states = (F.constant(0, (num_layers, 1 + bidirectional, batch, hidden)) for _ in range(2))
     PF.lstm(nn.Variable((frames, batch, features)), *states, num_layers=num_layers, bidirectional=bidirectional)
     assert ours == parameters()
+
+
+@pytest.fixture
+def gpu_without_lstm(monkeypatch):
+    """Make layers as on a GPU whose cuDNN has no LSTM; the CPU computes them."""
+    monkeypatch.setattr(context, "on_gpu", lambda: True)
+    monkeypatch.setattr(recurrent, "_cudnn_has_lstm", lambda: False)
+
+
+def functions_of(y):
+    names = []
+    y.visit(lambda function: names.append(function.info.type_name))
+    return names
+
+
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_layer_for_gpus_without_lstm_agrees_with_nnabla(sizes):
+    assert_close(evaluate(sizes), evaluate(sizes, native=True))
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+def test_layer_for_gpus_without_lstm_agrees_at_the_size_of_x_umx():
+    """Parameters are as large as initial ones: larger ones saturate, and rounding grows from frame to frame."""
+    sizes = (9, 2, 512, 256, 3, True)
+    assert_close(evaluate(sizes, deviation=0.04), evaluate(sizes, native=True, deviation=0.04))
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+def test_layer_for_gpus_without_lstm_adds_to_gradients_that_exist():
+    once, more = (evaluate(SIZES[0], present=present) for present in (0, 3))
+    assert_close({name: value - 3 * (name != "y") for name, value in more.items()}, once)
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+def test_layer_for_gpus_without_lstm_leaves_nothing_to_the_host_and_little_to_each_frame():
+    y, longer = (lstm(nn.Variable((frames, 2, 3)), 4, 2, train=True) for frames in (9, 14))
+    assert host_arrays(y) == [] and not {"LSTM", "Constant"} & set(functions_of(y))
+    assert len(functions_of(longer)) - len(functions_of(y)) == 13 * 5 * 2    # for both directions together
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+def test_layer_for_gpus_without_lstm_drops_between_layers_while_training():
+    x = normal("x", 5, 2, 3)
+    run(x, 4, 3)
+    set_parameters()
+    np.testing.assert_array_equal(run(x, 4, 3, dropout=0.9), run(x, 4, 3))
+    silent = run(x, 4, 3, dropout=1 - 1e-6, train=True)    # nothing reaches the last layer
+    np.testing.assert_allclose(silent, run(np.zeros_like(x), 4, 3, dropout=1 - 1e-6, train=True), atol=1e-6)
+    assert (silent != run(x, 4, 3)).any()
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+def test_a_graph_that_would_be_too_deep_is_left_to_the_compiled_layer(monkeypatch):
+    monkeypatch.setattr(recurrent, "_MOST_STEPS", 18)
+    for frames, composed in ((9, True), (10, False)):
+        assert ("BatchMatmul" in functions_of(lstm(nn.Variable((frames, 2, 3)), 4, 2))) == composed
+
+
+@pytest.mark.usefixtures("gpu_without_lstm")
+def test_exports_have_nnablas_function_on_every_gpu():
+    with native_functions():
+        assert "LSTM" in functions_of(lstm(nn.Variable((3, 2, 3)), 4, 2))
 
 
 def test_does_not_depend_on_the_number_of_threads(monkeypatch):

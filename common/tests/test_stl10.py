@@ -79,7 +79,7 @@ def test_without_files_or_network_it_says_what_goes_where():
 @pytest.mark.parametrize("name, content, message", [
     ("train_X.bin", b"", "no whole number of images"), ("train_X.bin", bytes(27649), "no whole number of images"),
     ("train_y.bin", bytes([1, 2]), "2 labels for 3 images"), ("train_y.bin", bytes([0, 1, 2]), "labels from 0 to 2"),
-    ("train_y.bin", bytes([1, 11, 2]), "labels from 1 to 11"), ("train_y.bin", None, "cannot be read")])
+    ("train_y.bin", bytes([1, 11, 2]), "labels from 1 to 11"), ("train_y.bin", None, "no such file; unpack")])
 def test_damaged_files_are_named(tmp_path, name, content, message):
     write_stl10(tmp_path / "set")
     if content is None:
@@ -93,7 +93,7 @@ def test_damaged_files_are_named(tmp_path, name, content, message):
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
     write_stl10(tmp_path / "set")
     change(monkeypatch, limit=1000)
-    with pytest.raises(UserError, match="train_X.bin: 82944 bytes, more than 1000, refused"):
+    with pytest.raises(UserError, match="train_X.bin: 82944 bytes, more than the 1000 that .* refused"):
         load("stl10", "train", tmp_path / "set")
 
 

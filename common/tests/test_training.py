@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from common.machine.errors import UsageError, UserError
-from common.runs.checkpoint import load_parameters, load_state
+from common.runs import training
+from common.runs.checkpoint import load_parameters, load_state, save_checkpoint
+from common.runs.readings import read_later, scalar_later
 from common.runs.training import BEST, CHECKPOINT, Run
 from common.workbench.testing import content
 
@@ -124,6 +126,77 @@ def test_means_are_those_of_the_epoch(folder):
         assert run.means() == pytest.approx({"loss": np.mean(losses[-1]), "twice": 2 * np.mean(losses[-1])})
         assert run.last == {"loss": losses[-1][-1], "twice": 2 * losses[-1][-1]}
         run.finish_epoch(run.means(), PANELS)
+
+
+# Values that are read later -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reads_later(monkeypatch):
+    """Read values as on a GPU, three steps at once; an epoch has four."""
+    monkeypatch.setattr(training, "on_gpu", lambda: True)
+    monkeypatch.setattr(training, "STEPS_BETWEEN_READS", 3)
+
+
+def test_values_are_read_together_and_the_means_are_exact(folder, reads_later):
+    reads, seen, losses = [], [], []
+    run, step = start(folder)
+    for batch in run.steps(Batches()):
+        losses.append(step(batch))
+        run.record(loss=lambda value=losses[-1]: reads.append(value) or value)
+        seen.append(len(reads))
+    assert seen == [0, 0, 3, 3] and reads == losses    # the last one at the end of the epoch
+    total = 0.0
+    for loss in losses:
+        total += loss
+    assert run.means() == {"loss": total / 4} and run.last == {"loss": losses[-1]}
+
+
+@pytest.mark.parametrize("ask, expected", [(lambda run: run.last, 2.0), (lambda run: run.means(), 1.5),
+                                           (lambda run: run.save(), 2.0)])
+def test_asking_for_values_reads_them(folder, reads_later, ask, expected):
+    run, _ = start(folder)
+    for number, _ in enumerate(run.steps(Batches())):
+        if number == 2:
+            found = ask(run)
+            assert expected == (found or run.state["last"])["loss"]
+            break
+        run.record(loss=lambda number=number: number + 1.0)
+
+
+def test_a_run_that_reads_later_is_the_same_to_the_last_bit(folder, reads_later, uninterrupted):
+    assert result(train(folder)) == uninterrupted
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_value_that_is_not_finite_is_noticed_with_its_step(folder, reads_later, number):
+    run, step = start(folder)
+    with pytest.raises(UserError, match=rf"loss is nan in epoch 1, step {number + 1}; nothing was saved yet"):
+        for k, batch in enumerate(run.steps(Batches())):
+            value = step(batch)
+            run.record(loss=lambda k=k, value=value: float("nan") if k == number else value)
+    assert not (folder / CHECKPOINT).exists()
+
+
+def test_an_interrupt_keeps_what_was_not_read(folder, reads_later, uninterrupted):
+    def interrupt(epoch, step):
+        if (epoch, step) == (1, 1):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, disturb=interrupt)
+    assert result(train(folder, resume=True)) == uninterrupted
+
+
+def test_a_value_is_that_of_its_step_whatever_the_variable_holds_later():
+    x = nn.Variable.from_numpy_array(np.float32([1, 2]))
+    total = F.sum(x)
+    readers = []
+    for value in (1.0, 5.0):
+        x.d = value
+        total.forward()
+        readers.append((scalar_later(total), read_later(x)))
+    assert [(scalar(), array().tolist()) for scalar, array in readers] == [(2.0, [1, 1]), (10.0, [5, 5])]
 
 
 # Resuming -----------------------------------------------------------------------------------------------------------
@@ -288,6 +361,17 @@ def test_a_damaged_checkpoint_is_one_line(folder):
     (folder / CHECKPOINT).write_bytes(b"\x89HDF")
     for flags in ({"resume": True}, {}):
         with pytest.raises(UserError, match="cannot be read"):
+            Run(folder, CONFIG, **flags)
+
+
+@pytest.mark.parametrize("state, said", [
+    ([], "it holds a list, no fields"), ({"epoch": "1"}, "'epoch' is str, not int"),
+    ({"epoch": True}, "'epoch' is bool"), ({"epoch": 1, "step": 0, "sums": {}}, "'last' is missing, not dict")])
+def test_the_state_of_another_program_is_one_line(folder, state, said):
+    run, _ = start(folder)
+    save_checkpoint(folder / CHECKPOINT, nn.get_parameters(), run.solver, state)
+    for flags in ({"resume": True}, {}):
+        with pytest.raises(UserError, match=f"cannot be read as the checkpoint of a run .{said}"):
             Run(folder, CONFIG, **flags)
 
 

@@ -5,26 +5,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.audio.files import AudioWriter
+from common.console.cli import add_context_flags
 from common.console.values import positive_int
+from common.machine.context import on_gpu
 from common.machine.files import write_json
+from common.out_of_core.device import synchronize
 
 Numbers = Mapping[str, Mapping[str, float]]    # row -> unit -> number
 
 
 def add_benchmark_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """Add `--rounds`, which is `rounds` by default, and `--output`."""
+    """Add `--rounds`, which is `rounds` by default, `--output`, and those of `add_context_flags`."""
     parser.add_argument("--rounds", type=positive_int, default=rounds,
                         help="how often each thing is measured (default: %(default)s)")
     parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+    add_context_flags(parser)
 
 
-def measure_all(measures: Mapping[str, Callable[[], Numbers]], output: str | Path | None) -> None:
+def measure_all(measures: Mapping[str, Callable[[], Numbers]], output: str | Path | None,
+                cpu_only: Collection[str] = ()) -> None:
     """Measure one thing after the other; print each at once, and write all at the end.
 
     Parameters
@@ -33,17 +38,29 @@ def measure_all(measures: Mapping[str, Callable[[], Numbers]], output: str | Pat
         Each returns what `print_numbers` takes.
     output
         JSON file of the numbers.
+    cpu_only
+        Names of measures that say nothing about a GPU; where one computes, they are left out.
     """
     results = {}
     for name, measure in measures.items():
+        if name in cpu_only and on_gpu():
+            say_left_out(name)
+            continue
         results[name] = measure()
         print_numbers(name, results[name])
     if output:
         write_json(output, results)
 
 
+def say_left_out(name: str) -> None:
+    """Print that something is not measured while a GPU computes."""
+    print(f"{name}: left out, it computes on the CPU alone; add -c cpu to measure it", flush=True)
+
+
 def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Call functions one after the other, round by round, after a first call of each that is not counted.
+
+    A GPU does what it is told later; a function has ended when the GPU has done all of it.
 
     Returns
     -------
@@ -53,10 +70,12 @@ def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> di
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
         function()    # compiles, allocates
+    synchronize()
     for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             function()
+            synchronize()
             seconds[name].append(time.perf_counter() - start)
     return seconds
 
@@ -93,7 +112,8 @@ def decaying_noise(seconds: float, sample_rate: int) -> np.ndarray:
     return (np.random.default_rng(0).standard_normal((samples, 2)) * envelope * 0.2).astype(np.float32)
 
 
-def separate_long_file(package: str, model: str | Path, minutes: int, sample_rate: int) -> dict[str, float]:
+def separate_long_file(package: str, model: str | Path, minutes: int, sample_rate: int,
+                       flags: Sequence[str] = ()) -> dict[str, float]:
     """Run the script `separate` of a package on a file, in a process of its own.
 
     Parameters
@@ -105,6 +125,8 @@ def separate_long_file(package: str, model: str | Path, minutes: int, sample_rat
     minutes
         Length of the file.
     sample_rate
+    flags
+        Further flags of the script.
 
     Returns
     -------
@@ -119,7 +141,7 @@ def separate_long_file(package: str, model: str | Path, minutes: int, sample_rat
             for _ in range(minutes):
                 writer.write(minute)
         start = time.perf_counter()
-        run = subprocess.run([sys.executable, "-c", script, str(song), "--model", str(model), "--out-dir", folder],
-                             check=True, capture_output=True, text=True)
+        command = [sys.executable, "-c", script, str(song), "--model", str(model), "--out-dir", folder, *flags]
+        run = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = time.perf_counter() - start
     return {"s": seconds, "real-time factor": seconds / (60 * minutes), "MB peak": float(run.stdout.split()[-1])}

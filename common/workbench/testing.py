@@ -5,6 +5,8 @@ import functools
 import http.server
 import itertools
 import json
+import multiprocessing
+import os
 import pkgutil
 import re
 import shutil
@@ -13,6 +15,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -62,6 +65,82 @@ def assert_one_line(result, status, *words):
     start = "" if status == cli.INTERRUPTED else "error: "
     assert re.fullmatch(rf"{start}[^\n]+\n", err), err
     assert all(word in err for word in words), err
+
+
+# Threads --------------------------------------------------------------------------------------------------------------
+
+
+def in_threads(calls):
+    """Make calls, each in a thread of its own and all at once; returns their results in order."""
+    together = threading.Barrier(len(calls))
+
+    def start(call):
+        together.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(start, calls))
+
+
+def assert_threads_share(make, use, inputs):
+    """Check that four threads that share an object get the bits that each input gets from an object of its own.
+
+    `use(make(), x)` returns {name: array} for each x of `inputs`, which the threads take in different orders.
+    """
+    expected = [use(make(), x) for x in inputs]
+    shared = make()
+
+    def work(first):
+        order = [*range(first, len(inputs)), *range(first)]
+        return order, [use(shared, inputs[k]) for k in order]
+
+    for order, results in in_threads([functools.partial(work, k % len(inputs)) for k in range(4)]):
+        for k, found in zip(order, results, strict=True):
+            assert_same_bits(found, expected[k])
+
+
+def assert_threads_make(calls):
+    """Check that calls in threads, all at once, return the arrays {name: array} that they return alone."""
+    expected = [call() for call in calls]
+    for found, alone in zip(in_threads(calls), expected, strict=True):
+        assert_same_bits(found, alone)
+
+
+def assert_same_bits(found, expected):
+    """Check that {name: array} are the same to the last bit, and that they are not constant."""
+    assert found.keys() == expected.keys()
+    for name, array in found.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=str(name))
+        assert array.std() > 1e-6, name
+
+
+def assert_forks_are_refused(calls, engine):
+    """Check that calls of an engine that runs in this process end with an error of one line in a fork of it."""
+    for call in calls:
+        error = in_fork(call)
+        assert error.startswith(f"UserError: {engine} already runs in the process"), error
+        assert "\n" not in error, error
+
+
+def in_fork(call):
+    """Make a call in a fork of this process; returns the error that it ends with, as text, or "" where there is none.
+
+    A fork that hangs is killed after two minutes, with the signal SIGALRM as error.
+    """
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    if not (process := os.fork()):
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(120)
+        try:
+            call()
+            theirs.send("")
+        except BaseException as error:    # noqa: BLE001 - the caller looks at it
+            theirs.send(f"{type(error).__name__}: {error}")
+        finally:
+            os._exit(0)
+    theirs.close()
+    _, status = os.waitpid(process, 0)
+    return ours.recv() if status == 0 else signal.Signals(os.WTERMSIG(status)).name
 
 
 # Interrupts -----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,10 @@
 """Measure inference at the published sizes, and a training step, against what nnabla offers on a CPU.
 
-    python d3net/benchmark.py [--duration 30] [--rounds 3] [--output FILE.json]
+    python d3net/benchmark.py [--duration 30] [--rounds 3] [-c cudnn] [--output FILE.json]
 
 Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
 median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
-Some twenty minutes, most of them nnabla's.
+Some twenty minutes, most of them nnabla's. On a GPU, nnabla's functions are ours, and are measured by themselves.
 """
 import importlib.util
 import shutil
@@ -24,7 +24,7 @@ from common.audio.stft import stft
 from common.console import cli
 from common.console.values import positive_int
 from common.inference.engines import compile_network
-from common.machine.context import native_functions, use_context
+from common.machine.context import native_functions, on_gpu, use_context
 from common.runs.checkpoint import save_parameters
 from common.separation.wiener import filter_estimates
 from common.workbench.benchmarking import (
@@ -32,6 +32,7 @@ from common.workbench.benchmarking import (
     compare,
     decaying_noise,
     measure_all,
+    say_left_out,
     separate_long_file,
 )
 from d3net.hyperparameters import FOLDER, load_mss, load_segmentation
@@ -44,6 +45,7 @@ IMAGE = (1, 3, 512, 1024)
 STEP_IMAGES = (2, 3, 64, 128)
 SAMPLE_RATE = 44100
 LONG_MINUTES = 10
+WIENER = "Wiener filter, 4 sources, 30 s"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,14 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="seconds of music to separate (default: %(default)s)")
     add_benchmark_flags(parser, rounds=3)
     args = parser.parse_args(argv)
-    use_context("cpu")
+    print(f"computing on {use_context(args.context, args.device_id)}", flush=True)
     measure_all({
         "vocals, a patch of 256 frames": lambda: engines(music_network(), PATCH, args.rounds),
         "D3Net-S, an image of 512 x 1024": lambda: engines(street_network, IMAGE, args.rounds),
-        "Wiener filter, 4 sources, 30 s": lambda: wiener(args.rounds),
+        WIENER: lambda: wiener(args.rounds),
         "D3Net-S, a training step": lambda: training_step(args.rounds),
         "separation, 4 stems": lambda: separation(args.duration),
-        "memory": long_file}, args.output)
+        "memory": lambda: long_file("-c", args.context, "-d", args.device_id)}, args.output, cpu_only=[WIENER])
 
 
 def music_network() -> D3NetMSS:
@@ -77,6 +79,9 @@ def engines(build: Callable[[nn.Variable], nn.Variable], shape: tuple[int, ...],
         with native_functions():
             published = compile_network(build, [shape], "nnabla")
         functions = {"nnabla's functions": lambda: published(x)}
+        if on_gpu():
+            say_left_out("onnxruntime, openvino")
+            return compare(functions, rounds, "nnabla's functions")
         for engine in ("nnabla", "onnxruntime", "openvino"):
             if engine == "nnabla" or importlib.util.find_spec(engine) is not None:
                 network = compile_network(build, [shape], engine)
@@ -110,6 +115,8 @@ def training_step(rounds: int) -> dict[str, Any]:
     """Forward and backward pass and update of the segmentation network, with our convolution and with nnabla's."""
     with nn.parameter_scope("benchmark", OrderedDict()):
         ours = step_function()
+        if on_gpu():
+            return compare({"ours": ours}, rounds, "ours")
         with native_functions():
             published = step_function()
         return compare({"ours": ours, "nnabla's functions": published}, rounds, "nnabla's functions")
@@ -143,7 +150,7 @@ def separation(seconds: int) -> dict[str, Any]:
     return {f"{seconds} s": {"s": duration, "real-time factor": duration / seconds}}
 
 
-def long_file() -> dict[str, Any]:
+def long_file(*flags: str) -> dict[str, Any]:
     """Separate a long file with separate.py and small networks, and measure time and peak memory of that process.
 
     The full networks need 40 minutes for it and, each, some 600 MB while they run; the small ones next to nothing.
@@ -151,7 +158,7 @@ def long_file() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         random_weights(folder, {target: "tiny_bass" if target == "bass" else "tiny" for target in TARGETS})
         return {f"separate.py, {LONG_MINUTES} minutes, small networks":
-                separate_long_file("d3net", folder, LONG_MINUTES, SAMPLE_RATE)}
+                separate_long_file("d3net", folder, LONG_MINUTES, SAMPLE_RATE, flags)}
 
 
 def random_weights(folder: str, configurations: Mapping[str, str]) -> str:

@@ -6,10 +6,10 @@ All networks have the same parameters, start from the same values, and see the s
 dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), or 1. They work on one scale of small
 street scenes, where the class of a pixel depends on what is near and on what is far.
 """
+import argparse
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import attrs
 import nnabla as nn
@@ -24,7 +24,8 @@ from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, IGNORE, SYNTHETIC, find_pairs, read_pair
 from common.layers import relu
 from common.machine.context import use_context
-from common.machine.files import make_folder, write_json
+from common.machine.files import write_json
+from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.runs.schedules import poly_decay
 from common.runs.training import train_step
@@ -53,16 +54,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_context_flags(parser)
     args = parser.parse_args(argv)
     use_context(args.context, args.device_id)
+    with claimed(args.output) as folder:
+        results = compare(args)
+        write_json(folder / "result.json", results)
+    print(format_table(results))
+
+
+def compare(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    """Train and score as the flags say; returns the scores of all trainings for each of `DILATIONS`."""
     scenes = [load_scenes(args.data_dir, split) for split in ("train", "val")]
-    folder = make_folder(args.output)
     tasks = [Training(variant, seed, args.steps, args.context, args.device_id, *scenes)
              for seed in range(args.seeds) for variant in DILATIONS]
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
         scores = list(progress(pool.map(Training.score, tasks), total=len(tasks), desc="trainings"))
-    results = {variant: [score for task, score in zip(tasks, scores, strict=True) if task.variant == variant]
-               for variant in DILATIONS}
-    write_json(Path(folder) / "result.json", results)
-    print(format_table(results))
+    return {variant: [score for task, score in zip(tasks, scores, strict=True) if task.variant == variant]
+            for variant in DILATIONS}
 
 
 @attrs.frozen
@@ -146,7 +152,7 @@ def train(dilation: str, images: np.ndarray, labels: np.ndarray, seed: int, step
         image.d, label.d = images[chosen][..., ::mirror], labels[chosen][..., ::mirror]
         solver.set_learning_rate(poly_decay(RATE, 0, 0.9, step, steps))
         losses.append(train_step(loss, solver, WEIGHT_DECAY))
-    return losses
+    return [loss() for loss in losses]
 
 
 def evaluate(dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:

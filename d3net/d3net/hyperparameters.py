@@ -2,7 +2,7 @@
 
 Lists of a multi-scale network run down the scales and up again: 2 D + 1 blocks for D scales below the first.
 """
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,12 +11,17 @@ import yaml
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
+from common.reading.texts import read_yaml
 from common.runs.config import from_dict
 from d3net.yaml_fields import as_lists, count, count_lists, counts, each_of, field, is_number, number, rate_lists, rates
 
 FOLDER = beside_scripts(__name__, "hparams")
 AS_PUBLISHED = -1    # of a key of an experiment that stands in the hyper-parameters, too
 LARGEST_SEED = 2 ** 31 - 1
+# Upper limits of what determines sizes
+BINS, FRAMES, RATE, SOUND_CHANNELS = 1 << 15, 1 << 12, 1 << 20, 16
+CHANNELS, GROWTH, LAYERS, PIXELS, UPDATES = 1 << 11, 1 << 8, 1 << 6, 1 << 13, 1 << 30
+LARGEST = 1 << 26    # weights of the dense layers of a network, about
 SCALES = 4    # of the segmentation network: 4, 8, 16 and 32 pixels a step
 
 
@@ -60,6 +65,7 @@ class MultiScale:
             raise ValueError(f"{name}: {len(self.dens_k)} growth rates, {len(self.num_layers)} numbers of layers, "
                              f"{len(self.n_blocks)} of blocks and {len(self.comp_rates)} compression rates; the first "
                              "three should be equal and odd, the last at most one less")
+        _check_weights(name, self.dens_k, self.num_layers, self.n_blocks)
         if self.num_bins <= 0 or self.num_bins % 2**self.depth:
             raise ValueError(f"{name}: bins {self.bins[0]} to {self.bins[1]} cannot be halved {self.depth} times")
 
@@ -72,27 +78,27 @@ class MSSHyperParameters:
     each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in frames.
     """
 
-    valid_signal_idx: int = count()
-    band_split_idxs: tuple[int, ...] = counts()
-    num_init_features: tuple[int, ...] = counts()
-    num_layer_blocks: tuple[tuple[int, ...], ...] = count_lists()
-    dens_k: tuple[tuple[int, ...], ...] = count_lists()
-    b_n_blocks: tuple[tuple[int, ...], ...] = count_lists()
+    valid_signal_idx: int = count(BINS)
+    band_split_idxs: tuple[int, ...] = counts(BINS)
+    num_init_features: tuple[int, ...] = counts(CHANNELS)
+    num_layer_blocks: tuple[tuple[int, ...], ...] = count_lists(LAYERS)
+    dens_k: tuple[tuple[int, ...], ...] = count_lists(GROWTH)
+    b_n_blocks: tuple[tuple[int, ...], ...] = count_lists(LAYERS)
     comp_rates: tuple[tuple[float, ...], ...] = rate_lists()
-    f_num_init_features: int = count()
-    f_num_layer_block: tuple[int, ...] = counts()
-    f_dens_k: tuple[int, ...] = counts()
-    f_n_blocks: tuple[int, ...] = counts()
+    f_num_init_features: int = count(CHANNELS)
+    f_num_layer_block: tuple[int, ...] = counts(LAYERS)
+    f_dens_k: tuple[int, ...] = counts(GROWTH)
+    f_n_blocks: tuple[int, ...] = counts(LAYERS)
     f_comp_rates: tuple[float, ...] = rates()
-    ttl_num_layer_block: int = count()
-    ttl_dens_k: int = count()
-    patch_length: int = count()
-    n_channels: int = count()
-    fft_size: int = count()
-    hop_size: int = count()
-    fs: int = count()
-    test_patch_len: int = count()
-    out_shift: int = count()
+    ttl_num_layer_block: int = count(LAYERS)
+    ttl_dens_k: int = count(GROWTH)
+    patch_length: int = count(FRAMES)
+    n_channels: int = count(SOUND_CHANNELS)
+    fft_size: int = count(2 * BINS)
+    hop_size: int = count(2 * BINS)
+    fs: int = count(RATE)
+    test_patch_len: int = count(FRAMES)
+    out_shift: int = count(FRAMES)
 
     def __attrs_post_init__(self) -> None:
         num_bands = len(self.band_split_idxs) + 1
@@ -144,23 +150,23 @@ class SegmentationHyperParameters:
     standardize images.
     """
 
-    batch_size: int = count()
-    num_init_features: int = count()
-    num_layers: tuple[int, ...] = counts(SCALES)
-    n_blocks: tuple[int, ...] = counts(SCALES)
-    dens_k: tuple[int, ...] = counts(SCALES)
+    batch_size: int = count(CHANNELS)
+    num_init_features: int = count(CHANNELS)
+    num_layers: tuple[int, ...] = counts(LAYERS, SCALES)
+    n_blocks: tuple[int, ...] = counts(LAYERS, SCALES)
+    dens_k: tuple[int, ...] = counts(GROWTH, SCALES)
     block_comp: tuple[float, ...] = rates(SCALES)
-    intermediate_out_ch: tuple[int, ...] = counts(SCALES)
-    trans_comp_factor: int = count()
-    dense_n_out_layer_block: tuple[int, ...] = counts(SCALES)
+    intermediate_out_ch: tuple[int, ...] = counts(CHANNELS, SCALES)
+    trans_comp_factor: int = count(CHANNELS)
+    dense_n_out_layer_block: tuple[int, ...] = counts(LAYERS, SCALES)
     dilation: tuple[bool, ...] = field(each_of(lambda value: isinstance(value, bool), SCALES),
                                        f"{SCALES} times true or false")
-    channels: int = count()
-    image_height: int = count()
-    image_width: int = count()
-    num_classes: int = count()
-    max_iter: int = count()
-    save_interval: int = count()
+    channels: int = count(CHANNELS)
+    image_height: int = count(PIXELS)
+    image_width: int = count(PIXELS)
+    num_classes: int = count(CHANNELS)
+    max_iter: int = count(UPDATES)
+    save_interval: int = count(UPDATES)
     lr: float = number()
     momentum: float = number()
     weight_decay: float = number()
@@ -174,9 +180,18 @@ class SegmentationHyperParameters:
     def __attrs_post_init__(self) -> None:
         if len(self.palette) != self.num_classes:
             raise ValueError(f"palette: {len(self.palette)} colours for {self.num_classes} classes")
+        _check_weights("the network", self.dens_k, self.num_layers, self.n_blocks)
         for stage, (kept, layers) in enumerate(zip(self.dense_n_out_layer_block, self.num_layers, strict=True), 1):
             if kept > layers:
                 raise ValueError(f"dense_n_out_layer_block: {kept} of {layers} layers in stage {stage}")
+
+
+def _check_weights(name: str, dens_k: Sequence[int], num_layers: Sequence[int], n_blocks: Sequence[int]) -> None:
+    """Raise a ValueError if dense layers of 3 x 3 would have more weights than anybody trains."""
+    num = sum(blocks * (layers * growth) ** 2 * 9 // 2
+              for growth, layers, blocks in zip(dens_k, num_layers, n_blocks, strict=True))
+    if num > LARGEST:
+        raise ValueError(f"{name}: dens_k and the numbers of layers and blocks make {num} weights, more than {LARGEST}")
 
 
 HyperParameters = MSSHyperParameters | SegmentationHyperParameters
@@ -241,11 +256,9 @@ def save_hyper_parameters(path: str | Path, hparams: HyperParameters) -> None:
 def _load(cls: type[Kind], name_or_path: str | Path, folder: Path) -> Kind:
     path = _find(str(name_or_path), folder)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not a YAML file of hyper-parameters") from error
+        content = read_yaml(path, "a YAML file of hyper-parameters", "correct it")
+    except UserError as error:
+        raise UsageError(str(error)) from error
     if isinstance(content, dict):
         content = {str(key): value for key, value in content.items()}    # YAML knows keys of other types
     try:

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def find_stems(folder: str | Path) -> list[Path]:
     """Return the audio files of a folder in the order of their names; raises a UsageError if there are none."""
     folder = Path(folder)
-    found = sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES) if folder.is_dir() else []
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix in SUFFIXES) if folder.is_dir() else []
     if not found:
         raise UsageError(f"{folder}: no folder with stems; separate.py makes one for each song")
     return found

@@ -22,6 +22,7 @@ from common.datasets.cityscapes import CLASSES, SYNTHETIC, SceneFile, find_pairs
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, replacing
 from common.machine.lazy_names import lazy_names
+from common.machine.output_folders import claimed
 from common.pictures.image_files import SUFFIXES, encode_png
 from d3net.scenes.flags import SegmenterFlags, add_model_flags
 from d3net.scenes.overlay import colour_map, overlay
@@ -64,9 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = Path(args.output)
     inputs = find_inputs([*args.files, *args.inputs])
     check_outputs(inputs, folder)
-    segmenter = SegmenterFlags.of_flags(args).make()
-    make_folder(folder)    # now, so that an error does not wait for the first image
-    num_failed = segment_files(segmenter, inputs, folder)
+    with claimed(folder):    # now, so that an error does not wait for the first image
+        num_failed = segment_files(SegmenterFlags.of_flags(args).make(), inputs, folder)
     print(f"{len(inputs) - num_failed} of {len(inputs)} images are segmented in {folder}")
     return 1 if num_failed else 0
 
@@ -100,7 +100,7 @@ def _sources(name: str) -> list[tuple[Path | SceneFile, str]]:
         return [(pair.image, pair.name) for pair in find_pairs(SYNTHETIC, "val")]
     if not path.is_dir():
         return [(path, path.stem)]
-    found = [inner for inner in sorted(path.rglob("*")) if inner.suffix.lower() in SUFFIXES and inner.is_file()
+    found = [inner for inner in sorted(path.rglob("[!.]*")) if inner.suffix.lower() in SUFFIXES and inner.is_file()
              and not inner.name.endswith((OVERLAY, LABELS, COLOURS))]
     if not found:
         raise UsageError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")

@@ -4,11 +4,14 @@ from typing import Any
 
 import attrs
 
+from common.console.values import largest
+
 Check = Callable[[Any], bool]
+LONGEST = 256    # entries of a list
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(most: int) -> Check:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def is_number(value: Any) -> bool:
@@ -22,10 +25,17 @@ def _is_rate(value: Any) -> bool:
 def field(is_valid: Check, expected: str) -> Any:
     """Make a field for what `is_valid` accepts; `expected` says so in the message."""
     def check(instance, attribute, value):
-        if not is_valid(value):
+        if not is_valid(value) or not _is_limited(value, attribute.name):
             raise ValueError(f"{attribute.name} = {as_lists(value)!r} is not allowed ({expected})")
 
     return attrs.field(converter=_as_tuples, validator=check)
+
+
+def _is_limited(value: Any, name: str) -> bool:
+    """Whether the numbers in a value are no larger than those of this name may be."""
+    if isinstance(value, tuple):
+        return all(_is_limited(item, name) for item in value)
+    return not isinstance(value, (int, float)) or value <= largest(name)
 
 
 def _as_tuples(value: Any) -> Any:
@@ -37,34 +47,35 @@ def as_lists(value: Any) -> Any:
 
 
 def each_of(is_valid: Check, length: int | None = None) -> Check:
-    """Check a tuple, of `length` items if given, otherwise of at least one."""
+    """Check a tuple, of `length` items if given, otherwise of at least one and at most `LONGEST`."""
     def check(value):
-        right_length = isinstance(value, tuple) and (len(value) == length if length else len(value) > 0)
+        right_length = isinstance(value, tuple) and (len(value) == length if length else 0 < len(value) <= LONGEST)
         return right_length and all(map(is_valid, value))
     return check
 
 
-# The kinds of fields
+# The kinds of fields. What determines sizes has an upper limit, far above all that is published: a file must not ask
+# for more memory than there is.
 
 
-def count() -> Any:
-    return field(_is_count, "a positive integer")
+def count(most: int) -> Any:
+    return field(_is_count(most), f"an integer from 1 to {most}")
 
 
 def number() -> Any:
     return field(is_number, "a number >= 0")
 
 
-def counts(length: int | None = None) -> Any:
-    return field(each_of(_is_count, length), f"{length or 'one or more'} positive integers")
+def counts(most: int, length: int | None = None) -> Any:
+    return field(each_of(_is_count(most), length), f"{length or 'one or more'} integers from 1 to {most}")
 
 
 def rates(length: int | None = None) -> Any:
     return field(each_of(_is_rate, length), f"{length or 'one or more'} numbers above 0, at most 1")
 
 
-def count_lists() -> Any:
-    return field(each_of(each_of(_is_count)), "one list of positive integers for each band")
+def count_lists(most: int) -> Any:
+    return field(each_of(each_of(_is_count(most))), f"one list of integers from 1 to {most} for each band")
 
 
 def rate_lists() -> Any:

@@ -133,7 +133,7 @@ def test_a_bad_image_is_said_and_left_out(run, root, capsys):
     status, scores = run()
     assert status == 1 and scores["images"] == 1 and scores["failed"] == ["ulm/1", "ulm/2"]
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 2 and "cannot be read as an image" in errors[0] and "4 x 4 pixels" in errors[1]
+    assert len(errors) == 2 and "not an image" in errors[0] and "4 x 4 pixels" in errors[1]
 
 
 def test_no_image_at_all_has_no_score(run, root):

@@ -81,7 +81,7 @@ def test_a_bad_image_does_not_keep_others_from_being_done(run, capsys):
     assert written() == results("good")
     captured = capsys.readouterr()
     bad, missing = captured.err.splitlines()
-    assert bad.startswith("error: bad.png: cannot be read") and missing.startswith("error: missing.png: no such")
+    assert bad.startswith("error: bad.png: not an image") and missing.startswith("error: missing.png: no such")
     assert "1 of 3 images" in captured.out
 
 

@@ -104,7 +104,7 @@ def test_training_steps_agree_with_the_reference(fill):
     fill(7)
     solver = S.Adam(1e-3)
     solver.set_parameters(nn.get_parameters())
-    losses = [train_step(loss, solver, 1e-4) for _ in range(2)]
+    losses = [train_step(loss, solver, 1e-4)() for _ in range(2)]
     np.testing.assert_allclose(losses, ref["losses"][:2], rtol=1e-4)
 
 

@@ -117,7 +117,7 @@ def test_training_steps_agree_with_the_reference(recompute, fill):
     solver.set_parameters(nn.get_parameters())
     for iteration in range(3):
         solver.set_learning_rate(poly_decay(hparams.lr, hparams.min_lr, hparams.power, iteration, 10))
-        assert train_step(loss, solver, hparams.weight_decay) == pytest.approx(ref["losses"][iteration], rel=1e-5)
+        assert train_step(loss, solver, hparams.weight_decay)() == pytest.approx(ref["losses"][iteration], rel=1e-5)
 
 
 def test_ignored_pixels_count_as_zero():

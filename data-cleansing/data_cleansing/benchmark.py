@@ -1,6 +1,6 @@
 """Measure what preparing and scoring a training image costs, against loops as the published code runs them.
 
-    python data-cleansing/benchmark.py [--batch-size 64] [--rounds 3]
+    python data-cleansing/benchmark.py [--batch-size 64] [--rounds 3] [-c cudnn]
 
 The images have 3x32x32 pixels and are augmented; the network is the published one. The published loop decodes and
 augments one file after the other, each in a graph of its own. It takes the gradient of one image after the other, and
@@ -44,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N",
                         help="images per step (default: %(default)s)")
     add_benchmark_flags(parser, rounds=3)
-    cli.add_context_flags(parser)
     args = parser.parse_args(argv)
     print(f"computing on {use_context(args.context, args.device_id)}, batches of {args.batch_size}", flush=True)
     nn.clear_parameters()

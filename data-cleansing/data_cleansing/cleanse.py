@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 from common.console import cli
+from common.machine.output_folders import claimed
 from data_cleansing.command_line import read_experiment
 from data_cleansing.results.html_report import write_report
 from data_cleansing.results.run_folder import open_run
@@ -21,11 +22,12 @@ from data_cleansing.trial import Trial, run_trials
 def main(argv: Sequence[str] | None = None) -> None:
     experiment = read_experiment(__doc__, argv)
     cfg = experiment.cfg
-    folder = open_run(experiment.output, cfg, experiment.resume, experiment.overwrite)
-    print(f"{experiment.name}: computing on {experiment.choose_context()}; {SIGN}", flush=True)
-    started = time.perf_counter()
-    run_trials(cfg, folder, experiment.choose_context, Trial.train, Trial.score, Trial.retrain)
-    write_report(folder, cfg)
+    with claimed(experiment.output) as folder:
+        open_run(folder, cfg, experiment.resume, experiment.overwrite)
+        print(f"{experiment.name}: computing on {experiment.choose_context()}; {SIGN}", flush=True)
+        started = time.perf_counter()
+        run_trials(cfg, folder, experiment.choose_context, Trial.train, Trial.score, Trial.retrain)
+        write_report(folder, cfg)
     print(f"done in {time.perf_counter() - started:.0f} s")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from common.console import cli
 from common.machine.context import use_context
 from common.machine.errors import UsageError
+from common.machine.output_folders import claimed
 from common.runs.config import overrides_of
 from data_cleansing.command_line import stage_parser
 from data_cleansing.config import Retraining
@@ -24,12 +25,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = stage_parser(__doc__, Retraining, overwrite="retrain anew what was retrained before").parse_args(argv)
     cfg = read_config(args.run, **overrides_of(args, Retraining))
     choose_context = partial(use_context, args.context, args.device_id)
-    if args.overwrite:
-        remove(args.run, ("score", "summary", "fig"))
-    print(f"{args.run}: computing on {choose_context()}", flush=True)
-    run_trials(cfg, args.run, choose_context, _retrain)
-    measures = accuracy.summarize(args.run)
-    accuracy.write_figure(args.run, measures, cfg.dataset)
+    with claimed(args.run):
+        if args.overwrite:
+            remove(args.run, ("score", "summary", "fig"))
+        print(f"{args.run}: computing on {choose_context()}", flush=True)
+        run_trials(cfg, args.run, choose_context, _retrain)
+        measures = accuracy.summarize(args.run)
+        accuracy.write_figure(args.run, measures, cfg.dataset)
     print(accuracy.format_table(measures))
     print(f"evaluated: {Path(args.run) / 'summary' / 'summary.csv'}; next: python data-cleansing/report.py {args.run}")
 

@@ -6,12 +6,12 @@ Softmax regression on digits, whose loss is smooth; takes seconds. Prints how th
 writes DIR/leave_one_out.csv and DIR/leave_one_out.png.
 """
 from collections.abc import Sequence
-from pathlib import Path
 
 from common.console import cli
 from common.console.values import positive_int
 from common.machine.context import use_context
-from common.machine.files import make_folder, write_csv
+from common.machine.files import write_csv
+from common.machine.output_folders import claimed
 from common.pictures.figures import save_figure
 from data_cleansing.leave_one_out_comparison import IMAGES, compare_with_retraining, format_table
 
@@ -24,11 +24,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="where results go (default: %(default)s)")
     cli.add_context_flags(parser)
     args = parser.parse_args(argv)
-    folder = make_folder(Path(args.output))
     use_context(args.context, args.device_id)
-    comparison = compare_with_retraining(args.num_images)
-    write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    save_figure(folder / "leave_one_out.png", comparison.draw())
+    with claimed(args.output) as folder:
+        comparison = compare_with_retraining(args.num_images)
+        write_csv(folder / "leave_one_out.csv", *comparison.rows())
+        save_figure(folder / "leave_one_out.png", comparison.draw())
     print(f"scores of {len(comparison.changes)} digits beside the true change of the validation loss when each is left "
           "out of the last epoch, softmax regression")
     print(format_table(comparison))

@@ -10,6 +10,7 @@ from common.console import cli
 from common.console.values import positive_int
 from common.machine.context import use_context
 from common.machine.errors import UsageError
+from common.machine.output_folders import claimed
 from data_cleansing.command_line import add_published_flags
 from data_cleansing.results.html_report import NUM_IMAGES, write_report
 from data_cleansing.results.run_folder import read_config
@@ -26,10 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     cfg = read_config(args.run)
     use_context(args.context, args.device_id)
-    for seed in cfg.seeds:
-        if cfg.methods[0] not in methods_with_scores(args.run, seed):
-            raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
-    write_report(args.run, cfg, args.num_images)
+    with claimed(args.run):
+        for seed in cfg.seeds:
+            if cfg.methods[0] not in methods_with_scores(args.run, seed):
+                raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
+        write_report(args.run, cfg, args.num_images)
 
 
 if __name__ == "__main__":

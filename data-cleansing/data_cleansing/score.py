@@ -12,6 +12,7 @@ from pathlib import Path
 from common.console import cli
 from common.machine.context import use_context
 from common.machine.errors import UsageError
+from common.machine.output_folders import claimed
 from common.runs.config import overrides_of
 from data_cleansing.command_line import stage_parser
 from data_cleansing.config import Scoring
@@ -25,12 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = stage_parser(__doc__, Scoring, overwrite="score anew what these methods have scored before").parse_args(argv)
     cfg = read_config(args.run, **overrides_of(args, Scoring))
     choose_context = partial(use_context, args.context, args.device_id)
-    if args.overwrite:
-        # What was retrained without the worst images is not that of the new scores.
-        names = [METHODS[method].folder for method in cfg.scored_methods]
-        remove(args.run, [f"{kind}/{name}" for kind in ("influence", "score") for name in names])
-    print(f"{args.run}: computing on {choose_context()}; {SIGN}", flush=True)
-    run_trials(cfg, args.run, choose_context, _score)
+    with claimed(args.run):
+        if args.overwrite:
+            # What was retrained without the worst images is not that of the new scores.
+            names = [METHODS[method].folder for method in cfg.scored_methods]
+            remove(args.run, [f"{kind}/{name}" for kind in ("influence", "score") for name in names])
+        print(f"{args.run}: computing on {choose_context()}; {SIGN}", flush=True)
+        run_trials(cfg, args.run, choose_context, _score)
     print(f"scored: {Path(args.run) / 'influence'}; next: python data-cleansing/eval.py {args.run}")
 
 

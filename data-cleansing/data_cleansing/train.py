@@ -8,6 +8,7 @@ CONFIG is a section of the .cfg file. Afterwards: score.py DIR, eval.py DIR, rep
 from collections.abc import Sequence
 
 from common.console import cli
+from common.machine.output_folders import claimed
 from data_cleansing.command_line import read_experiment
 from data_cleansing.results.run_folder import open_run
 from data_cleansing.trial import Trial, run_trials
@@ -16,9 +17,10 @@ from data_cleansing.trial import Trial, run_trials
 def main(argv: Sequence[str] | None = None) -> None:
     experiment = read_experiment(__doc__, argv)
     cfg = experiment.cfg
-    folder = open_run(experiment.output, cfg, experiment.resume, experiment.overwrite)
-    print(f"{experiment.name}: computing on {experiment.choose_context()}", flush=True)
-    run_trials(cfg, folder, experiment.choose_context, Trial.train)
+    with claimed(experiment.output) as folder:
+        open_run(folder, cfg, experiment.resume, experiment.overwrite)
+        print(f"{experiment.name}: computing on {experiment.choose_context()}", flush=True)
+        run_trials(cfg, folder, experiment.choose_context, Trial.train)
     print(f"trained: {folder}; next: python data-cleansing/score.py {folder}")
 
 

@@ -1,6 +1,5 @@
 """One trial of an experiment: train, score, retrain. Results that are there already are not computed again."""
 import contextlib
-import csv
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +13,9 @@ from common.machine.errors import UserError
 from common.machine.files import make_folder, replacing, write_csv
 from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
+from common.reading.arrays import read_npz
+from common.reading.files import decoding
+from common.reading.texts import read_rows
 from common.runs.checkpoint import save_parameters
 from data_cleansing.config import AUTO, Config
 from data_cleansing.data.sets import load_data
@@ -30,10 +32,11 @@ from data_cleansing.results.score_files import (
     write_influence,
 )
 from data_cleansing.training.parameters import ParameterCache
-from data_cleansing.training.record import published_record
+from data_cleansing.training.record import AGAIN, published_record
 from data_cleansing.training.trainer import Trainer, evaluate, predict
 from data_cleansing.training.trajectory import steps_to_store
 
+PREDICTIONS = ("classes", "losses")    # arrays of predictions.npz, by training image
 LOG_HEADER = ("epoch", "train_loss", "valid_loss", "valid_accuracy")
 
 
@@ -158,13 +161,17 @@ class Trial:
     def _write_predictions(self):
         """Store the classes and losses of the training images, which the report shows."""
         logits, losses = predict(self.trainer.network, self.train_images)
-        with replacing(self.training_folder / "predictions.npz") as temporary:
-            np.savez(temporary, classes=logits.argmax(1), losses=losses)
+        with replacing(self.training_folder / "predictions.npz") as temporary, temporary.open("wb") as stream:
+            np.savez(stream, classes=logits.argmax(1), losses=losses)
 
     def predictions(self) -> tuple[np.ndarray, np.ndarray]:
         """Return class and loss of all training images at the end of the training, int (n,) and float32 (n,)."""
-        with np.load(self.training_folder / "predictions.npz", allow_pickle=False) as file:
-            return file["classes"], file["losses"]
+        path, what, names = self.training_folder / "predictions.npz", "the predictions of a network", PREDICTIONS
+        arrays = read_npz(path, what, names, AGAIN)
+        if any(arrays[name].shape != (len(self.train_images),) or arrays[name].dtype.kind not in kinds
+               for name, kinds in zip(names, ("iu", "f"), strict=True)):
+            raise UserError(f"{path}: cannot be read as {what} (of other images); {AGAIN}")
+        return arrays["classes"], arrays["losses"]
 
     @_unwrapped_interrupts()
     def score(self) -> None:
@@ -260,10 +267,8 @@ def _read_log(path):
     """Read the rows of a log, as they were written."""
     if not path.exists():
         return []
-    try:
-        with path.open(newline="") as stream:
-            rows = [(int(line["epoch"]), *(float(line[name]) for name in LOG_HEADER[1:]))
-                    for line in csv.DictReader(stream)]
-    except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); --overwrite starts anew") from error
+    what, remedy = "the log of a training", "--overwrite starts anew"
+    table = read_rows(path, what, LOG_HEADER, remedy)
+    with decoding(path, what, remedy):
+        rows = [(int(line["epoch"]), *(float(line[name]) for name in LOG_HEADER[1:])) for line in table]
     return [row for row in rows if all(map(math.isfinite, row))]

@@ -296,9 +296,9 @@ def test_damaged_results_are_told(finished, tmp_path, refused):
     shutil.copytree(finished, tmp_path / "run")
     path = influence_path(tmp_path / "run", "final", 0)
     path.write_text(path.read_text()[:300])
-    assert "influence_ours_0.csv: holds no scores of this run" in refused(eval, tmp_path / "run", "-r", "1")[1]
+    assert "influence_ours_0.csv, line " in refused(eval, tmp_path / "run", "-r", "1")[1]
     (tmp_path / "run" / "config.json").write_text("{")
-    assert "damaged" in refused(report, tmp_path / "run")[1]
+    assert "config.json: cannot be read as the configuration of a run" in refused(report, tmp_path / "run")[1]
 
 
 def write_list(path, rows):
@@ -321,7 +321,7 @@ def test_errors_in_the_data(pictures, tmp_path, refused):
     assert "none of its 2 images can be read" in says(
         write_list(tmp_path / "gone.csv", [("a.png", 1), ("b.png", 0)]), "--damaged", "skip")
     (tmp_path / "wrong.csv").write_text("a,b\n1,2\n")
-    assert "first line must be" in says(tmp_path / "wrong.csv")
+    assert "first line must have" in says(tmp_path / "wrong.csv")
     assert "not a number of images" in says(pictures, "-r", "few")
     assert "8 at least" in says(pictures, "--side", "4")
     assert "n_train = 100: there are only 28 such images" in says(pictures, "--n-train", "100")
@@ -334,7 +334,7 @@ def test_corrupt_images_stop_or_are_counted(pictures, tmp_path, refused, command
     (tmp_path / "data" / "pear" / "00.png").write_bytes(b"no image")
     (tmp_path / "data" / "apple" / "00.png").write_bytes(b"")
     argv = ("--data-dir", tmp_path / "data", "-o", tmp_path / "run", *SHORT)
-    assert "cannot be read as an image" in refused(train, *argv)[1]
+    assert "not an image" in refused(train, *argv)[1]
     status, _, err = command(train, *argv, "--damaged", "skip", "--overwrite")
     assert status == 0 and err.startswith("warning: 2 images cannot be read and are left out, the first: ")
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from common.machine.errors import UsageError, UserError
+from common.pictures.image_files import read_image
 from data_cleansing.data.augmentation import make_batch
 from data_cleansing.data.images import Images, decode, network_side, prepare
 
@@ -83,11 +84,26 @@ def test_decode_finds_the_channels(mode, channels, tmp_path):
     assert decode(tmp_path / "a.png", channels=4 - channels).shape == (4 - channels, 4, 5)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_as_everywhere(orientation, tmp_path):
+    exif, pixels = Image.Exif(), np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    bgr = read_image(tmp_path / "a.png")
+    assert bgr.shape[:2] == ((4, 6) if orientation < 5 else (6, 4))
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), bgr[..., ::-1].transpose(2, 0, 1))
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    Image.fromarray(np.full((4, 4), 0x80FF, np.uint16)).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(decode(tmp_path / "deep.png"), np.full((1, 4, 4), 0x80))
+
+
 def test_unreadable_images_are_told(tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    Image.new("I;16", (4, 4)).save(tmp_path / "deep.png")
-    for name, error, message in (("missing.png", UsageError, "no such"), ("text.png", UserError, "cannot be read"),
-                                 ("deep.png", UserError, "8 bits")):
+    Image.new("F", (4, 4)).save(tmp_path / "real.tiff")
+    for name, error, message in (("missing.png", UsageError, "no such"), ("text.png", UserError, "not an image"),
+                                 ("real.tiff", UserError, "8 or 16 bits")):
         with pytest.raises(error, match=rf"{name}: .*{message}"):
             decode(tmp_path / name)
 

@@ -60,10 +60,10 @@ def test_damaged_records_are_told(tmp_path):
     published_record(7, 2, 3, 0.1).save(path)
     whole = path.read_bytes()
     path.write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="cannot be read as the record of a training"):
         TrainingRecord.load(path)
     np.savez(path, rows=np.arange(3))
-    with pytest.raises(UserError, match="no record"):
+    with pytest.raises(UserError, match="cannot be read as the record"):
         TrainingRecord.load(path)
 
 

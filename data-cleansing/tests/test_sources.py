@@ -59,7 +59,7 @@ def test_other_sets_follow_the_training_images(listing, tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    ("", "first line must be 'x:image,y:label'"), ("image,label\na.png,0\n", "first line must be"),
+    ("", "first line must have the columns 'x:image,y:label'"), ("image,label\na.png,0\n", "first line must have"),
     ("x:image,y:label\n", "lists no images"), ("x:image,y:label\na.png\n", "line 2: 1 columns"),
     ("x:image,y:label\nmissing.png,0\n", "missing.png: no such image"), (b"\xff\xfe\x00", "cannot be read"),
 ])

@@ -162,5 +162,5 @@ def test_damaged_and_foreign_parameters_are_told(trainer, tmp_path):
     with pytest.raises(UserError, match="parameters of another network"):
         ParameterCache(Layout(), tmp_path)
     (tmp_path / "layout.json").write_text("{")
-    with pytest.raises(UserError, match="layout.json: damaged"):
+    with pytest.raises(UserError, match="layout.json: cannot be read as shapes of parameters"):
         ParameterCache(trainer.layout, tmp_path)

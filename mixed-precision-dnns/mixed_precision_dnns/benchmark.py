@@ -1,9 +1,10 @@
 """Measure what quantization costs in training: time of a step, peak memory; and the throughput of images and processes.
 
-    python benchmark.py [--batch-size 32] [--rounds 7] [--output FILE.json]
+    python benchmark.py [--batch-size 32] [--rounds 7] [-c cudnn] [--output FILE.json]
 
 Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
-that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops of common.
+that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops and kernels
+of common. Memory is that of the process on a CPU, and what it takes of the GPU on one.
 """
 import argparse
 import statistics
@@ -21,14 +22,15 @@ from common.console import cli
 from common.console.values import positive_int
 from common.datasets import DATASETS, SYNTHETIC, Dataset, synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
-from common.machine.context import native_functions, use_context
+from common.machine.context import native_functions, on_gpu, use_context
 from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
 from common.machine.distributed import join_ranks, world
 from common.machine.files import write_json
 from common.machine.launching import find_mpirun, launched_size, start_ranks
 from common.machine.memory import peak_megabytes
+from common.out_of_core.device import device_memory, synchronize
 from common.quantizers import POWER_OF_TWO, UNIFORM, range_quantizer
-from common.workbench.benchmarking import add_benchmark_flags, median_ratio, take_turns
+from common.workbench.benchmarking import add_benchmark_flags, median_ratio, say_left_out, take_turns
 from mixed_precision_dnns.clipping import learned_tensors
 from mixed_precision_dnns.config import RELU, Config
 from mixed_precision_dnns.quantized_network import build_network
@@ -48,15 +50,17 @@ STEPS = 7    # that one process takes to tell how fast it is
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    use_context("cpu")
+    where = use_context(args.context, args.device_id)
     if args.peak_memory_of:
         print(peak_memory(NETWORKS[args.peak_memory_of], MEMORY_BATCH))
         return
     if args.throughput_on:
         throughput(args.batch_size, args.throughput_on)
         return
+    print(f"computing on {where}", flush=True)
+    flags = "-c", args.context, "-d", args.device_id
     results = {"batch_size": args.batch_size, "step": step_times(args.batch_size, args.rounds),
-               "peak_memory_mb": {name: peak_memory_in_new_process(name) for name in NETWORKS},
+               "peak_memory_mb": {name: peak_memory_in_new_process(name, *flags) for name in NETWORKS},
                "images_per_second": iterator_throughput(args.rounds),
                "processes": process_throughput(args.batch_size, min(args.rounds, 3))}
     show(results)
@@ -97,16 +101,18 @@ def step_times(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def peak_memory(cfg: Config, batch_size: int) -> float:
-    """Peak memory of this process in MB after two training steps."""
+    """Peak memory of this process, or what it has taken of the GPU, in MB after two training steps."""
+    before = device_memory()[0] if on_gpu() else 0
     step = make_step(cfg, batch_size)
     step()
     step()
-    return peak_megabytes()
+    synchronize()
+    return (before - device_memory()[0]) / 2**20 if on_gpu() else peak_megabytes()    # nnabla keeps what it has taken
 
 
-def peak_memory_in_new_process(name: str) -> float:
+def peak_memory_in_new_process(name: str, *flags: str) -> float:
     """`peak_memory` of a network in a process that has seen no other."""
-    return float(subprocess.run([*COMMAND, "--peak-memory-of", name], check=True, text=True,
+    return float(subprocess.run([*COMMAND, "--peak-memory-of", name, *flags], check=True, text=True,
                                 capture_output=True).stdout)
 
 
@@ -122,8 +128,12 @@ def throughput(batch_size: int, num_cores: int) -> None:
 def process_throughput(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Images per second of a training on one core and on all, by one process, and by a process on each core.
 
-    The result is empty if there is but one core, no mpirun, or no way to keep a process on some cores (macOS, Windows).
+    The result is empty if there is but one core, no mpirun, or no way to keep a process on some cores (macOS, Windows),
+    and where a GPU computes.
     """
+    if on_gpu():
+        say_left_out("training by one process on each core")
+        return {}
     num_cores = num_threads()
     if num_cores < 2 or not find_mpirun() or not CAN_LIMIT:
         return {}
@@ -132,7 +142,7 @@ def process_throughput(batch_size: int, rounds: int) -> dict[str, dict[str, floa
     found = {name: [] for name in starts}
     for _ in range(rounds):
         for name, (ranks, cores) in starts.items():
-            worker = *COMMAND, "--batch-size", str(batch_size), "--throughput-on", str(cores)
+            worker = *COMMAND, "--batch-size", str(batch_size), "--throughput-on", str(cores), "-c", "cpu"
             done = start_ranks(ranks, worker, "--bind-to", "core")
             done.check_returncode()
             found[name].append(float(done.stdout.split()[-1]))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.console import cli
+from common.machine.output_folders import claimed
 from common.runs.config import find_cfg, overrides_of
 from common.runs.experiments import add_experiment_flags, open_experiment
 from mixed_precision_dnns.config import Experiment
@@ -31,5 +32,7 @@ def train_from_command_line(argv: Sequence[str] | None, description: str | None,
         shared = {key: value for key, value in overrides_of(args, cls).items() if key in cls.start_keys}
         for start in missing_starts(cfg, folder, find_cfg(args.cfg, PACKAGE), shared):
             print(f"first {start.folder.name}, which {start.needed_by} starts from", flush=True)
-            train(start.cfg, start.folder, memory, resume=True)
-    train(cfg, folder, memory, args.resume, args.overwrite)
+            with claimed(start.folder):
+                train(start.cfg, start.folder, memory, resume=True)
+    with claimed(folder):
+        train(cfg, folder, memory, args.resume, args.overwrite)

@@ -30,8 +30,7 @@ def log_epoch(run: Run, cfg: QuantizationConfig, errors: Sequence[float], sizes:
     row = {"train_error": values.pop("error"), "valid_error": errors[0],
            **{f"valid_top{k}_error": error for k, error in others}, **values,
            "weight_kbytes": weight_kbytes, "activation_kbytes": activation_kbytes, "learning_rate": learning_rate}
-    run.finish_epoch(row, PANELS, scalar_values(tensors))
-    write_published_logs(run, cfg, tensors)
+    run.finish_epoch(row, PANELS, scalar_values(tensors), lambda: write_published_logs(run, cfg, tensors))
     valid_errors = f"{errors[0]:.2%}" + "".join(f", top {k} {error:.2%}" for k, error in others)
     print(f"epoch {len(run.rows)}/{cfg.epochs}: loss {row['loss']:.4f}, train error {row['train_error']:.2%}, "
           f"validation error {valid_errors}, weights {weight_kbytes:.1f} kB, activations {activation_kbytes:.1f} kB",

@@ -6,6 +6,7 @@ import numpy as np
 
 from common.console.progress import progress
 from common.datasets.batches import Batches
+from common.machine.errors import UserError
 from common.machine.files import write_json
 from common.runs.checkpoint import load_parameters
 from common.runs.training import BEST, Run
@@ -65,11 +66,16 @@ def format_result(result: dict[str, float]) -> str:
 
 def report_best(run: Run, cfg: QuantizationConfig, network: QuantizedNetwork, valid_data: Batches,
                 test_data: Batches) -> None:
-    """Load and measure the best parameters of a run, and print and save what they have learned."""
+    """Load and measure the best parameters of a run, and print and save what they have learned.
+
+    Raises
+    ------
+    UserError
+        There are none.
+    """
     if run.best is None:
-        print(f"no epoch met the budget, so there is no {BEST}: train for longer, or raise the budget or the factors "
-              f"initial_cost_lambda2 and initial_cost_lambda3 (the last state is in {run.checkpoint})")
-        return
+        raise UserError(f"no epoch met the budget, so there is no {BEST}: train for longer, or raise the budget or "
+                        f"initial_cost_lambda2 and initial_cost_lambda3 (the last state is in {run.checkpoint})")
     load_parameters(run.folder / BEST, {name: p.shape for name, p in run.parameters.items()})
     result = evaluate_run(network, cfg, valid_data, test_data)
     rows = tensor_table(cfg)

@@ -23,7 +23,8 @@ from common.console.tables import align
 from common.console.values import int_from_0, positive_int
 from common.machine.context import use_context
 from common.machine.errors import UserError
-from common.machine.files import make_folder, replacing, write_json
+from common.machine.files import replacing, write_json
+from common.machine.output_folders import claimed
 from common.runs.training import BEST
 from mixed_precision_dnns import data
 from mixed_precision_dnns.config import QuantizationConfig, without_quantizers
@@ -56,16 +57,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    # Here, as it imports onnx, which --help does not need.
-    from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share
-
     use_context("cpu")
     nn.clear_parameters()
     run = load_finished_run(args.run, args.weights)
     if args.data_dir:
         run = attrs.evolve(run, cfg=attrs.evolve(run.cfg, data_dir=args.data_dir))
     images = take(data.all_images(run.cfg), args.images) if args.images else None
-    folder = make_folder(args.output or Path(args.run) / FOLDER)
+    with claimed(args.output or Path(args.run) / FOLDER) as folder:
+        export(run, args, images, folder)
+
+
+def export(run: FinishedRun, args: argparse.Namespace, images: tuple[np.ndarray, np.ndarray] | None,
+           folder: Path) -> None:
+    """Write the files of a run, compare their answers on the images, and print what that gives."""
+    # Here, as it imports onnx, which --help does not need.
+    from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share
 
     network = run.build(COMPARED_BATCH)
     refuse_infinite_ranges(run.cfg, args.run)

@@ -4,7 +4,7 @@ from pathlib import Path
 import attrs
 
 from common.machine.errors import UserError
-from common.machine.files import read_json
+from common.reading.texts import read_json
 from common.runs.checkpoint import load_parameters, parameter_shapes, stored_shapes
 from common.runs.training import BEST
 from mixed_precision_dnns import data
@@ -26,7 +26,7 @@ def read_config(folder: str | Path) -> Experiment:
     """
     path = Path(folder) / "config.json"
     missing = f"{folder}: no config.json there; name the output folder of train_resnet.py or train_imagenet.py"
-    return config_from(read_json(path, missing), path)
+    return config_from(read_json(path, "the configuration of a run", "run the experiment again", missing=missing), path)
 
 
 @attrs.frozen

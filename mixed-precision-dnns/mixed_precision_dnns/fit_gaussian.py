@@ -36,10 +36,11 @@ import numpy as np
 
 from common.console import cli
 from common.console.tables import align
-from common.console.values import flag_value, int_from_0, positive_int, to_number
+from common.console.values import int_from_0, number_above_0, positive_int
 from common.machine import files
 from common.machine.context import use_context
 from common.machine.errors import UserError
+from common.machine.output_folders import claimed
 from common.quantizers import DEFAULT_LIMITS, GRIDS, QUANTIZERS, SCALARS, Grid, Limits, range_quantizer
 from common.quantizers.layers import LIMIT_MARGIN
 
@@ -212,7 +213,7 @@ def draw(path: Path, fits: Mapping[tuple[str, str], Fit], best: Mapping[str, flo
     panels[0, 0].set_ylabel("error ½ mean (Q(x) − x)²")
     panels[1, 0].set_ylabel("bit width (bits)")
     with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _line_style(start, name):
@@ -266,8 +267,6 @@ def print_table(results: Sequence[dict[str, Any]], best: Mapping[str, float]) ->
 
 # Command line -----------------------------------------------------------------------------------------------------
 
-number_above_0 = flag_value("a number above 0", to_number, lambda value: value > 0)
-
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the flags of the command line."""
@@ -286,7 +285,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Fit, print a table, write the files."""
     args = parse_args(argv)
-    output = files.make_folder(args.output)
+    with claimed(args.output) as output:
+        fit_and_write(args, output)
+
+
+def fit_and_write(args: argparse.Namespace, output: Path) -> None:
+    """Do what the flags say, with `output` for the files."""
     use_context("cpu")    # a GPU has nothing to gain from two scalars
     x = np.random.default_rng(args.seed).standard_normal(args.samples).astype(np.float32)
     fits = fit_all(x, args.learning_rate, args.steps)

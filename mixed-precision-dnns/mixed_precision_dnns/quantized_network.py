@@ -3,6 +3,7 @@ import attrs
 import nnabla as nn
 import numpy as np
 
+from common.machine.threads import NNABLA
 from mixed_precision_dnns.config import Experiment, ImageNetConfig
 from mixed_precision_dnns.imagenet_models import MODELS
 from mixed_precision_dnns.network_size import activation_kbytes, weight_kbytes
@@ -21,11 +22,15 @@ class QuantizedNetwork:
     activation_kbytes: nn.Variable
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        """Logits float32 (n, classes) of images (n, channels, height, width), n up to the batch size."""
+        """Logits float32 (n, classes) of images (n, channels, height, width), n up to the batch size.
+
+        Threads may share the network.
+        """
         num = len(image)
-        self.image.d[:num] = image
-        self.logits.forward(clear_buffer=True)
-        return self.logits.d[:num]
+        with NNABLA:
+            self.image.d[:num] = image
+            self.logits.forward(clear_buffer=True)
+            return self.logits.d[:num].copy()
 
     def sizes(self) -> tuple[float, float]:
         """Compute the size of weights and of activations, in kB."""

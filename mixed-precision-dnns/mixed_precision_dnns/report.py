@@ -4,7 +4,6 @@
     python report.py --published resnet18       an ImageNet network with the bit widths of the paper's figure 5
 """
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from common.machine.context import use_context
 from common.machine.errors import UsageError
 from common.machine.files import write_csv
 from common.quantizers import UNIFORM, range_quantizer
+from common.reading.texts import read_json
 from common.runs.training import BEST
 from mixed_precision_dnns.config import ImageNetConfig
 from mixed_precision_dnns.finished_run import load_finished_run
@@ -65,7 +65,7 @@ def published_costs(name: str) -> list[dict[str, Any]]:
     """`cost_table` of a network whose weights have the bits of the paper's figure."""
     cfg = ImageNetConfig(model=name, w_quantize=range_quantizer(UNIFORM), w_bitwidth_max=16)
     build_network(cfg, 1, False, *IMAGENET)
-    bits = [layer["bits"] for layer in json.loads(PUBLISHED_BITWIDTHS.read_text())[name]]
+    bits = [layer["bits"] for layer in read_json(PUBLISHED_BITWIDTHS)[name]]
     tensors = [tensor for tensor in quantized_tensors(cfg) if tensor.kind != "activations"]
     for tensor, width in zip(tensors, [*bits, bits[-1]], strict=True):    # the bias of the last layer has its bits
         d, xmax = tensor.scalars.values()

@@ -4,7 +4,7 @@
 
 CONFIG is a section of the .cfg file; DEFAULT is the float network that sections with INIT in their name start from.
 """
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -18,13 +18,14 @@ from common.machine.distributed import world
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.config import to_dict
+from common.runs.readings import read_later, scalar_later
 from common.runs.schedules import step_decay
 from common.runs.training import Run
 from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.command_line import train_from_command_line
 from mixed_precision_dnns.config import Config, Experiment
 from mixed_precision_dnns.data import build_network_for, load_data, print_skipped
-from mixed_precision_dnns.epoch_logs import log_epoch, write_published_logs
+from mixed_precision_dnns.epoch_logs import log_epoch
 from mixed_precision_dnns.evaluation import report_best, top_errors
 from mixed_precision_dnns.network_size import QuantizedTensor
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
@@ -72,7 +73,6 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
             run.keep_best(errors[0])
         log_epoch(run, cfg, errors, sizes, solver.learning_rate(), tensors)
     if world().rank == 0:
-        write_published_logs(run, cfg, tensors)    # it may have been killed before the last row
         report_best(run, cfg, valid_net, valid_data, test_data)
         print_skipped(train_data, valid_data, test_data)
 
@@ -88,11 +88,16 @@ class TrainingGraph:
     weights_over_budget: nn.Variable
     activations_over_budget: nn.Variable
 
-    def values(self) -> dict[str, float]:
-        """Losses by the columns of the published log, and the share of wrong answers, after a forward pass."""
-        wrong = self.network.logits.d.argmax(1) != self.label.d[:, 0]
-        return {"error": wrong.mean(), "loss": float(self.loss.d), "loss1": float(self.cross_entropy.d),
-                "loss2": float(self.weights_over_budget.d), "loss3": float(self.activations_over_budget.d)}
+    def values(self, label: np.ndarray) -> dict[str, Callable[[], float]]:
+        """What a forward pass has computed, for `Run.record`, which reads it later: on a GPU the host does not wait.
+
+        Losses by the columns of the published log, and the share of wrong answers to `label`, int (batch, 1).
+        """
+        logits = read_later(self.network.logits)
+        losses = {"loss": self.loss, "loss1": self.cross_entropy, "loss2": self.weights_over_budget,
+                  "loss3": self.activations_over_budget}
+        return {"error": lambda: float((logits().argmax(1) != label[:, 0]).mean()),
+                **{name: scalar_later(loss) for name, loss in losses.items()}}
 
 
 def build_loss(cfg: Experiment, network: QuantizedNetwork) -> TrainingGraph:
@@ -122,8 +127,8 @@ def make_solver(cfg: Experiment) -> S.Solver:
 
 
 def clipped_update(graph: TrainingGraph, solver: S.Solver, tensors: Sequence[QuantizedTensor],
-                   cfg: Experiment, image: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """Update the parameters once, with the scalars of `tensors` within their limits; returns the values before.
+                   cfg: Experiment, image: np.ndarray, label: np.ndarray) -> dict[str, Callable[[], float]]:
+    """Update the parameters once, with the scalars of `tensors` within their limits; the result reads values before.
 
     `image` is float32 (batch, channels, height, width), `label` int32 (batch, 1).
     """
@@ -136,7 +141,7 @@ def clipped_update(graph: TrainingGraph, solver: S.Solver, tensors: Sequence[Qua
         clip_gradients(tensors)
     solver.update()
     clip_values(tensors)
-    return graph.values()
+    return graph.values(label)
 
 
 if __name__ == "__main__":

@@ -99,11 +99,21 @@ def test_the_demo_is_an_experiment_with_a_budget():
     assert cfg.target_weight_kbytes == 90 and cfg.dataset == "digits"
 
 
+def test_benchmark_on_a_gpu_tells_what_is_taken_of_it_and_leaves_processes_on_cores_out(monkeypatch, capsys):
+    benchmark.use_context("cpu")
+    free = iter([10 << 20, 7 << 20])
+    monkeypatch.setattr(benchmark, "on_gpu", lambda: True)
+    monkeypatch.setattr(benchmark, "device_memory", lambda: (next(free), 12 << 20))
+    assert benchmark.peak_memory(Config(), 1) == 3
+    assert benchmark.process_throughput(1, 1) == {}
+    assert "left out" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_benchmark_compares_all_networks(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "MEMORY_BATCH", 1)
     monkeypatch.setattr(benchmark, "NETWORKS", {name: benchmark.NETWORKS[name] for name in ("float", "W+A uniform")})
-    benchmark.main(["--batch-size", "1", "--rounds", "1", "-o", str(tmp_path / "out.json")])
+    benchmark.main(["--batch-size", "1", "--rounds", "1", "-c", "cpu", "-o", str(tmp_path / "out.json")])
     results = json.loads((tmp_path / "out.json").read_text())
     assert results["step"]["float"]["ratio"] == 1 and results["peak_memory_mb"]["float"] > 50
     assert "W+A uniform, nnabla's functions" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import pytest
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import write_json
+from common.machine.output_folders import claimed
 from mixed_precision_dnns import eval, export, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.deployment import packed
@@ -91,6 +92,11 @@ def test_without_images_no_data_are_needed(runs, tmp_path, capsys):
     with pytest.raises(UsageError, match="gone"):
         export.main([str(run), "-o", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
+
+
+def test_two_processes_do_not_export_to_one_folder(runs, tmp_path):
+    with claimed(tmp_path / "out"), pytest.raises(UserError, match="is writing to this folder"):
+        export.main([str(runs / "uniform"), "-o", str(tmp_path / "out"), "--images", "0"])
 
 
 def test_refuses_a_range_that_is_not_finite():

@@ -172,7 +172,7 @@ def first_step(cfg, weights):
     graph, solver, tensors = small_graph(cfg), make_solver(cfg), learned_tensors(cfg)
     clip_values(tensors)
     before = {name: p.d.copy() for name, p in nn.get_parameters().items()}
-    losses = clipped_update(graph, solver, tensors, cfg, *some_batch())
+    losses = {name: read() for name, read in clipped_update(graph, solver, tensors, cfg, *some_batch()).items()}
     parameters = nn.get_parameters()
     return (losses, [name for name, p in parameters.items() if not np.isfinite(p.d).all()],
             [name for name, p in parameters.items() if name.endswith("/W") and np.array_equal(p.d, before[name])])
@@ -239,9 +239,9 @@ def test_loss_adds_up():
     cfg = attrs.evolve(U3, target_weight_kbytes=10, target_activation_kbytes=0.1, initial_cost_lambda2=0.5,
                        initial_cost_lambda3=3)
     graph = small_graph(cfg)
-    graph.network.image.d, graph.label.d = some_batch()
+    graph.network.image.d, graph.label.d = image, label = some_batch()
     graph.loss.forward()
-    values = graph.values()
+    values = {name: read() for name, read in graph.values(label).items()}
     assert values["loss2"] > 0 and values["loss3"] > 0
     assert values["loss"] == pytest.approx(values["loss1"] + 0.5 * values["loss2"] + 3 * values["loss3"], rel=1e-6)
     logits = graph.network.logits.d.astype(np.float64)

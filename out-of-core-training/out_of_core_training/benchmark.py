@@ -17,10 +17,11 @@ from typing import Any
 import attrs
 
 from common.console import cli
-from common.console.values import positive_int
+from common.console.values import number_above_0, positive_int
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, write_csv, write_json
+from common.machine.files import write_csv, write_json
+from common.machine.output_folders import claimed
 from common.out_of_core.device import device_memory, parse_budget
 from out_of_core_training import models
 from out_of_core_training.comparison import figure
@@ -50,7 +51,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iterations", type=positive_int, default=10, metavar="N",
                         help="iterations that are timed (default: %(default)s)")
     parser.add_argument("--image-size", metavar="SIZE", help="pixels, such as 224 or 1024x2048 (default: as published)")
-    parser.add_argument("--width", type=float, default=1.0, metavar="X",
+    parser.add_argument("--width", type=number_above_0, default=1.0, metavar="X",
                         help="factor of all numbers of channels (default: %(default)s)")
     parser.add_argument("--output", "-o", default="benchmark", metavar="DIR",
                         help="where results go (default: %(default)s)")
@@ -68,7 +69,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     setting = Setting(args.memory, args.image_size, args.width, args.context, args.device_id)
     for network in args.networks:
         check(network, setting)
-    folder = make_folder(args.output)
+    with claimed(args.output) as folder:
+        rows, limits = compare(setting, args)
+        note = f"{device}, {args.memory or 'all memory'}" + ("" if on_gpu() else f"; {DRY_RUN}")
+        write(folder, {"note": note, "dry_run": not on_gpu(), "largest_batch": limits, "rows": rows})
+
+
+def compare(setting: "Setting", args: argparse.Namespace
+            ) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Try what the flags name; returns the rows of the table, and {network: {mode: largest batch}}."""
     rows, limits = [], {}
     for network in args.networks:
         for mode in args.modes:
@@ -80,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"{network}, {mode}: largest batch {best}", flush=True)
             rows += [measure(setting, network, mode, batch, args.iterations)
                      for batch in batches_up_to(best, args.batches)]
-    note = f"{device}, {args.memory or 'all memory'}" + ("" if on_gpu() else f"; {DRY_RUN}")
-    write(folder, {"note": note, "dry_run": not on_gpu(), "largest_batch": limits, "rows": rows})
+    return rows, limits
 
 
 @attrs.frozen

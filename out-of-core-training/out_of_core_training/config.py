@@ -4,6 +4,7 @@ from typing import Any
 
 import attrs
 
+from common.console.values import largest
 from common.machine.errors import UsageError
 from common.runs.config import choice, integer, number, text
 from common.runs.schedules import poly_decay, step_decay
@@ -84,8 +85,10 @@ def parse_size(value: str | None) -> tuple[int, int] | None:
     match = re.fullmatch(r"\s*([0-9]+)\s*(?:x\s*([0-9]+)\s*)?", value, re.IGNORECASE)
     if match is None:
         raise UsageError(f"image size {value!r}: not height and width in pixels, such as 224 or 1024x2048")
-    height, width = match.groups()
-    return int(height), int(width or height)
+    height, width = (int(digits[:6]) for digits in (match[1], match[2] or match[1]))
+    if not 1 <= min(height, width) <= max(height, width) <= largest("image_height"):
+        raise UsageError(f"image size {value!r}: choose 1 to {largest('image_height')} pixels")
+    return height, width
 
 
 def learning_rate(cfg: Config, epoch: int, step: int, num_steps: int) -> float:

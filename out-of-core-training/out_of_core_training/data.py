@@ -138,21 +138,17 @@ def translation_scene(pair: cityscapes.Pair, size: tuple[int, int], rng: np.rand
 
 def _all_classes(pair):
     """Read image uint8 (height, width, 3), BGR, and the numbers of classes and of objects, both (height, width)."""
-    import cv2
-
     if isinstance(pair.image, cityscapes.SceneFile):
         image, label = cityscapes.read_pair(pair)
         label = np.where(label == cityscapes.IGNORE, CITYSCAPES_CLASSES, label).astype(np.uint8)
         return image, label, label.astype(np.int32)
     folder, name = Path(pair.label).parent, Path(pair.image).name.removesuffix(_IMAGE)
     image, label = images.read_image(pair.image), images.read_indices(folder / f"{name}{_LABEL_IDS}")
-    instances = cv2.imread(str(folder / f"{name}{_INSTANCE_IDS}"), cv2.IMREAD_UNCHANGED)
-    if instances is None or instances.ndim != 2:
-        raise UserError(f"{folder / name}{_INSTANCE_IDS}: no such file, or no image of numbers; Pix2PixHD needs the "
-                        "edges of objects")
+    path = folder / f"{name}{_INSTANCE_IDS}"
+    instances = images.read_indices(path, f"{path}: no such file; Pix2PixHD needs the edges of objects")
     if not image.shape[:2] == label.shape == instances.shape:
         raise UserError(f"{folder / name}{_LABEL_IDS}: does not have the size of its image or of its instances")
-    return image, np.minimum(label, NUM_LABELS - 1), instances.astype(np.int32)
+    return image, np.minimum(label, NUM_LABELS - 1).astype(np.uint8), instances.astype(np.int32)
 
 
 def edges_of(instances: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Plan out-of-core training of a graph without running it: the memory it needs, and its swaps by nnabla's scheduler."""
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -6,10 +7,12 @@ import attrs
 import nnabla as nn
 
 from common.machine.errors import UserError
+from common.out_of_core.allocators import CachingAllocator, VirtualAllocator, in_chunks, rounded
 from common.out_of_core.backends import backend_named
-from common.out_of_core.device import format_bytes
+from common.out_of_core.device import CHUNK, format_bytes
 from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder
+from common.out_of_core.replay import Occupancy, replay
 from common.out_of_core.schedule import PlanError, Schedule, make_schedule
 
 Step = tuple[nn.Variable, Any]    # a loss and the solver that it is for, or None
@@ -65,6 +68,22 @@ class Plan:
         """Most bytes that live at a time if nothing is swapped."""
         return max(self.record.in_core())
 
+    def occupancy(self, virtual: bool = False, chunk: int = CHUNK) -> Occupancy:
+        """What some iterations take of the device and of the host, with what nnabla's allocators round up and keep.
+
+        Parameters
+        ----------
+        virtual
+            Whether arrays of the device are `CudaCachedVirtualArray`, in chunks of `chunk` bytes, instead of
+            `CudaCachedArray`.
+        """
+        return replay(self.record, self.schedule, VirtualAllocator(chunk) if virtual else CachingAllocator())
+
+    def affordable(self, budget: int, virtual: bool) -> int:
+        """Bytes of arrays that `common.out_of_core.OutOfCore` plans with where it has a budget on a GPU."""
+        allocated = functools.partial(in_chunks, chunk=CHUNK) if virtual else rounded
+        return self.record.affordable(budget, allocated, self.minimum_budget)
+
     @property
     def transfers(self) -> Schedule:
         """The schedule of a plan that was made with a budget."""
@@ -90,7 +109,7 @@ class Plan:
 
 def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tuple[nn.Variable, str]] = (),
          budget: int | None = None, prefetch: int | None = None, weight_decay: bool = False,
-         save_host_memory: bool = False, backend: str | None = None, workspace: int | None = None) -> Plan:
+         save_host_memory: bool = False, backend: str | None = None, workspace: int = 0) -> Plan:
     """Plan a training iteration as nnabla's scheduler would after it has recorded one.
 
     The iteration writes the inputs and takes the steps: for each `forward(clear_no_need_grad=True)`, `zero_grad()`,
@@ -113,8 +132,8 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
         What is to compute, `cpu`, `cudnn` or `cudnn:half`; it need not be here, nor the graph be built for it. By
         default the backend of the current context.
     workspace
-        Bytes that cuDNN takes for each pass of a convolution; by default the limit that NNABLA_CUDNN_WORKSPACE_LIMIT
-        sets, and 0 without one.
+        Bytes to count for each workspace of cuDNN: one for a convolution forward, two backward. How many it takes is
+        known on the device alone; `common.out_of_core.device.workspace_limit` has the most.
 
     Raises
     ------

@@ -17,10 +17,12 @@ import nnabla as nn
 
 from common.console import cli
 from common.machine.distributed import world
+from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.config import to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
+from common.runs.readings import scalar_later
 from common.runs.training import Run
 from out_of_core_training import models
 from out_of_core_training.config import Config, learning_rate
@@ -57,7 +59,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     cfg, memory = open_experiment(args, Config, "out_of_core_training")
-    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
+    with claimed(args.output or args.experiment) as folder:
+        train(cfg, folder, memory, args.resume, args.overwrite)
 
 
 def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = False, overwrite: bool = False) -> None:
@@ -81,7 +84,7 @@ def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = 
         for arrays in run.steps(train_data):
             solver.set_learning_rate(learning_rate(cfg, epoch, run.state["step"], len(train_data)))
             memory.run(models.iterate, network, arrays, cfg.weight_decay)
-            run.record(**{name: float(loss.d) for name, loss in network.losses.items()})
+            run.record(**{name: scalar_later(loss) for name, loss in network.losses.items()})
         images = (len(train_data) - first) * cfg.batch_size * world().size
         speed = images / (time.perf_counter() - started)
         error = validate(valid_network, valid_data, memory) if valid_data else None

@@ -1,5 +1,6 @@
 import itertools
 
+import attrs
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -12,7 +13,7 @@ from out_of_core_training import plan as command
 from out_of_core_training.planner import plan
 from out_of_core_training.planning.devices import DEVICES, Device
 from out_of_core_training.planning.timeline import estimated_seconds, make_timeline
-from out_of_core_training.planning.what_if import Growth, what_if_rows
+from out_of_core_training.planning.what_if import LIMIT, Growth, in_core_needs, swapped_needs, what_if_rows
 
 SMALL = ["--image-size", "32", "--device", "V100-16GB"]
 
@@ -36,16 +37,58 @@ def resnet50(batch_size):
 def test_resnet50_takes_86_megabytes_of_an_image_and_its_largest_block_9_63():
     one, _ = resnet50(1)
     many, _ = resnet50(1440)
-    growth = Growth(one, many, 1440)
+    growth = Growth({1: one, 1440: many}.__getitem__, 1440)
     assert many.in_core_bytes / 1440 == pytest.approx(86e6, rel=0.005)
     assert many.minimum_budget / 1440 == pytest.approx(9.63e6, rel=0.001)
     for batch_size, total in ((64, 5.6e9), (192, 16.6e9), (768, 66.1e9)):
-        first, further = growth.in_core[0]
+        further = max(growth.slopes(in_core_needs))
         # The momentum, 0.1 GB, lives from the second iteration on.
-        assert first + further * (batch_size - 1) == pytest.approx(total + 0.1e9, rel=0.02)
-    rows = dict(what_if_rows(growth, 14e9))
-    assert rows["swapped"].split()[0] == "1453"    # 14e9 / 9.6338e6
-    assert int(rows["swapped, elementwise functions in place"].split()[0]) > 1453
+        assert one.in_core_bytes + further * (batch_size - 1) == pytest.approx(total + 0.1e9, rel=0.02)
+    assert growth.estimate(swapped_needs, 14e9) == 1453    # 14e9 / 9.6338e6
+
+
+def test_limits_are_planned_and_changes_never_take_less_than_nothing():
+    """Pix2PixHD once had negative bytes for each image."""
+    def plan_at(batch_size):
+        network = models.build("pix2pixhd", batch_size, (64, 64), width=0.05)
+        return plan(network.steps, network.typed_inputs, backend="cudnn")
+    planned = []
+    growth = Growth(lambda batch_size: planned.append(batch_size) or plan_at(batch_size), 4)
+    memory = 1.5 * max(in_core_needs(growth.plan(4)))
+    rows = dict(what_if_rows(growth, memory))
+    limits = {name: int(row.split()[0]) for name, row in rows.items()}
+    for name, needs in (("swapped", swapped_needs), ("in-core", in_core_needs)):
+        assert {limits[name], limits[name] + 1} <= set(planned)
+        assert max(needs(plan_at(limits[name]))) <= memory < max(needs(plan_at(limits[name] + 1)))
+    assert len(planned) == len(set(planned)) < 12
+    assert all("-" not in row for row in rows.values())
+    assert limits["in-core"] <= limits["in-core, all but convolutions recomputed, about"] <= limits["swapped"]
+    assert limits["swapped"] <= limits["swapped, elementwise functions in place, about"]
+
+
+class Curve:
+    """Plans that need what a function of the batch size says."""
+
+    def __init__(self, needs):
+        self.needs, self.asked = needs, []
+
+    def __call__(self, batch_size):
+        self.asked.append(batch_size)
+        return self.needs(batch_size)
+
+
+@pytest.mark.parametrize("needs", [lambda n: [5 + 2 * n], lambda n: [3 * n, n * n], lambda n: [n ** 0.5],
+                                   lambda n: [7 * n, 1000 + n]], ids=["line", "square", "root", "two"])
+@pytest.mark.parametrize("memory", [1, 7, 1100, 12345.6])
+def test_the_largest_batch_is_found_whatever_the_needs(needs, memory):
+    curve = Curve(needs)
+    found = Growth(curve, 4).largest_batch(lambda plan: plan, memory)
+    fitting = [n for n in range(1, 2000) if max(needs(n)) <= memory]
+    if len(fitting) < 1999:
+        assert found == len(fitting)
+    else:
+        assert max(needs(found)) <= memory < max(needs(found + 1)) or found == LIMIT
+    assert len(curve.asked) < 60
 
 
 def test_smallest_budget_is_the_largest_block_and_one_byte_less_is_too_small():
@@ -76,16 +119,17 @@ def test_timeline_is_not_below_its_bounds_and_without_stall_on_a_fast_link():
     swapped, steps = small_net(budget=smallest)
     seconds = estimated_seconds(swapped, steps, DEVICES["V100-16GB"])
     counts = swapped.counts()
-    slow, fast = (make_timeline(swapped, seconds, link) for link in (1e9, 1e18))
+    slow, fast = (make_timeline(swapped, seconds, attrs.evolve(DEVICES["V100-16GB"], to_device=link, to_host=link))
+                  for link in (1e9, 1e18))
     assert slow.seconds >= max(sum(seconds), counts["swap_in"][1] / 1e9)
-    assert fast.stall == pytest.approx(0, abs=1e-9)
+    assert fast.stall == pytest.approx(seconds[0])    # the inputs come before anything else
     assert slow.share < 1
     for spans in (slow.compute, slow.swap_in, slow.swap_out):
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 def test_convolutions_take_their_operations():
-    device = Device("test", "", 1e9, flops=1.0, bandwidth=float("inf"), link=1.0)
+    device = Device("test", "", 1e9, to_device=1.0, to_host=1.0, flops=1.0)
     needs, steps = small_net()
     seconds = dict(zip(needs.labels, estimated_seconds(needs, steps, device), strict=True))
     forward = 2 * 3 * 3 * 3 * 8 * 8 * 16 * 16    # two operations for each weight at each position of each image
@@ -100,30 +144,41 @@ def test_devices_name_their_source(name):
 
 def test_command_prints_a_table_and_writes_a_picture(tmp_path, capsys):
     picture = tmp_path / "plan.png"
-    command.main(["resnet50", "--batch-size", "8", "--gpu-memory", "300MB", "-o", str(picture), *SMALL])
+    command.main(["resnet50", "--batch-size", "8", "--gpu-memory", "300MB", "-o", str(picture), "--host-memory", "1MB",
+                  *SMALL])
     shown = capsys.readouterr().out
     assert "smallest budget" in shown and "in-core speed" in shown
+    assert "resnet50 on cudnn, V100-16GB" in shown and "does not fit into 1 MB" in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
-def test_sweep_goes_up_to_the_largest_batch(tmp_path, capsys):
+def test_sweep_goes_up_to_the_largest_batch_that_the_table_names(tmp_path, capsys):
     picture = tmp_path / "sweep.png"
-    command.main(["resnet50", "--sweep", "--gpu-memory", "100MB", "-o", str(picture), *SMALL])
+    arguments = ["resnet50", "--gpu-memory", "100MB", "-o", str(picture), *SMALL]
+    command.main([*arguments, "--sweep"])
     shown = capsys.readouterr().out
-    assert "largest batch in-core" in shown and shown.count("images/s") >= 3
+    assert shown.count("images/s") >= 3
     assert picture.exists()
+    command.main([*arguments, "--batch-size", "7"])
+    rows = {words[0]: words[1] for words in map(str.split, capsys.readouterr().out.splitlines()) if len(words) > 3}
+    assert f"largest batch in-core {rows['in-core']}, swapped {rows['swapped']}\n" in shown
 
 
 @pytest.mark.parametrize("arguments, message", [
     (["nonet"], "unknown network 'nonet'"),
     (["resnet50", "--batch-size", "0"], "not an integer from 1"),
-    (["resnet50", "--gpu-memory", "0"], "choose an amount above 0"),
+    (["resnet50", "--gpu-memory", "0"], "choose an amount from 1 byte"),
     (["resnet50", "--gpu-memory=-3GB"], "not an amount of memory"),
     (["resnet50", "--gpu-memory", "much"], "not an amount of memory"),
     (["resnet50", "--gpu-memory", "17GB", "--device", "V100-16GB"], "V100-16GB has 16 GB"),
     (["resnet50", "--image-size", "8"], "image size 8 x 8"),
     (["resnet50", "--image-size", "big"], "not height and width"),
+    (["resnet50", "--width", "0"], "width"), (["resnet50", "--workspace", "big"], "not an amount of memory"),
+    (["resnet50", "--host-memory", "0"], "from 1 byte"), (["resnet50", "--measure"], "needs --device mine"),
+    (["densenet121", "--validate"], "only resnet50 was measured"),
+    (["resnet50", "--half", "-c", "cpu"], "computes in float32"),
+    (["resnet50", "--half", "-c", "cpu", "--device", "mine"], "computes in float32"),
 ])
 def test_bad_arguments_are_told_in_one_line(arguments, message, tmp_path):
     with pytest.raises(UsageError, match=message) as error:

@@ -14,6 +14,7 @@ from common.datasets.songs import Songs
 from common.runs.checkpoint import load_state
 from common.runs.config import section_names
 from common.runs.schedules import plateau_decay
+from common.separation import training as separation_training
 from common.separation.training import Losses, validate
 from common.workbench.testing import (
     assert_one_line,
@@ -304,6 +305,15 @@ def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished
     code, out, err = command(folder, "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out
     assert_same_run(finished, folder)
+
+
+def test_what_is_written_about_the_last_epoch_is_complete_after_an_interrupt(command, finished, tmp_path):
+    with disturbed(separation_training, "write_series", 2 * len(SERIES), KeyboardInterrupt()):
+        assert command(tmp_path / "run")[0] == 130
+    assert command(tmp_path / "run", "--resume")[0] == 0
+    assert_same_run(finished, tmp_path / "run")
+    for name in SERIES:
+        assert len((tmp_path / "run" / f"{name}.series.txt").read_text().splitlines()) == 2
 
 
 def test_swapping_changes_where_arrays_are_and_nothing_else(command, finished, tmp_path):

@@ -1,16 +1,15 @@
 """Measure separation and training at the published size against what nnabla and norbert offer on a CPU.
 
-    python x-umx/benchmark.py [--duration 30] [--rounds 3] [--output FILE.json]
+    python x-umx/benchmark.py [--duration 30] [--rounds 3] [-c cudnn] [--output FILE.json]
 
 Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
 median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
-Several minutes, most of them nnabla's.
+Several minutes, most of them nnabla's. On a GPU only our side is measured, by itself.
 """
 import functools
 import importlib.util
 import statistics
 import tempfile
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from common.console import cli
 from common.console.values import positive_int
 from common.inference.engines import compile_network
 from common.layers.recurrent import lstm
-from common.machine.context import native_functions, use_context
+from common.machine.context import native_functions, on_gpu, use_context
 from common.runs.checkpoint import save_parameters
 from common.runs.training import update_parameters
 from common.separation.training import Losses
@@ -34,7 +33,9 @@ from common.workbench.benchmarking import (
     compare,
     decaying_noise,
     measure_all,
+    say_left_out,
     separate_long_file,
+    take_turns,
 )
 from x_umx.config import Config
 from x_umx.model import SAMPLE_RATE, CrossNetOpenUnmix
@@ -52,13 +53,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                         help="seconds of music to separate (default: %(default)s)")
     add_benchmark_flags(parser, rounds=3)
     args = parser.parse_args(argv)
-    use_context("cpu")
+    print(f"computing on {use_context(args.context, args.device_id)}", flush=True)
     measure_all({
         "separate": lambda: separation(args.duration, args.rounds),
-        "memory": long_file,
+        "memory": lambda: long_file("-c", args.context, "-d", args.device_id),
         "wiener": lambda: wiener(args.rounds),
         "lstm": lambda: lstm_times(args.rounds),
-        "step": lambda: step_times(args.rounds)}, args.output)
+        "step": lambda: step_times(args.rounds)}, args.output, cpu_only=["wiener"])
 
 
 def separation(seconds: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -69,15 +70,12 @@ def separation(seconds: int, rounds: int) -> dict[str, dict[str, float]]:
         for engine in ("onnxruntime", "openvino", "nnabla"):
             if engine != "nnabla" and importlib.util.find_spec(engine) is None:
                 continue
-            separator = Separator(weights, engine=engine)
-            separator.separate(audio, SAMPLE_RATE)
-            times = []
-            for _ in range(rounds):
-                start = time.perf_counter()
-                separator.separate(audio, SAMPLE_RATE)
-                times.append(time.perf_counter() - start)
-            rows[f"{seconds} s, {engine}"] = {"s": statistics.median(times),
-                                              "real-time factor": statistics.median(times) / seconds}
+            if engine != "nnabla" and on_gpu():
+                say_left_out(engine)
+                continue
+            separator, name = Separator(weights, engine=engine), f"{seconds} s, {engine}"
+            times = take_turns({name: functools.partial(separator.separate, audio, SAMPLE_RATE)}, rounds)[name]
+            rows[name] = {"s": statistics.median(times), "real-time factor": statistics.median(times) / seconds}
     return rows
 
 
@@ -89,11 +87,11 @@ def random_weights(folder: str) -> Path:
     return Path(folder) / "x-umx.h5"
 
 
-def long_file() -> dict[str, dict[str, float]]:
-    """Separate a file of 10 minutes with separate.py, and measure time and peak memory of that process."""
+def long_file(*flags: str) -> dict[str, dict[str, float]]:
+    """Separate a file of 10 minutes with separate.py, and measure time and peak (host) memory of that process."""
     with tempfile.TemporaryDirectory() as folder:
         return {f"separate.py, {LONG_MINUTES} minutes":
-                separate_long_file("x_umx", random_weights(folder), LONG_MINUTES, SAMPLE_RATE)}
+                separate_long_file("x_umx", random_weights(folder), LONG_MINUTES, SAMPLE_RATE, flags)}
 
 
 def wiener(rounds: int) -> dict[str, dict[str, float]]:
@@ -113,6 +111,8 @@ def lstm_times(rounds: int) -> dict[str, dict[str, float]]:
     def build(x):
         return lstm(x, 256, 3)
 
+    if on_gpu():
+        return lstm_times_on_gpu(rounds)
     with nn.parameter_scope("benchmark", OrderedDict()):
         exported = compile_network(build, [LSTM_SHAPE], "onnxruntime")
         functions: dict[str, Callable[[], object]] = {"inference, exported": lambda: exported(noise)}
@@ -132,6 +132,16 @@ def lstm_times(rounds: int) -> dict[str, dict[str, float]]:
             functions["training, PyTorch"] = torch["training"]
         functions["training, F.lstm"] = lambda: forward_backward(slow_training)
         return rows | compare(functions, rounds, "training, F.lstm")
+
+
+def lstm_times_on_gpu(rounds: int) -> dict[str, dict[str, float]]:
+    """The same by the layer that the GPU has: cuDNN's, or one of other functions."""
+    say_left_out("exported network, PyTorch, F.lstm of the CPU")
+    with nn.parameter_scope("benchmark", OrderedDict()):
+        x = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal(LSTM_SHAPE), need_grad=True)
+        inference, training = lstm(x, 256, 3), lstm(x, 256, 3, train=True)
+        return compare({"training": lambda: forward_backward(training), "inference": inference.forward}, rounds,
+                       "training")
 
 
 def forward_backward(y: nn.Variable) -> None:
@@ -160,10 +170,11 @@ def step_times(rounds: int) -> dict[str, dict[str, float]]:
     rng = np.random.default_rng(0)
     targets = 0.1 * rng.standard_normal((TRAIN_BATCH, 4, 2, round(TRAIN_SECONDS * SAMPLE_RATE))).astype(np.float32)
     with nn.parameter_scope("benchmark", OrderedDict()):
-        ours = step_function(targets)
+        ours, name = step_function(targets), f"batch {TRAIN_BATCH} of {TRAIN_SECONDS} s"
+        if on_gpu():    # nnabla's functions are ours there
+            return compare({f"{name}, ours": ours}, rounds, f"{name}, ours")
         with native_functions():
             published = step_function(targets)
-        name = f"batch {TRAIN_BATCH} of {TRAIN_SECONDS} s"
         return compare({f"{name}, ours": ours, f"{name}, nnabla's functions": published}, rounds,
                        f"{name}, nnabla's functions")
 

@@ -6,6 +6,7 @@
 All networks have the same size and see the same number of excerpts (section SYNTHETIC of train.cfg: generated songs).
 The table shows the SDR of the stems of whole songs, 10 log10(|s|^2 / |s - e|^2), without Wiener filter.
 """
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,11 +15,12 @@ import numpy as np
 
 from common.console import cli
 from common.console.tables import align
-from common.console.values import positive_int
+from common.console.values import int_from_0, positive_int
 from common.datasets.multitrack import MIXTURE
 from common.datasets.musdb18 import SPLITS, SYNTHETIC, find_tracks
 from common.machine.context import use_context
 from common.machine.files import beside_scripts, write_json
+from common.machine.output_folders import claimed
 from common.out_of_core import InCore
 from common.runs.config import load_section
 from x_umx.config import Config
@@ -37,7 +39,7 @@ VARIANTS = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, default=5, help="of each network (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="of each network (default: %(default)s)")
+    parser.add_argument("--seed", type=int_from_0, default=42, help="of each network (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
                         help="what to compare (default: all)")
     parser.add_argument("--root", default=SYNTHETIC, help="songs, as for train.py (default: %(default)s)")
@@ -50,16 +52,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     use_context(args.context, args.device_id)
     keys = {key: vars(args)[key] for key in ("epochs", "seed", "root", "setup_file")}
     base = load_section(Config, beside_scripts("x_umx", "train.cfg"), "SYNTHETIC", keys)
+    with claimed(args.output) as folder:
+        results = compare(base, args, folder)
+    print(format_table(results, base.sources))
+
+
+def compare(base: Config, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
+    """Train the variants of `base` that the flags name in `folder`; returns the SDR of each, as of `sdr_of_songs`."""
     results = {"mixture": sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))}
     for key in args.variants:
         name, change = VARIANTS[key]
         cfg = attrs.evolve(base, **change)
-        train_variant(cfg, name, Path(args.output) / key, args.resume, args.overwrite)
-        separator = Separator(Path(args.output) / key, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
+        train_variant(cfg, name, folder / key, args.resume, args.overwrite)
+        separator = Separator(folder / key, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
         results[name] = sdr_of_songs(cfg, args.split, lambda mixture, separator=separator: separator.separate(
             mixture, base.sample_rate))
-        write_json(Path(args.output) / "result.json", results)
-    print(format_table(results, base.sources))
+        write_json(folder / "result.json", results)
+    return results
 
 
 def train_variant(cfg: Config, name: str, folder: Path, resume: bool, overwrite: bool) -> None:

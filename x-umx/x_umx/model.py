@@ -4,6 +4,7 @@ UMX has one network per source. X-UMX runs those of all sources together and ave
 which needs no parameters. Spectrograms are (frames, batch, channels, bins).
 """
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -76,8 +77,13 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str | None 
                         f"{'the source ' + source if source else 'UMX'} in it") from error
     if not 0 < used <= bins or rows % used:
         raise UserError(f"weights of another network: fc1 takes {rows} values, input_mean has {used}")
-    return Sizes(n_fft=2 * (bins - 1), nb_channels=rows // used, hidden_size=hidden, nb_layers=layers, max_bin=used,
-                 unidirectional=directions == 1)
+    sizes = Sizes(n_fft=2 * (bins - 1), nb_channels=rows // used, hidden_size=hidden, nb_layers=layers, max_bin=used,
+                  unidirectional=directions == 1)
+    needed = hidden * (2 * hidden + sizes.nb_channels * bins) + layers * 4 * sizes.lstm_size * hidden
+    present = sum(map(math.prod, shapes.values()))
+    if 4 * present < needed:    # to build it, and then to say which are missing, would take more memory than there is
+        raise UserError(f"weights of another network: {present} numbers, and one of these sizes has {needed} or more")
+    return sizes
 
 
 @attrs.frozen

@@ -2,6 +2,7 @@
 import argparse
 from typing import Any
 
+from common.console.values import int_from_0, number_above_0
 from common.separation.networks import MusicNetwork, PublishedModel
 
 BASE = "https://nnabla.org/pretrained-models"
@@ -30,12 +31,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                              f"of train.py (default: {DEFAULT}, or {DEFAULT_UMX} with --umx-infer)")
     parser.add_argument("--umx-infer", action="store_true", help="take UMX, and refuse X-UMX")
     parser.add_argument("--targets", nargs="+", metavar="NAME", help="what to separate (default: all that MODEL can)")
-    parser.add_argument("--niter", type=int, default=1, metavar="N",
+    parser.add_argument("--niter", type=int_from_0, default=1, metavar="N",
                         help="iterations of the Wiener filter; 0: magnitudes with the phase of the mixture (default: "
                              "%(default)s)")
     parser.add_argument("--softmask", action="store_true",
                         help="start the filter from ratios of the estimates instead of the estimates")
-    parser.add_argument("--alpha", type=float, default=1.0, metavar="X",
+    parser.add_argument("--alpha", type=number_above_0, default=1.0, metavar="X",
                         help="exponent of the estimates, with --softmask (default: %(default)s)")
     parser.add_argument("--residual-model", "--residual", dest="residual", action="store_true",
                         help="model what the sources leave of the mixture as one more, 'residual'")

@@ -17,6 +17,7 @@ import nnabla.solvers as S
 
 from common.console import cli
 from common.datasets.songs import Songs
+from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.config import FLAGS, overrides_of, to_dict
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiment = args.experiment or ("UMX" if umx_train else "XUMX")
     cfg, memory = open_experiment(args, Config, "x_umx", experiment)
     folder = Path(args.output or (f"{experiment}-{cfg.source}" if cfg.umx_train else experiment))
-    train(cfg, folder, memory, args.resume, args.overwrite)
+    with claimed(folder):
+        train(cfg, folder, memory, args.resume, args.overwrite)
 
 
 def train(cfg: Config, folder: Path, memory: InCore | OutOfCore, resume: bool = False, overwrite: bool = False) -> None:

@@ -1,5 +1,4 @@
 """Find the weights of a separation model: published ones by name, a file, or the folder of a training run."""
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 import attrs
 
 from common.machine.errors import UsageError, UserError
+from common.reading.texts import check_fields, read_json
 from common.runs.checkpoint import load_parameters, stored_shapes
 from common.runs.training import BEST
 from common.separation.weights import check_targets, find_model, in_order, refuse_archive
@@ -18,6 +18,8 @@ PUBLISHED = {name: model.url for name, model in NETWORK.published.items()}
 BEST_XUMX, BEST_UMX = "best_xumx.h5", "best_umx.h5"    # the published names of what a training leaves
 _OBSOLETE = ("conv_r", "conv_i", "conv_cos", "conv_sin")    # of files from before nnabla 1.24: the Fourier transform
 _LARGEST = 1 << 30    # bytes that a weight file may have
+_KINDS = {"nhop": int, "sample_rate": int, "crossing": bool, "source": str}    # what is read of a configuration
+_LIMITS = {"nhop": 1 << 16, "sample_rate": 1 << 20}
 
 
 @attrs.frozen
@@ -107,9 +109,9 @@ def _in_folder(folder: Path) -> dict[str, Path]:
     for name in (BEST_XUMX, BEST_UMX, BEST):
         if (folder / name).is_file():
             return {folder.name: folder / name}
-    files = {path.stem: path for path in sorted(folder.glob("*.h5"))}
+    files = {path.stem: path for path in sorted(folder.glob("[!.]*.h5"))}
     for name in (BEST_UMX, BEST):
-        files |= {path.parent.name: path for path in sorted(folder.glob(f"*/{name}")) if path.parent.name not in files}
+        files = {path.parent.name: path for path in sorted(folder.glob(f"[!.]*/{name}"))} | files
     if not files:
         raise UsageError(f"--model {folder}: no weights here: neither {BEST_XUMX} or {BEST_UMX} of a training, nor "
                          "<target>.h5 of UMX")
@@ -139,14 +141,11 @@ def _run_config(path: Path) -> dict[str, Any]:
     config = path.parent / "config.json"
     if path.name not in (BEST_XUMX, BEST_UMX, BEST) or not config.is_file():
         return {}
-    try:
-        values = json.loads(config.read_text())
-    except ValueError:
-        values = None
-    if not isinstance(values, dict) or not all(_is_count(values.get(key, 1)) for key in ("nhop", "sample_rate")):
-        raise UserError(f"{config}: not the configuration of a training run; remove it to use the defaults")
+    what, remedy = "the configuration of a training run", "remove it to use the defaults"
+    values = check_fields(read_json(config, what, remedy), {}, config, what, remedy)
+    present = {key: kind for key, kind in _KINDS.items() if key in values}
+    check_fields(values, present, config, what, remedy)
+    for key, most in _LIMITS.items():
+        if not 0 < values.get(key, 1) <= most:
+            raise UserError(f"{config}: {key} = {values[key]} is not within 1 to {most}; {remedy}")
     return values
-
-
-def _is_count(number: object) -> bool:
-    return isinstance(number, int) and number > 0

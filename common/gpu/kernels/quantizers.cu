@@ -84,6 +84,9 @@ __device__ Range range_of(const Quantizer &q) {
     return r;
 }
 
+// A gradient of 0 stays 0 where a range has no end that float32 can hold.
+__device__ float times(float gradient, float factor) { return gradient == 0.0f ? 0.0f : gradient * factor; }
+
 // From gradients to the ends of the range to those of a and b; roundings are passed straight through.
 __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, float *to_a, float *to_b) {
     if (q.kind == GIVEN) {
@@ -92,6 +95,7 @@ __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, f
         return;
     }
     const Range r = range_of(q);
+    if (q.pow2 && !(r.large < LARGEST)) to_large = 0.0f;    // the largest magnitude is a limit then
     const float a = clipped(*q.a, q.a_lowest, q.a_highest), b = clipped(*q.b, q.b_lowest, q.b_highest);
     const float levels = two_to(roundf(q.kind == D_N ? b : a) - q.reserved);
     float step;
@@ -119,8 +123,8 @@ __device__ void to_scalars(const Quantizer &q, float to_small, float to_large, f
         *to_b = (to_large + to_small * two_to(1.0f - levels)) * r.large / b;
         break;
     default:    // POW2_N_XMIN
-        *to_a = to_large * r.large * LN_2 * levels * LN_2;
-        *to_b = (to_small + to_large * two_to(levels - 1.0f)) * r.small / b;
+        *to_a = times(to_large * r.small, two_to(levels - 1.0f)) * LN_2 * levels * LN_2;
+        *to_b = (to_small + times(to_large, two_to(levels - 1.0f))) * r.small / b;
     }
     if (!inside(*q.a, q.a_lowest, q.a_highest)) *to_a = 0.0f;
     if (!inside(*q.b, q.b_lowest, q.b_highest)) *to_b = 0.0f;

@@ -1,6 +1,5 @@
 """Separation with D3Net: spectrogram, a network for each source on overlapping patches, Wiener filter, and back."""
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from common.audio.spool import Spool, array_on_disk
 from common.console.progress import progress
 from common.inference.engines import CompiledNetwork, compile_network
 from common.machine.errors import UsageError, UserError
+from common.reading.files import sha256_of
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator
@@ -91,7 +91,7 @@ class Separator(StemSeparator):
                     target, 1))))
 
     def settings(self) -> dict[str, Any]:
-        networks = {target: {"sha256": hashlib.sha256(file.path.read_bytes()).hexdigest(),
+        networks = {target: {"sha256": sha256_of(file.path),
                              "hparams": attrs.asdict(file.hparams)} for target, file in self.files.items()}
         return super().settings() | {"networks": networks, "flip": self.flip, "patch_overlap": self.patch_overlap,
                                      "wiener": self.wiener}

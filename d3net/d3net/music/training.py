@@ -20,6 +20,7 @@ from common.datasets.songs import Songs
 from common.machine.distributed import world
 from common.machine.errors import UsageError
 from common.machine.files import replacing
+from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import save_parameters
@@ -43,7 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def start(args: argparse.Namespace) -> None:
     """Train as the command line says."""
     cfg, memory = open_experiment(args, MSSConfig, "d3net")
-    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
+    output = Path(args.output or args.experiment)
+    with claimed(output / cfg.target):    # other targets may be trained beside it
+        train(cfg, output, memory, args.resume, args.overwrite)
 
 
 def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool = False,

@@ -47,7 +47,7 @@ def mss_files(model: str | Path, targets: Sequence[str] | None = None) -> dict[s
 
 def _in_folder(folder: Path) -> dict[str, Path]:
     """Return {target: file}; a run's last parameters, `<target>_final.h5`, are left out beside its best ones."""
-    files = {path.stem: path for path in sorted(folder.glob("*.h5"))}
+    files = {path.stem: path for path in sorted(folder.glob("[!.]*.h5"))}
     files = {name: path for name, path in files.items() if name.removesuffix("_final") not in files.keys() - {name}}
     if not files:
         raise UsageError(f"--model {folder}: no weights here: <target>.h5 is expected, such as {TARGETS[0]}.h5")

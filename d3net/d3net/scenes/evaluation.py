@@ -3,8 +3,6 @@
 A file keeps the counts of each image, so that a run that was interrupted goes on where it was.
 """
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +17,10 @@ from common.console.tables import align
 from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, SPLITS, Pair, SceneFile, find_pairs, read_pair
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, remove_leftovers, write_json
+from common.machine.files import make_folder, write_json
+from common.machine.output_folders import claimed
+from common.reading.files import decoding, sha256_of
+from common.reading.texts import as_read_back, check_fields, read_json
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation
 from d3net.scenes.flags import SegmenterFlags, add_model_flags
 from d3net.scenes.metrics import ConfusionMatrix
@@ -46,10 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def evaluate(args: argparse.Namespace) -> int:
     """Score what the flags of `add_arguments` name, as `score_model` does; return the exit status."""
     flags = SegmenterFlags.of_flags(args)
-    return score_model(flags, args.data_dir, args.split, args.limit, args.output or f"scores-{Path(flags.model).stem}")
+    with claimed(args.output or f"scores-{Path(flags.model).stem}") as folder:
+        return score_model(flags, args.data_dir, args.split, args.limit, folder)
 
 
-def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | None, output: str) -> int:
+def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | None, folder: Path) -> int:
     """Score a model, print the table, and write `scores.json`.
 
     Images are taken whole, in one scale. One that cannot be scored is named in a line on stderr, and left out.
@@ -60,8 +62,8 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
         As for `common.datasets.cityscapes.find_pairs`.
     limit
         Only the first so many images; None: all.
-    output
-        Folder of the scores.
+    folder
+        Of the scores.
 
     Returns
     -------
@@ -70,14 +72,14 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
     Raises
     ------
     UsageError, UserError
-        As `find_pairs` and `SegmenterFlags.make`; the model has other classes; the output folder cannot be written to.
+        As `find_pairs` and `SegmenterFlags.make`; the model has other classes; the folder cannot be written to.
     """
     pairs = find_pairs(data_dir, split)[:limit]
     segmenter = flags.make()
     num_classes = segmenter.hparams.num_classes
     if num_classes != len(CLASSES):
         raise UsageError(f"{flags.model}: tells {num_classes} classes, and Cityscapes has {len(CLASSES)}")
-    folder, made_with = make_folder(output), settings(segmenter)
+    made_with = settings(segmenter)
     matrix, failed = score_images(pairs, segmenter, folder / split, made_with)
     path, num_scored = folder / "scores.json", len(pairs) - len(failed)
     write_json(path, {"model": flags.model, "data_dir": data_dir, "split": split, "images": num_scored,
@@ -92,7 +94,7 @@ def score_model(flags: SegmenterFlags, data_dir: str, split: str, limit: int | N
 def settings(segmenter: "Segmenter") -> dict[str, Any]:
     """Return what determines the predictions, JSON-able."""
     hparams = attrs.asdict(segmenter.hparams)
-    return {"weights": hashlib.sha256(Path(segmenter.file.path).read_bytes()).hexdigest(),
+    return {"weights": sha256_of(segmenter.file.path),
             "hparams": {key: hparams[key] for key in (*NETWORK_KEYS, "mean", "std")}, "precision": segmenter.precision}
 
 
@@ -138,19 +140,26 @@ def score_images(pairs: Sequence[Pair], segmenter: "Segmenter", folder: Path, ma
 
 def _counts(pair: Pair, segmenter: "Segmenter", path: Path, made_with: dict[str, Any]) -> tuple[np.ndarray, bool]:
     """Return the confusion matrix of an image, and whether it was in its file already."""
-    origin = json.loads(json.dumps({**made_with, "image": _key(pair.image), "label": _key(pair.label)}))
-    try:
-        stored = json.loads(path.read_text())
-        if stored["made_with"] == origin:
-            return np.array(stored["confusion"], np.int64).reshape(len(CLASSES), len(CLASSES)), True
-    except (OSError, ValueError, KeyError, TypeError):    # no file, or one that holds something else
-        pass
+    origin = as_read_back({**made_with, "image": _key(pair.image), "label": _key(pair.label)})
+    if (counts := _stored_counts(path, origin)) is not None:
+        return counts, True
     image, label = read_pair(pair)
     counts = ConfusionMatrix(len(CLASSES)).add(segmenter.segment(image), label).counts
     make_folder(path.parent)
-    remove_leftovers(path)
     write_json(path, {"made_with": origin, "confusion": counts.tolist()})
     return counts, False
+
+
+def _stored_counts(path: Path, origin: dict[str, Any]) -> np.ndarray | None:
+    """Return the confusion matrix in a file; None if there is no file, or one that holds something else."""
+    what = "counts of an image"
+    try:
+        stored = check_fields(read_json(path, what), {"made_with": dict, "confusion": list}, path, what)
+        with decoding(path, what):
+            counts = np.array(stored["confusion"], np.int64).reshape(len(CLASSES), len(CLASSES))
+    except UserError:
+        return None
+    return counts if stored["made_with"] == origin else None
 
 
 def _key(source: Path | SceneFile) -> str | list:

@@ -1,13 +1,14 @@
 """Segmentation of street scenes with D3Net: image in, class of every pixel out."""
+import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nnabla as nn
 import numpy as np
 
 from common.inference.engines import check_engine, compile_network
+from common.machine.threads import NNABLA
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
 from d3net.scenes.published import DEFAULT
@@ -20,7 +21,7 @@ KEPT_NETWORKS = 2    # compiled networks, one for each size of image; each holds
 
 
 class Segmenter:
-    """Finds the class of every pixel.
+    """Finds the class of every pixel. Threads may share one, and make several at a time.
 
         labels = Segmenter("D3Net-S").segment(cv2.imread("street.jpg"))    # uint8 (height, width)
 
@@ -56,9 +57,11 @@ class Segmenter:
             smallest = nn.Variable((1, 3, SMALLEST, SMALLEST))
             load_parameters(self.file.path, parameter_shapes(lambda: d3net_segmentation(smallest, self.hparams)))
 
-    def _scope(self) -> AbstractContextManager:
-        """The parameters of this object, apart from all others."""
-        return nn.parameter_scope("segmenter", self._parameters)
+    @contextlib.contextmanager
+    def _scope(self) -> Iterator[None]:
+        """The parameters of this object, apart from all others; no other thread builds anything meanwhile."""
+        with NNABLA, nn.parameter_scope("segmenter", self._parameters):
+            yield
 
     def segment(self, image: np.ndarray) -> np.ndarray:
         """Find the most probable class of every pixel.

@@ -20,6 +20,7 @@ import nnabla.solvers as S
 from common.machine.distributed import world
 from common.machine.errors import UsageError
 from common.machine.files import replacing
+from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import load_parameters, save_parameters
@@ -56,7 +57,8 @@ def start(args: argparse.Namespace) -> None:
         raise UsageError(f"--cfg {args.cfg}: a file of experiments is expected; hyper-parameters go to --config-file "
                          "(-cfg)")
     cfg, memory = open_experiment(args, SegmentationConfig, __name__)
-    train(cfg, Path(args.output or args.experiment), memory, args.resume, args.overwrite)
+    with claimed(args.output or args.experiment) as folder:
+        train(cfg, folder, memory, args.resume, args.overwrite)
 
 
 def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, resume: bool = False,

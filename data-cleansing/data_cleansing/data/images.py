@@ -6,7 +6,6 @@ import attrs
 import numpy as np
 
 from common.datasets import Dataset
-from common.machine.errors import UserError
 from common.pictures.image_files import read_image_as
 from data_cleansing.data.augmentation import make_batch
 
@@ -128,14 +127,10 @@ def decode(path: str | Path, channels: int | None = None) -> np.ndarray:
 
     Raises
     ------
-    UsageError
-        There is no such file.
-    UserError
-        It holds no image of 8 bits a channel.
+    UsageError, UserError
+        As `common.pictures.image_files.read_image`.
     """
     def values_of(image):
-        if image.mode.startswith(("I", "F")):
-            raise UserError(f"{path}: has more than 8 bits a channel; convert it to 8 bits")
         is_grey = image.mode in ("1", "L", "LA") if channels is None else channels == 1
         return np.asarray(image.convert("L" if is_grey else "RGB"))
 

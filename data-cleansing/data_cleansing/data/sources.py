@@ -1,5 +1,4 @@
 """Where labelled images come from: a list file, a folder for each class, or a data set with a name."""
-import csv
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,6 +10,7 @@ import numpy as np
 from common import datasets
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
+from common.reading.texts import read_rows
 from data_cleansing.data.images import Images, decode, network_side, prepare
 from data_cleansing.data.splits import split
 
@@ -111,28 +111,18 @@ def _decode(path, channels=None, keep_errors=False):
 
 def _read_list(source):
     """Return paths and labels of a list file."""
-    try:
-        with source.open(newline="", encoding="utf-8-sig") as stream:
-            rows = list(csv.reader(stream))
-    except FileNotFoundError as error:
-        raise UsageError(f"{source}: no such list of images, nor a folder") from error
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{source}: cannot be read as a list of images ({error})") from error
-    if not rows or not set(HEADER) <= set(rows[0]):
-        raise UserError(f"{source}: the first line must be '{','.join(HEADER)}'")
-    image, label = (rows[0].index(column) for column in HEADER)
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(rows[0]):
-            raise UserError(f"{source}, line {number}: {len(row)} columns, but {len(rows[0])} in the first line")
-    if len(rows) < 2:
+    image, label = HEADER
+    rows = read_rows(source, "a list of images", HEADER, "correct the list",
+                     missing=f"{source}: no such list of images, nor a folder")
+    if not rows:
         raise UserError(f"{source}: lists no images")
-    return [source.parent / row[image] for row in rows[1:]], [row[label].strip() for row in rows[1:]]
+    return [source.parent / row[image] for row in rows], [row[label].strip() for row in rows]
 
 
 def _read_folder(source):
     """Return paths and labels of a folder that holds a folder for each class."""
     classes = [folder for folder in source.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    by_name = {folder.name: sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    by_name = {folder.name: sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
                for folder in classes}
     by_name = {name: paths for name, paths in by_name.items() if paths}
     if not by_name:

@@ -38,7 +38,8 @@ def scores(problem: Problem) -> np.ndarray:
     groups = batches_of(len(images), SCORED_AT_ONCE)
     zero = np.zeros(layout.size, np.float32)
     start = {"done": np.array(0), "v": zero, "momentum": zero, "scores": np.zeros(len(images))}
-    with Snapshot(problem.state, problem.identity, lambda: start) as snapshot:
+    shapes = {name: array.shape for name, array in start.items()}
+    with Snapshot(problem.state, problem.identity, shapes, lambda: start) as snapshot:
         for turn in progress(range(int(snapshot.values["done"]), len(order) + len(groups)), desc="scoring"):
             state = {**snapshot.values, "done": np.array(turn + 1)}
             if turn < len(order):

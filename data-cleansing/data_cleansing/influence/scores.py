@@ -17,6 +17,7 @@ import nnabla as nn
 import numpy as np
 
 from common.machine.errors import UsageError
+from common.machine.threads import NNABLA
 from data_cleansing.data.images import Images
 from data_cleansing.graphs.rewriting import Network, trace
 from data_cleansing.influence.methods import FINAL, METHODS, choose
@@ -32,6 +33,8 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
                      seed: int = 0, state: str | Path | None = None,
                      on_step: Callable[..., object] | None = None) -> np.ndarray:
     """Score all training images; the current parameters are taken as the final ones, and left as they are.
+
+    Several threads may call it: one computes after the other, as they share the current parameters.
 
     Parameters
     ----------
@@ -83,6 +86,12 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
     """
     choices = choose(method, published, hessian, normalization, epochs)
     _check_fit(train, valid, record)
+    with NNABLA:
+        return _scores(network, train, valid, record, method, choices, published=published, cache=cache,
+                       damping=damping, seed=seed, state=state, on_step=on_step)
+
+
+def _scores(network, train, valid, record, method, choices, *, published, cache, damping, seed, state, on_step):
     layout = _existing_parameters(network, train)
     final = layout.values()
     identity = fingerprint(method, published, choices, damping, final, train.pixels, train.labels, valid.pixels,

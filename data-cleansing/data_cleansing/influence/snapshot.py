@@ -1,14 +1,14 @@
 """The state of a long computation in a file, from which it goes on to the same bits."""
 import hashlib
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from common.machine.errors import UserError
-from common.machine.files import remove_leftovers, replacing
+from common.machine.files import replacing
+from common.reading.arrays import read_npz
 
 _SECONDS_BETWEEN_SAVES = 60
 
@@ -24,6 +24,8 @@ class Snapshot:
         An .npz file; without it nothing is saved.
     fingerprint : str
         Of everything that the computation depends on.
+    shapes : dict of str to tuple of int
+        Of the arrays.
     start : callable
         `start()` returns the arrays to begin with, where there is no file yet.
 
@@ -33,12 +35,13 @@ class Snapshot:
         The file is damaged, or belongs to another computation.
     """
 
-    def __init__(self, path: str | Path | None, fingerprint: str, start: Callable[[], dict[str, np.ndarray]]) -> None:
+    def __init__(self, path: str | Path | None, fingerprint: str, shapes: Mapping[str, tuple[int, ...]],
+                 start: Callable[[], dict[str, np.ndarray]]) -> None:
         self.path = None if path is None else Path(path)
         self.fingerprint = fingerprint
         self._saved = time.monotonic()
         if self.path is not None and self.path.exists():
-            self.values = self._load(self.path)
+            self.values = self._load(self.path, shapes)
         else:
             self.values = start()
 
@@ -51,19 +54,17 @@ class Snapshot:
     def save(self) -> None:
         """Write the arrays."""
         if self.path is not None:
-            with replacing(self.path) as temporary:
-                np.savez(temporary, fingerprint=np.array(self.fingerprint), **self.values)
+            with replacing(self.path) as temporary, temporary.open("wb") as stream:
+                np.savez(stream, fingerprint=np.array(self.fingerprint), **self.values)
             self._saved = time.monotonic()
 
-    def _load(self, path):
-        remove_leftovers(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                values = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: cannot be read ({error}); delete it to start anew") from error
+    def _load(self, path, shapes):
+        remedy = "delete it to start anew"
+        values = read_npz(path, "the state of a computation", remedy=remedy)
         if str(values.pop("fingerprint", "")) != self.fingerprint:
-            raise UserError(f"{path}: made with other settings or data; delete it to start anew")
+            raise UserError(f"{path}: made with other settings or data; {remedy}")
+        if {name: value.shape for name, value in values.items()} != dict(shapes):
+            raise UserError(f"{path}: holds other arrays than {', '.join(shapes)}; {remedy}")
         return values
 
     def __enter__(self) -> "Snapshot":

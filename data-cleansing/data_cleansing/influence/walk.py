@@ -66,7 +66,8 @@ def scores(problem: Problem, parameters_of: Callable[[Problem], ParametersOf], r
         return {"next": np.array(record.num_steps - 1), "scores": np.zeros(len(problem.train)),
                 "u": validation_gradient(problem.network, problem.valid, layout)}
 
-    with Snapshot(problem.state, problem.identity, start) as snapshot:
+    shapes = {"next": (), "scores": (len(problem.train),), "u": (layout.size,)}
+    with Snapshot(problem.state, problem.identity, shapes, start) as snapshot:
         for step in progress(range(int(snapshot.values["next"]), first - 1, -1), desc="scoring"):
             layout.assign(parameters(step))
             u, found = snapshot.values["u"], snapshot.values["scores"].copy()

@@ -1,13 +1,13 @@
 """The output folder of a run: its configuration, and what was made with which settings."""
-import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
 
-from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, read_json, write_json
+from common.machine.errors import UsageError
+from common.machine.files import make_folder, write_json
+from common.reading.texts import as_read_back, check_fields, read_json
 from common.runs.comparison import require_same
 from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
@@ -40,8 +40,6 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
     make_folder(folder)
     if overwrite:
         remove(folder, (*FOLDERS, *FILES))
-    for leftover in [path for name in FOLDERS for path in (folder / name).rglob(".*")]:
-        leftover.unlink()    # of a file that a killed process was writing
     write_json(path, to_dict(cfg))
     return folder
 
@@ -68,7 +66,8 @@ def read_config(folder: str | Path, **changes: object) -> Config:
     """
     path = Path(folder) / CONFIG
     missing = f"{folder}: no {CONFIG} there; name the output folder of train.py or cleanse.py"
-    cfg = from_dict(Config, read_json(path, missing), path)
+    values = read_json(path, "the configuration of a run", "run the experiment again", missing=missing)
+    cfg = from_dict(Config, values, path)
     try:
         return attrs.evolve(cfg, **changes)
     except ValueError as error:
@@ -93,12 +92,10 @@ def check_settings(folder: str | Path, values: Mapping[str, object], done: str) 
         The settings are damaged.
     """
     path = make_folder(folder) / "settings.json"
-    values = json.loads(json.dumps(values))
+    values = as_read_back(values)
     if not path.exists():
         write_json(path, values)
         return
-    try:
-        before = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); --overwrite starts anew") from error
+    remedy = "--overwrite starts anew"
+    before = check_fields(read_json(path, "settings", remedy), {}, path, "settings", remedy)
     require_same(folder, before, values, done=done)

@@ -1,11 +1,12 @@
 """The files of scores and of measures after retraining, named and laid out as the published code does."""
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from common.machine.errors import UserError
 from common.machine.files import make_folder, write_csv
+from common.reading.files import decoding
+from common.reading.texts import read_rows
 from data_cleansing.data.images import Images
 from data_cleansing.data.sets import list_path
 from data_cleansing.influence.methods import METHODS
@@ -49,12 +50,12 @@ def read_influence(path: Path, num_images: int | None = None) -> np.ndarray:
         The file is damaged, or of other images.
     """
     try:
-        table = list(csv.DictReader(path.read_text().splitlines()))
+        table = read_rows(path, "scores", ("datasource_index", "influence"), "delete it and score again")
         rows = np.array([int(line["datasource_index"]) for line in table])
         values = np.array([float(line["influence"]) for line in table])
         if sorted(rows.tolist()) != list(range(len(rows))) or num_images not in (None, len(rows)):
             raise ValueError(f"{len(rows)} rows are not those of the {num_images} training images")
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(f"{path}: holds no scores of this run ({error}); delete it and score again") from error
     scores = np.empty(len(rows))
     scores[rows] = values
@@ -69,10 +70,10 @@ def read_measures(path: Path) -> list[list[float]]:
     UserError
         The file is damaged.
     """
-    try:
-        return [[float(line[name]) for name in MEASURES] for line in csv.DictReader(path.read_text().splitlines())]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: damaged ({error}); delete it and retrain") from error
+    remedy = "delete it and retrain"
+    rows = read_rows(path, "measures", MEASURES, remedy)
+    with decoding(path, "measures", remedy):
+        return [[float(row[name]) for name in MEASURES] for row in rows]
 
 
 def methods_with_scores(folder: str | Path, seed: int) -> tuple[str, ...]:

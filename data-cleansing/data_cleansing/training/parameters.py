@@ -1,5 +1,4 @@
 """Parameters as one flat array, and flat arrays of many steps of a training in a folder or in memory."""
-import json
 from pathlib import Path
 
 import nnabla as nn
@@ -7,6 +6,9 @@ import numpy as np
 
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, replacing, write_json
+from common.reading.arrays import read_npy
+from common.reading.texts import check_fields, read_json
+from data_cleansing.training.record import AGAIN
 
 
 class Layout:
@@ -88,12 +90,9 @@ class ParameterCache:
         if not path.exists():
             write_json(path, shapes)
             return
-        try:
-            stored = json.loads(path.read_text())
-            same = list(stored.items()) == list(shapes.items())
-        except (ValueError, AttributeError) as error:
-            raise UserError(f"{path}: damaged ({error}); run the training again") from error
-        if not same:
+        what = "shapes of parameters"
+        stored = check_fields(read_json(path, what, AGAIN), {}, path, what, AGAIN)
+        if list(stored.items()) != list(shapes.items()):
             raise UserError(f"{folder}: holds parameters of another network; choose another folder")
 
     def steps(self) -> list[int]:
@@ -109,8 +108,8 @@ class ParameterCache:
         if self._folder is None:
             self._arrays[step] = flat
             return
-        with replacing(self._path(step)) as temporary:
-            np.save(temporary, flat, allow_pickle=False)
+        with replacing(self._path(step)) as temporary, temporary.open("wb") as stream:
+            np.save(stream, flat, allow_pickle=False)
 
     def load(self, step: int) -> np.ndarray:
         """Return the flat parameters before a step, float32 (size,).
@@ -127,10 +126,7 @@ class ParameterCache:
                              "more of them kept")
         if self._folder is None:
             return self._arrays[step]
-        try:
-            flat = np.load(self._path(step), allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{self._path(step)}: cannot be read ({error}); run the training again") from error
+        flat = read_npy(self._path(step), "parameters", AGAIN)
         if flat.shape != (self.layout.size,) or flat.dtype != np.float32:
             raise UserError(f"{self._path(step)}: holds {flat.dtype} {flat.shape}, not {self.layout.size} values; run "
                             "the training again")

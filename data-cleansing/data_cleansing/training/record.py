@@ -1,15 +1,16 @@
 """The order of images in training, and the record of a training run that influence scores are computed from."""
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import attrs
 import numpy as np
 
-from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
+from common.reading.arrays import read_npz
+from common.reading.files import decoding
 from data_cleansing.data.splits import permutation
 
+AGAIN = "run the training again"
 NOT_AUGMENTED = -1    # in place of an augmentation seed
 
 
@@ -83,8 +84,8 @@ class TrainingRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the record to an .npz file without pickles."""
-        with replacing(path) as temporary:
-            np.savez_compressed(temporary, **attrs.asdict(self))
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez_compressed(stream, **attrs.asdict(self))
 
     @classmethod
     def load(cls, path: str | Path) -> "TrainingRecord":
@@ -97,13 +98,10 @@ class TrainingRecord:
         UserError
             It holds no record.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return cls(**{field.name: file[field.name] for field in attrs.fields(cls)})
-        except FileNotFoundError as error:
-            raise UsageError(f"{path}: no such record of a training") from error
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise UserError(f"{path}: holds no record of a training, or a damaged one ({error})") from error
+        what, names = "the record of a training", [field.name for field in attrs.fields(cls)]
+        arrays = read_npz(path, what, names, AGAIN, missing=f"{path}: no such record of a training")
+        with decoding(path, what, AGAIN):
+            return cls(**arrays)
 
 
 def published_record(num_images: int, epochs: int, batch_size: int, learning_rate: float, split_seed: int = 0,

@@ -20,7 +20,8 @@ class Timeline:
     seconds
         Length of the iteration.
     in_core_seconds
-        What computation alone takes.
+        What computation alone takes. In-core, the inputs are written while the GPU is still busy with the iteration
+        before; a swapped iteration ends with a synchronization, and they come after it.
     """
 
     compute: list[tuple[float, float]]
@@ -40,47 +41,52 @@ class Timeline:
         return self.in_core_seconds / self.seconds if self.seconds else 1.0
 
 
-def make_timeline(plan: Plan, seconds: Sequence[float], link: float) -> Timeline:
-    """Lay out the events of a plan in time.
+def make_timeline(plan: Plan, seconds: Sequence[float], device: Device, mapped: Sequence[int] = ()) -> Timeline:
+    """Lay out the events of a plan in time, as nnabla's streams order them.
 
-    A block begins when the one before has ended and its arrays have arrived; a copy to the host begins when its block
-    has ended; copies of one direction follow each other; a wait holds up all that comes later. An array that was only
-    read since it came needs no copy back, since the host still has it.
+    There are three streams: one computes, two copy. A copy begins when the copy before it in its direction has ended
+    and all has been computed that was asked for before it. A block begins when the one before has ended, its arrays
+    have arrived, and the swap-outs that are waited for before it have ended. An array that was only read since it came
+    needs no copy back, since the host still has it. Inputs come first, before anything else happens.
 
     Parameters
     ----------
     plan
         Made with a budget.
     seconds
-        What each block computes for.
-    link
-        Bytes per second each way.
+        What each block computes for; of the first one, what the inputs take.
+    device
+        Has the rates of the link.
+    mapped
+        Bytes of virtual memory that are mapped in each block; none if not given.
     """
     written = _written(plan)
     arrived, gone = {}, {}
-    issued = computed = incoming = outgoing = 0.0
+    computed = incoming = outgoing = 0.0
     compute, swap_in, swap_out = [], [], []
     schedule = plan.transfers
+    mapping = [device.mapping * count for count in mapped] or [0.0] * (len(plan.record.blocks) + 1)
     for block, accesses in enumerate(plan.record.blocks):
         for event in schedule.begin[block]:
             if event.kind == "wait":
-                issued = max(issued, gone[event.index])
+                computed = max(computed, gone[event.index])
             else:
-                start = max(incoming, issued)
-                incoming = start + event.access.num_bytes / link
+                start = max(incoming, computed)
+                incoming = start + event.access.num_bytes / device.to_device
                 swap_in.append((start, incoming))
                 arrived[event.access.array] = incoming
-        start = max(computed, issued, *(arrived.get(access.array, 0.0) for access in accesses), 0.0)
+        start = max(computed, *(arrived.get(access.array, 0.0) for access in accesses), 0.0) + mapping[block]
         computed = start + seconds[block]
         compute.append((start, computed))
         for event in schedule.end[block]:
             if event.kind == "out":
                 start = max(outgoing, computed)
                 num_bytes = event.access.num_bytes if event.index in written else 0
-                outgoing = start + num_bytes / link
+                outgoing = start + num_bytes / device.to_host
                 gone[event.index] = outgoing
                 swap_out.append((start, outgoing))
-    return Timeline(compute, swap_in, swap_out, max(computed, outgoing, issued), sum(seconds))
+    end = max(computed, incoming, outgoing) + mapping[-1]
+    return Timeline(compute, swap_in, swap_out, end, sum(seconds[1:]))
 
 
 def _written(plan):
@@ -111,14 +117,14 @@ def estimated_seconds(plan: Plan, steps: Sequence[Step], device: Device) -> list
     Returns
     -------
     list of float
-        One for each block; 0 for the inputs.
+        One for each block; of the first one, what writing the inputs takes.
     """
     operations = [0.0]
     for loss, _ in steps:
         operations += [_operations(f) for f in functions_of(loss)]
         operations += [_operations(f) * _products_backward(f) for f in backward_functions(loss)]
         operations += [0.0] * _solver_blocks(plan, len(operations))
-    return [max(count / device.flops, size / device.bandwidth) if block else 0.0
+    return [max(count / device.flops, size / device.bandwidth) if block else size / device.input_rate
             for block, (count, size) in enumerate(zip(operations, plan.block_bytes, strict=True))]
 
 

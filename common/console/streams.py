@@ -1,0 +1,83 @@
+"""The standard streams of a command: there, and safe to write names to."""
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from common.machine.errors import printable
+
+
+class _Printing:
+    """A stream that writes all but line breaks and tabs as `printable` does; otherwise the one that it wraps."""
+
+    def __init__(self, stream: Any) -> None:
+        self._wrapped = stream    # tqdm knows a wrapped stream by this name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def write(self, text: str) -> int:
+        plain = text if text.isprintable() else "".join(
+            part if part in "\n\t" else printable(part) for part in text)
+        self._wrapped.write(plain)
+        return len(text)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Within, what is printed moves no cursor, and names that are not UTF-8 can be printed.
+
+    A stream that was closed before the process began, as by `>&-`, takes what is written and drops it.
+    """
+    _open_closed()
+    before = sys.stdout, sys.stderr
+    for stream in before:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = map(_Printing, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def _open_closed():
+    """Open what is closed of the descriptors 0, 1 and 2: a file opened later would take its place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            with contextlib.suppress(OSError):
+                while os.open(os.devnull, os.O_RDWR) < number:
+                    pass
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))    # noqa: SIM115, PTH123
+
+
+def unescaped_stderr() -> Any:
+    """Return stderr for a progress bar, which does move the cursor."""
+    return getattr(sys.stderr, "_wrapped", sys.stderr)
+
+
+def flush() -> None:
+    """Write out what was printed.
+
+    Raises
+    ------
+    BrokenPipeError
+        The reader is gone, as with `| head`; nothing more will be written.
+    OSError
+        The disk is full.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _drop(stream)    # otherwise Python tries again when it ends
+            raise
+
+
+def _drop(stream):
+    with contextlib.suppress(OSError, ValueError):    # a stream of a test has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -1,0 +1,170 @@
+"""What the shell and the system do to a command: closed streams, odd names, odd variables, interrupts, huge numbers."""
+import io
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+
+from common.console import cli
+from common.console.streams import printing
+from common.console.values import int_from_0, largest, number_above_0
+from common.machine.errors import UsageError, UserError, printable
+from common.machine.files import write_csv, write_json
+from common.out_of_core.device import parse_bytes
+from common.runs.config import integer, number
+
+TOP = Path(__file__).parents[2]
+PLAN = "out-of-core-training/plan.py"
+
+
+def shell(line, **variables):
+    """Run a line of bash at the top folder; returns its exit status, stdout and stderr."""
+    done = subprocess.run(["bash", "-c", line], cwd=TOP, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PYTHON": sys.executable} | variables)
+    return done.returncode, done.stdout, done.stderr
+
+
+def code(text):
+    return f"$PYTHON -c {shlex.quote(f'from common.console import cli; cli.run(lambda: {text})')}"
+
+
+# Streams --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_leaves_is_no_traceback():
+    for text in ("print('x' * 10**6)", "print('few')"):
+        status, _, err = shell(f"{{ sleep 0.1; {code(text)}; echo $? >&2; }} | true")
+        assert (status, err) == (0, "1\n"), err
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(closed, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("from common.console import cli\nfrom common.console.progress import progress\n"
+                      "def main():\n    print('text')\n    with open('file', 'w') as file:\n"
+                      "        list(progress(range(3)))\n        print('text')\n        file.write('content')\n"
+                      "        return file.fileno() < 3\ncli.run(main)\n")
+    status, out, err = shell(f"cd {tmp_path} && $PYTHON script.py {closed}", PYTHONPATH=str(TOP))
+    assert (status, err) == (0, "") and out in ("", "text\ntext\n")
+    assert (tmp_path / "file").read_text() == "content"
+
+
+def test_a_full_disk_behind_stdout_is_one_line():
+    status, _, err = shell(f"{code('print(1)')} > /dev/full")
+    assert (status, err) == (1, "error: output: No space left on device\n")
+
+
+def test_names_move_no_cursor(capsys):
+    with printing():
+        print("a\x1b[2Jb\rc\tä\nd\udcff")
+        print("e\x07", file=sys.stderr)
+    assert capsys.readouterr() == ("a\\x1b[2Jb\\rc\tä\nd\\xff\n", "e\\x07\n")
+    assert str(UserError("a\nb\x1b")) == "a\\nb\\x1b" == printable("a\nb\x1b")
+
+
+def test_bars_stand_apart_from_what_is_printed(monkeypatch, capsys):
+    from common.console.progress import progress
+
+    monkeypatch.setattr("sys.stdout", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    with printing():
+        list(progress(range(3)))
+    assert "\r" in capsys.readouterr().err
+
+
+# Names ----------------------------------------------------------------------------------------------------------------
+
+
+def test_names_that_are_not_utf_8_are_written_byte_by_byte(tmp_path):
+    name = os.fsdecode(b"so\xffng")
+    write_csv(tmp_path / "a.csv", ["name"], [[name]])
+    assert (tmp_path / "a.csv").read_bytes() == b"name\nso\xffng\n"
+    write_json(tmp_path / "a.json", {"name": name})
+    assert b"so\\udcffng" in (tmp_path / "a.json").read_bytes()
+
+
+@pytest.mark.parametrize("argv, files, inputs, device", [
+    (["--", "-dash.wav"], ["-dash.wav"], [], "0"),
+    (["a.wav", "-d", "1", "--", "-dash.wav", "--inputs", "--"], ["a.wav", "-dash.wav", "--inputs", "--"], [], "1"),
+    (["-i", "b.wav", "-d1", "--", "-d"], ["-d"], ["b.wav"], "1"),
+    (["a.wav", "-d", "1", "c.wav"], ["a.wav", "c.wav"], [], "1"),
+])
+def test_files_may_begin_with_a_dash(argv, files, inputs, device):
+    parser = cli.parser("")
+    parser.add_argument("files", nargs="*")
+    parser.add_argument("--inputs", "-i", nargs="+", default=[])
+    cli.add_context_flags(parser)
+    args = parser.parse_intermixed_args(argv)
+    assert (args.files, args.inputs, args.device_id) == (files, inputs, device)
+
+
+# Numbers --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["1e30", "10" * 20, "9" * 5000, "nan", "inf", "-inf", "-1", "0x10", "1_0", "", "١"])
+def test_numbers_have_limits(text):
+    parser = cli.parser("")
+    parser.add_argument("--niter", type=int_from_0)
+    parser.add_argument("--alpha", type=number_above_0)
+    for flag in ("--niter", "--alpha"):
+        with pytest.raises(UsageError, match=flag) as caught:
+            parser.parse_args([f"{flag}={text}"])
+        assert "\n" not in str(caught.value)
+
+
+def test_keys_have_the_limits_of_flags():
+    cls = attrs.make_class("Config", {"batch_size": integer(1, at_least=1), "seq_dur": number(1)}, frozen=True)
+    assert cls(batch_size=largest("batch_size")).batch_size == 65536
+    for values in ({"batch_size": 65537}, {"seq_dur": "1e30"}, {"seq_dur": -1e30}):
+        with pytest.raises(ValueError, match="not allowed"):
+            cls(**values)
+
+
+@pytest.mark.parametrize("text", ["1e999GB", "1e30", "9" * 400, "0", "0.5", "inf", "nan", "-1", "1e19"])
+def test_amounts_of_memory_have_limits(text):
+    with pytest.raises(UsageError, match="--gpu-memory"):
+        parse_bytes(text, "--gpu-memory")
+
+
+@pytest.mark.parametrize("argv", ["resnet50 --batch-size 1000000000000000000000000000000", "resnet50 -d 99999999999",
+                                  "resnet50 --image-size 99999999999999999999", "resnet50 --gpu-memory 1e999GB"])
+def test_a_plan_beyond_all_limits_is_one_line(argv):
+    status, out, err = shell(f"$PYTHON {PLAN} {argv}")
+    assert (status, out, err.count("\n")) == (2, "", 1) and err.startswith("error: "), err
+
+
+# Variables and signals ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable, text", [
+    ("OMPI_COMM_WORLD_SIZE", "two"), ("OMPI_COMM_WORLD_RANK", "-1"), ("OMPI_COMM_WORLD_SIZE", "9" * 5000)])
+def test_malformed_variables_are_one_line(variable, text, tmp_path):
+    line = "from common.machine.launching import launched_rank; launched_rank()"
+    status, _, err = shell(code(f"exec({line!r})"), **{variable: text})
+    assert status == 2 and err.startswith(f"error: {variable}={text}: ") and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("command", ["x-umx/separate.py", "-m d3net segment", "-m x_umx"])
+def test_ctrl_c_while_modules_load(command):
+    path = ["x-umx", "d3net"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(str(TOP / name) for name in ("", *path)), "PYTHONVERBOSE": "1"}
+    process = subprocess.Popen([sys.executable, *command.split(), "nosuch.wav"], cwd=TOP, stderr=subprocess.PIPE,
+                               text=True, errors="replace", env=env)
+    assert process.stderr is not None
+    for line in process.stderr:    # python names each module as it loads it
+        if line.startswith("import 'numpy"):
+            break
+    process.send_signal(signal.SIGINT)
+    lines = [line for line in process.stderr if not line.startswith(("#", "import ", "Python ", "Type "))]
+    assert process.wait() == 130
+    assert "".join(lines).endswith("interrupted\n") and "Traceback" not in "".join(lines)
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):
+    line = f"trap '' INT; $PYTHON {PLAN} nosuch & sleep 0.3; kill -INT $!; wait $!"
+    status, _, err = shell(line)
+    assert status == 2 and err.startswith("error: "), err

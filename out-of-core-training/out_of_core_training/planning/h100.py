@@ -1,0 +1,82 @@
+"""What ResNet-50 was measured to take and to do on an H100, beside what the planner predicts.
+
+    python out-of-core-training/plan.py resnet50 --validate
+
+The budget was what nnabla's scheduler plans with, and chunks had 20 MiB; `OutOfCore` has changed both since. One row
+calibrates: the speed in-core at batch 64 sets the rates of arithmetic and memory (`Device.calibrated`). The
+link has the data sheet's rate times `LINK_SHARE`. Inputs come at `INPUT_RATE`, which was measured there. `MAPPING` was
+chosen for the row of batch 96, the only one in which mapping is not hidden behind the link.
+"""
+import itertools
+from collections.abc import Iterator
+
+import attrs
+import nnabla as nn
+
+from common.console.tables import align
+from out_of_core_training import models
+from out_of_core_training.planner import plan, plan_record
+from out_of_core_training.planning.devices import DEVICES
+from out_of_core_training.planning.timeline import estimated_seconds, make_timeline
+
+NETWORK, BUDGET = "resnet50", 8e9    # bytes of arrays
+CHUNK = 20 << 20    # bytes of virtual memory that an array took at least when this was measured
+
+
+@attrs.frozen
+class Row:
+    """A measurement: float32, 224 x 224 pixels, one H100 with 80 GB, nnabla 1.39, cuDNN 9.19, PCIe 5 x16.
+
+    Attributes
+    ----------
+    mode
+        `in-core`, or with `BUDGET` bytes for arrays `scheduler` or `virtual`.
+    speed
+        Images/s.
+    peak
+        Bytes taken of the device, GB.
+    """
+
+    mode: str
+    batch: int
+    speed: float
+    peak: float
+
+
+MEASURED = (
+    Row("in-core", 64, 700, 6.17), Row("virtual", 96, 454, 18.6), Row("virtual", 384, 308, 19.9),
+    Row("scheduler", 384, 333, 12.4), Row("in-core", 720, 772, 71.6), Row("virtual", 720, 263, 17.8),
+)
+
+
+def predictions() -> Iterator[tuple[Row, float, float]]:
+    """Yield each row with the predicted images/s and GB."""
+    first = MEASURED[0]
+    needs, steps = _needs(first.batch)
+    device = DEVICES["H100-80GB"]
+    device = device.calibrated(sum(estimated_seconds(needs, steps, device)[1:]), first.batch / first.speed)
+    for batch, rows in itertools.groupby(MEASURED, lambda row: row.batch):
+        needs, steps = _needs(batch)
+        seconds = estimated_seconds(needs, steps, device)
+        for row in rows:
+            if row.mode == "in-core":
+                yield row, batch / sum(seconds[1:]), needs.occupancy().device_bytes / 1e9
+                continue
+            swapped = plan_record(needs.record, int(BUDGET))
+            occupancy = swapped.occupancy(row.mode == "virtual", CHUNK)
+            timeline = make_timeline(swapped, seconds, device, occupancy.mapped)
+            yield row, batch / timeline.seconds, occupancy.device_bytes / 1e9
+
+
+def _needs(batch):
+    nn.clear_parameters()
+    network = models.build(NETWORK, batch)
+    return plan(network.steps, network.typed_inputs, backend="cudnn"), network.steps
+
+
+def table() -> str:
+    """All rows, measured and predicted."""
+    head = ("mode", "batch", "images/s", "predicted", "off by", "GB", "predicted", "off by")
+    return align([head, *(
+        (row.mode, row.batch, row.speed, f"{speed:.0f}", f"{speed / row.speed - 1:+.0%}", row.peak, f"{peak:.1f}",
+         f"{peak / row.peak - 1:+.0%}") for row, speed, peak in predictions())])
