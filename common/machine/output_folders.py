@@ -52,8 +52,9 @@ def _held(path: Path) -> Iterator[None]:
     """Hold the lock file `path`, which vanishes at the end."""
     handle = _take(path)
     try:
-        os.truncate(handle, 0)
-        os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
+        with contextlib.suppress(OSError):    # on a full disk others learn less
+            os.truncate(handle, 0)
+            os.write(handle, f"process {os.getpid()} on {platform.node()}".encode())
         yield
     finally:
         if sys.platform == "win32":
