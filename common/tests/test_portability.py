@@ -4,14 +4,16 @@ import subprocess
 import sys
 import tempfile
 import types
+from pathlib import Path
 
 import pytest
 
 from common.machine import memory
 from common.machine.cache import CACHE_VARIABLE, cache_dir
 from common.machine.errors import UserError
-from common.machine.files import reserve
+from common.machine.files import UNFINISHED, remove_leftovers, reserve, write_text
 from common.machine.locks import locked
+from common.machine.output_folders import LOCK, claimed
 
 # Packages of others are imported first: they know their systems themselves.
 IMPORT_ALL = """
@@ -100,3 +102,59 @@ def test_a_lock_on_windows_is_waited_for_until_it_is_held(tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(LK_LOCK=1, locking=locking))
     with locked(tmp_path / "lock"):
         assert calls == [(1, 1)] * 3
+
+
+@pytest.fixture
+def windows(monkeypatch):
+    """Windows, as far as files are concerned: what is open is neither renamed nor removed, and locks are others."""
+    held = set()
+
+    def refuse_open(path):
+        open_files = {link.stat().st_ino for link in Path("/proc/self/fd").iterdir() if link.exists()}
+        if path.exists() and path.stat().st_ino in open_files:
+            raise PermissionError(13, "The process cannot access the file", str(path))
+
+    def lock(handle, mode, num_bytes):
+        file = os.fstat(handle).st_ino
+        if file in held:
+            raise PermissionError(13, "Permission denied")
+        held.add(file)
+
+    def close(handle):
+        held.discard(os.fstat(handle).st_ino)
+        real_close(handle)
+
+    def only_closed(method):
+        def checked(path, *args, **kwargs):
+            refuse_open(path)
+            return method(path, *args, **kwargs)
+        return checked
+
+    real_close = os.close
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, only_closed(getattr(Path, name)))
+    monkeypatch.setattr("os.close", close)
+    monkeypatch.setattr("sys.platform", "win32")
+    monkeypatch.setitem(sys.modules, "msvcrt", types.SimpleNamespace(LK_NBLCK=2, locking=lock))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the open files of a process as Linux shows them")
+def test_files_appear_and_leftovers_vanish_on_windows(windows, tmp_path):
+    for text in ("one", "two"):
+        write_text(tmp_path / "a.txt", text)
+    (tmp_path / f"{UNFINISHED}dead").touch()
+    with (tmp_path / f"{UNFINISHED}alive").open("w"):
+        remove_leftovers(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {"a.txt", f"{UNFINISHED}alive"}
+    assert (tmp_path / "a.txt").read_text() == "two"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at the open files of a process as Linux shows them")
+def test_a_folder_is_held_on_windows(windows, tmp_path):
+    with claimed(tmp_path):
+        with pytest.raises(UserError, match="is writing to this folder"), claimed(tmp_path):
+            pass
+        assert (tmp_path / LOCK).exists()
+    with claimed(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
