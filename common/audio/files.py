@@ -3,6 +3,7 @@
 Audio is float32 of shape (samples, channels) everywhere; full scale is 1.
 """
 import contextlib
+import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -285,7 +286,9 @@ class AudioWriter:
 
         with replacing(self.path) as temporary:
             try:
-                with soundfile.SoundFile(temporary, "w", **self._settings) as file:
+                # Of names that are not UTF-8, soundfile takes the bytes.
+                name: Any = temporary if os.name == "nt" else os.fsencode(temporary)
+                with soundfile.SoundFile(name, "w", **self._settings) as file:
                     yield file
             except soundfile.LibsndfileError as error:
                 _check_room(temporary)    # says why, where libsndfile only says that

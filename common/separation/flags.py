@@ -1,7 +1,6 @@
 """The flags of the `separate.py` and of the `eval.py` of every paper, and the checks of their values."""
 import argparse
 import os
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import attrs
 
 from common.audio.files import FORMATS, check_format
 from common.console.values import flag_value, positive_int, to_number
-from common.datasets.musdb18 import SPLITS
+from common.datasets.musdb18 import AUDIO_SUFFIXES, SPLITS
 from common.machine.errors import UsageError
 
 # separate.py ----------------------------------------------------------------------------------------------------------
@@ -48,6 +47,8 @@ class StemRequest:
     ----------
     folders
         For each input, the folder of its stems.
+    refused
+        A line for each input that cannot be separated, such as one of the same name as another.
     out_dir
         The folder of these folders, which temporary files go to as well.
     start
@@ -62,6 +63,7 @@ class StemRequest:
     """
 
     folders: dict[Path, Path]
+    refused: tuple[str, ...] = ()
     out_dir: str
     start: float = 0.0
     duration: float | None = None
@@ -81,7 +83,8 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
     overlap
         Default overlap of chunks, as a fraction of one.
     """
-    parser.add_argument("files", nargs="*", metavar="FILE", help="audio files with a mixture (wav, flac, mp3, m4a)")
+    parser.add_argument("files", nargs="*", metavar="FILE",
+                        help="audio files with a mixture (wav, flac, mp3, m4a), or folders of them")
     parser.add_argument("--inputs", "-i", nargs="+", default=[], metavar="FILE", help="more of them")
     parser.add_argument("--out-dir", "-o", default="stems", metavar="DIR",
                         help="where a folder is made for each input (default: %(default)s)")
@@ -121,34 +124,69 @@ def stem_request(args: argparse.Namespace) -> StemRequest:
     Raises
     ------
     UsageError
-        No input is given or none exists, two would write to the same folder, a folder cannot be made, or the format
-        cannot hold the encoding.
+        No input is given, none exists or can have a folder for its stems, or the format cannot hold the encoding.
     """
     output = OutputFormat(ext=args.ext, encoding=args.encoding, clip_mode=args.clip_mode)
-    folders = _stem_folders([Path(name) for name in (*args.files, *args.inputs)], Path(args.out_dir))
+    folders, refused = _stem_folders([Path(name) for name in (*args.files, *args.inputs)], Path(args.out_dir))
     check_format(output.ext, output.encoding)
-    return StemRequest(folders=folders, out_dir=args.out_dir, start=args.start,
+    return StemRequest(folders=folders, refused=refused, out_dir=args.out_dir, start=args.start,
                        duration=None if args.duration == -1 else args.duration, two_stems=args.two_stems, output=output,
                        resume=args.resume)
 
 
-def _stem_folders(inputs: Sequence[Path], out_dir: Path) -> dict[Path, Path]:
-    """Return the folder of the stems of each input, after checking that all of them can be made."""
+def _stem_folders(inputs: Sequence[Path], out_dir: Path) -> tuple[dict[Path, Path], tuple[str, ...]]:
+    """Return the folder of the stems of each audio file, and a line for each input that can have none.
+
+    Raises
+    ------
+    UsageError
+        No input can have one.
+    """
     if not inputs:
         raise UsageError("no audio file is given (see --help)")
-    if not any(path.exists() for path in inputs):
+    if not any(os.path.exists(path) for path in inputs):    # noqa: PTH110 - which bears with names that cannot be
         raise UsageError(f"{inputs[0]}: no such file" + (", nor any other of the inputs" if len(inputs) > 1 else ""))
-    folder, count = Counter(out_dir / path.stem for path in inputs).most_common(1)[0]
-    if count > 1:
-        raise UsageError(f"{folder}: {count} of the inputs would write their stems there; rename them or separate them "
-                         "one by one")
-    folders = {path: out_dir / path.stem for path in inputs}
-    for folder in folders.values():
-        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-        if not existing.is_dir() or not os.access(existing, os.W_OK):
-            reason = "not writable" if existing.is_dir() else "not a folder"
-            raise UsageError(f"{existing}: {reason}; choose another --out-dir")
-    return folders
+    if reason := _why_not_made(out_dir):
+        raise UsageError(reason)
+    folders, taken, refused = {}, {}, []
+    for path in inputs:
+        found = _audio_files(path, out_dir)
+        if not found:
+            refused.append(f"{path}: no audio file in this folder ({', '.join(AUDIO_SUFFIXES)})")
+        for file, name in found:
+            folder = out_dir / name
+            if file in folders:    # named twice
+                continue
+            if folder in taken:
+                refused.append(f"{file}: its stems would go to {folder}, as those of {taken[folder]}; rename it, or "
+                               "choose another --out-dir")
+            elif reason := _why_not_made(folder):
+                refused.append(reason)
+            else:
+                folders[file], taken[folder] = folder, file
+    if not folders:
+        raise UsageError(refused[0])
+    return folders, tuple(refused)
+
+
+def _audio_files(path: Path, out_dir: Path) -> list[tuple[Path, Path]]:
+    """Return the file itself, or the audio files in a folder and its folders, each with the name for its stems.
+
+    What lies in `out_dir` are stems of earlier runs.
+    """
+    if not os.path.isdir(path):    # noqa: PTH112 - which bears with names that cannot be
+        return [(path, Path(path.stem))]
+    files = (file for file in sorted(path.rglob("[!.]*")) if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
+    stems = out_dir.resolve()
+    return [(file, file.relative_to(path).with_suffix("")) for file in files if stems not in file.resolve().parents]
+
+
+def _why_not_made(folder: Path) -> str | None:
+    """Say why a folder cannot be made or written to; None if it can."""
+    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))    # noqa: PTH110
+    if existing.is_dir() and os.access(existing, os.W_OK):
+        return None
+    return f"{existing}: {'not writable' if existing.is_dir() else 'not a folder'}; choose another --out-dir"
 
 
 # eval.py --------------------------------------------------------------------------------------------------------------

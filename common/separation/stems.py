@@ -33,16 +33,21 @@ def separate_files(separator: StemSeparator, request: StemRequest) -> int:
     Raises
     ------
     UsageError
-        There is no such stem; an input would be overwritten.
+        There is no such stem; all that could be done is to overwrite an input.
     """
-    folders = request.folders
     names = _output_names(separator.stems, request.two_stems)
-    targets = {path: [folder / f"{name}.{request.output.ext}" for name in names] for path, folder in folders.items()}
-    written = {target.resolve() for group in targets.values() for target in group}
-    for path in folders:
-        if path.resolve() in written:
-            raise UsageError(f"{path}: would be overwritten by a stem; choose another --out-dir")
-    errors, done = [], 0
+    targets = {path: [folder / f"{name}.{request.output.ext}" for name in names]
+               for path, folder in request.folders.items()}
+    inputs = {path.resolve() for path in targets}
+    refused = list(request.refused)
+    for path, group in list(targets.items()):
+        if lost := [target for target in group if target.resolve() in inputs]:
+            refused.append(f"{lost[0]}: would be overwritten by a stem; choose another --out-dir")
+            del targets[path]
+    if not targets:
+        raise UsageError(refused[0])
+    folders = {path: request.folders[path] for path in targets}
+    errors, done, count = [(message, UsageError.exit_status) for message in refused], 0, len(folders) + len(refused)
     try:
         for path in folders:
             try:
@@ -54,9 +59,9 @@ def separate_files(separator: StemSeparator, request: StemRequest) -> int:
             except UserError as error:
                 errors.append((str(error), error.exit_status))    # without the traceback, which holds arrays
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"interrupted; {done} of {len(folders)} inputs were separated") from None
+        raise KeyboardInterrupt(f"interrupted; {done} of {count} inputs were separated") from None
     finally:
-        _report(errors, done, len(folders))
+        _report(errors, done, count)
     if not errors:
         return 0
     return UserError.exit_status if done else min(status for _, status in errors)

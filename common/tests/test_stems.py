@@ -19,6 +19,7 @@ from tqdm import tqdm
 from common.audio.decoders import PacketSource
 from common.audio.files import FORMATS, AudioReader
 from common.console import cli
+from common.console.streams import printing
 from common.machine.errors import UsageError
 from common.separation import stems
 from common.separation.flags import add_stem_flags, stem_request
@@ -326,6 +327,40 @@ def test_the_bar_bears_with_a_wrong_guess_of_the_length(guess, end, monkeypatch)
     assert end in terminal.getvalue().split("\r")[-1]
 
 
+def test_a_folder_means_the_audio_in_it():
+    for path in ("music/a.wav", "music/live/a.flac", "music/.hidden.wav", "music/stems/a/bass.wav", "b.wav"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        song(path, 100)
+    Path("music/notes.txt").write_text("no music")
+    os.mkfifo("music/pipe.wav")
+    Path("music/loop.wav").symlink_to("loop.wav")
+    Path("music/above").symlink_to("..")
+    assert separate("music", "b.wav", "--out-dir", "music/stems") == 0
+    assert {folder for folder in Path("music/stems").rglob("*") if folder.is_dir()} == {
+        Path("music/stems") / name for name in ("a", "live", "live/a", "b")}
+
+
+def test_a_bad_or_clashing_name_does_not_stop_the_others(capsys):
+    song("song.wav", 100)
+    content = Path("song.wav").read_bytes()
+    for path in ("a.wav", "other/a.flac", "b.wav", "bass/bass.wav", "c.wav", os.fsdecode(b"caf\xe9.wav")):
+        Path(path).parent.mkdir(exist_ok=True)
+        Path(path).write_bytes(content)
+    Path("empty").mkdir()
+    Path("c").write_text("in the way")
+    bad = {"other/a.flac": "its stems would go to a, as those of a.wav", "empty": "no audio file in this folder",
+           "c": "not a folder", "x" * 300: "cannot be read", "bass/bass.wav": "would be overwritten by a stem"}
+    names = ["a.wav", "a.wav", "other/a.flac", "b.wav", "bass/bass.wav", "empty", "c.wav", "x" * 300]
+    with printing():
+        assert separate(*names, os.fsdecode(b"caf\xe9.wav"), "--out-dir", "./.") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(bad) and all(any(line.startswith(f"error: {name}: ") and says in line for line in lines)
+                                          for name, says in bad.items()), lines
+    assert lines[-1].endswith("; 3 of 8 inputs were separated")
+    for name in ("a", "b", os.fsdecode(b"caf\xe9")):
+        assert len(list(Path(name).iterdir())) == len(GAINS)
+
+
 # Before work ----------------------------------------------------------------------------------------------------------
 
 
@@ -333,8 +368,7 @@ def test_the_bar_bears_with_a_wrong_guess_of_the_length(guess, end, monkeypatch)
     ([], "no audio file is given"),
     (["x.wav"], "x.wav: no such file$"),
     (["x.wav", "y.wav"], "x.wav: no such file, nor any other of the inputs"),
-    (["song.wav", "other/song.flac"], "stems/song: 2 of the inputs would write their stems there"),
-    (["song.wav", "song.wav"], "stems/song: 2 of the inputs"),
+    (["taken"], "taken: no audio file in this folder"),
     (["song.wav", "--out-dir", "song.wav"], "song.wav: not a folder; choose another --out-dir"),
     (["song.wav", "--out-dir", "song.wav/stems"], "song.wav: not a folder; choose another --out-dir"),
     (["song.wav", "--out-dir", "taken"], "taken/song: not a folder; choose another --out-dir"),
@@ -392,6 +426,7 @@ SCRIPT = """
 import itertools, os, sys, time
 from types import SimpleNamespace
 from common.console import cli
+from common.console.streams import printing
 from common.separation import flags, stems
 
 def process(batch):

@@ -7,6 +7,7 @@ Writes for each image <name>_overlay.png, <name>_labelTrainIds.png (0 to 18) and
 """
 import argparse
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,7 +89,10 @@ def find_inputs(names: Sequence[str]) -> list[Input]:
     if not names:
         raise UsageError("no image is given (see --help)")
     sources = [source for name in names for source in _sources(name)]
-    if not any(source.exists() for source, _ in sources if isinstance(source, Path)) and SYNTHETIC not in names:
+    paths = [source for source, _ in sources if isinstance(source, Path)]
+    if len(paths) == len(sources) and not any(os.path.isfile(path) for path in paths):    # noqa: PTH113
+        if os.path.isdir(names[0]):    # noqa: PTH112 - these functions bear with names that cannot be
+            raise UsageError(f"{names[0]}: no image in this folder ({', '.join(SUFFIXES)})")
         raise UsageError(f"{names[0]}: no such image" + (", nor any other of the inputs" if len(names) > 1 else ""))
     return _with_distinct_names(sources)
 
@@ -98,12 +102,12 @@ def _sources(name: str) -> list[tuple[Path | SceneFile, str]]:
     path = Path(name)
     if name == SYNTHETIC and not path.exists():
         return [(pair.image, pair.name) for pair in find_pairs(SYNTHETIC, "val")]
-    if not path.is_dir():
+    if not os.path.isdir(path):    # noqa: PTH112 - which bears with names that cannot be
         return [(path, path.stem)]
     found = [inner for inner in sorted(path.rglob("[!.]*")) if inner.suffix.lower() in SUFFIXES and inner.is_file()
              and not inner.name.endswith((OVERLAY, LABELS, COLOURS))]
     if not found:
-        raise UsageError(f"{path}: no image in this folder ({', '.join(SUFFIXES)})")
+        return [(path, path.name)]    # it is no image, and is said to be none in its turn
     return [(inner, inner.relative_to(path).with_suffix("").as_posix()) for inner in found]
 
 
