@@ -20,6 +20,7 @@ from nnabla.parameter import get_parameter_or_create
 
 from common.cpu.powers_of_two import log2, to_power_of_two
 from common.gpu import quantizers as gpu
+from common.gpu.sizes import Bits
 from common.machine.context import wants_gpu_kernels
 from common.quantizers.grids import (
     POWER_OF_TWO,
@@ -172,6 +173,14 @@ def _bits_of_magnitudes(scalars, limits, sign, lowest):
     return F.maximum_scalar(F.ceil(log2(log2(xmax / xmin) + 1) + 1), lowest)
 
 
+# What a kernel of a GPU computes as well, and of which scalars.
+_BITS_IN_KERNEL: Mapping[Callable[..., nn.Variable], tuple[Bits, tuple[str, ...]]] = {
+    _bits_of_n: (Bits.OF_N, ("n",)),
+    _bits_of_step_and_range: (Bits.OF_STEP_AND_RANGE, ("d", "xmax")),
+    _bits_of_magnitudes: (Bits.OF_MAGNITUDES, ("xmin", "xmax")),
+}
+
+
 # Tables -----------------------------------------------------------------------------------------------------------
 #
 # All that is known of a quantizer stands in its row. Nothing else in the repository spells its name.
@@ -211,6 +220,11 @@ class Quantizer:
     bits: Callable[[Mapping[str, nn.Variable], Limits | None, bool, float], nn.Variable]
     is_range: bool = False
     min_weight_bits: int = 1
+
+    @property
+    def bits_in_kernel(self) -> tuple[Bits, tuple[str, ...]] | None:
+        """How a kernel of a GPU tells the bit width, and the scalars that it takes; None where it cannot."""
+        return _BITS_IN_KERNEL.get(self.bits)
 
 
 _BLACK, _BLUE, _RED = "#000000", "#56B4E9", "#D55E00"

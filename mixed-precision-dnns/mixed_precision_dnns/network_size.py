@@ -5,6 +5,7 @@ import attrs
 import nnabla as nn
 import nnabla.functions as F
 
+from common.gpu.sizes import SizedTensor, kbytes
 from common.quantizers.layers import Quantization
 from mixed_precision_dnns.config import QuantizationConfig, activation_quantization, weight_quantization
 
@@ -72,7 +73,29 @@ def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable]
 
     The result is an `nn.Variable` () in kB. `parameters` are as for `quantized_tensors`.
     """
-    return F.add_n(*(t.kbytes() for t in quantized_tensors(cfg, parameters) if t.kind != "activations"))
+    return _total([t for t in quantized_tensors(cfg, parameters) if t.kind != "activations"])
+
+
+def _total(tensors, largest=False):
+    """Size of all tensors, which have one quantizer, or of the largest one."""
+    size = _in_one_kernel(tensors, largest)
+    if size is not None:
+        return size
+    sizes = [tensor.kbytes() for tensor in tensors]
+    return F.max(F.stack(*sizes)) if largest else F.add_n(*sizes)
+
+
+def _in_one_kernel(tensors, largest):
+    """The same by one function on a GPU; None where that cannot be."""
+    spec = tensors[0].spec
+    found = spec.parametrization.bits_in_kernel if spec.is_parametric else None
+    if found is None:
+        return None
+    bits, names = found
+    return kbytes([SizedTensor(
+        bits=bits, scalars=[tensor.scalars[name] for name in names], limits=[spec.limits[name] for name in names],
+        sign=spec.sign, lowest=spec.bitwidth_min, kbytes_per_bit=tensor.numel / BITS_PER_KB) for tensor in tensors],
+        largest)
 
 
 def activation_kbytes(cfg: QuantizationConfig, kind: str | None = None,
@@ -97,9 +120,6 @@ def activation_kbytes(cfg: QuantizationConfig, kind: str | None = None,
         `kind` is neither.
     """
     kind = kind or cfg.target_activation_type
-    sizes = [t.kbytes() for t in quantized_tensors(cfg, parameters) if t.kind == "activations"]
-    if kind == "sum":
-        return F.add_n(*sizes)
-    if kind == "max":
-        return F.max(F.stack(*sizes))
-    raise ValueError(f"kind must be 'max' or 'sum', got {kind!r}")
+    if kind not in ("max", "sum"):
+        raise ValueError(f"kind must be 'max' or 'sum', got {kind!r}")
+    return _total([t for t in quantized_tensors(cfg, parameters) if t.kind == "activations"], largest=kind == "max")

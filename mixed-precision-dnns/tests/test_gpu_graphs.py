@@ -9,6 +9,7 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
+from common.gpu import sizes
 from common.machine.context import native_functions, use_context
 from common.machine.seeding import seed_everything
 from common.quantizers import QUANTIZER_NAMES, QUANTIZERS
@@ -16,6 +17,7 @@ from common.workbench.testing import host_arrays
 from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.config import RELU, Config, ImageNetConfig
 from mixed_precision_dnns.imagenet_models import MODELS
+from mixed_precision_dnns.network_size import activation_kbytes, weight_kbytes
 from mixed_precision_dnns.quantized_network import build_network
 from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
@@ -76,7 +78,7 @@ def number_of_functions(quantizer, budget=None):
 
 
 @pytest.mark.parametrize("quantizer, composed, kernels, with_budget", [
-    (None, 84, 84, None), ("parametric_fp_d_xmax", 766, 105, 792), ("parametric_pow2_xmin_xmax", 1524, 105, 992)])
+    (None, 84, 84, None), ("parametric_fp_d_xmax", 766, 105, 111), ("parametric_pow2_xmin_xmax", 1524, 105, 111)])
 def test_graphs_with_kernels_are_little_larger_than_those_of_float_networks(quantizer, composed, kernels, with_budget,
                                                                             gpu_kernels):
     """The README has these numbers."""
@@ -112,6 +114,35 @@ def test_one_kernel_clips_as_the_host_does_to_the_last_bit(quantizer, seed, gpu_
         assert gpu_kernels() - before == on_gpu * (2 + 2 * is_range)
         found.append(([float(s.d) for s in scalars], [float(s.g) for s in scalars]))
     assert len(tensors) > 56 and found[0] == found[1]
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize("kind, rows, expected_launches", [("max", 56, 6), ("sum", 56, 6), ("max", 10, 18)])
+def test_sizes_in_one_function_are_those_of_nnablas_functions(quantizer, kind, rows, expected_launches, gpu_kernels,
+                                                              monkeypatch):
+    """33 weights and 31 activations, in one launch or in several of fewer rows."""
+    monkeypatch.setattr(sizes, "ROWS", rows)
+    cfg = Config(**quantized(quantizer), num_layers=32, target_activation_type=kind)
+    build_network(cfg, 1, True, SHAPE, CLASSES)
+    tensors = learned_tensors(cfg)
+    scalars = scalars_of(1, tensors)
+    for scalar in scalars[:20]:
+        scalar.d = 0.5    # within the limits of all of them
+    found = []
+    for context in (contextlib.nullcontext(), native_functions()):
+        for scalar in scalars:
+            scalar.g = 0.25
+        with context:
+            found_sizes = weight_kbytes(cfg), activation_kbytes(cfg)
+        before = gpu_kernels()
+        nn.forward_all(found_sizes)
+        for size in found_sizes:
+            size.backward(3.0)
+        found.append(([float(size.d) for size in found_sizes], [float(s.g) for s in scalars], gpu_kernels() - before))
+    (ours, gradients, launches), (expected, wanted, _) = found
+    assert launches == expected_launches and ours == pytest.approx(expected, rel=1e-6)
+    assert any(g != 0.25 for g in wanted)
+    np.testing.assert_allclose(gradients, wanted, rtol=1e-5, atol=1e-7)
 
 
 def test_a_scalar_that_diverged_stays_so(gpu_kernels):

@@ -288,3 +288,84 @@ extern "C" __global__ void clip_gradients(const Pairs pairs) {
     *p.da = bounded(*p.da, bound);
     *p.db = bounded(*p.db, bound);
 }
+
+// Sizes of many tensors ------------------------------------------------------------------------------------------------
+
+// How many bits two scalars a and b stand for; n is a alone.
+enum Bits { BITS_OF_N, BITS_OF_STEP_AND_RANGE, BITS_OF_MAGNITUDES };
+
+struct Tensor {
+    const float *a, *b;
+    float *da, *db;                     // gradients; 0: not wanted
+    float a_lowest, a_highest, b_lowest, b_highest;
+    float lowest, kbytes_per_bit;       // fewest bits
+    int bits, sign, add_da, add_db;
+};
+
+struct Tensors {
+    Tensor rows[ROWS];                  // from number `first` on, `count` of `total`
+    float *kbytes, *y;                  // of each tensor; of all together, or the largest one
+    const float *dy;
+    int first, count, total, largest;
+};
+
+__device__ float log2_of(float value) { return logf(value) * PER_LN_2; }
+
+// The bits before they are held up by the fewest, and their derivatives by a and b.
+__device__ float bits_of(const Tensor &t, float *by_a, float *by_b) {
+    const float a = clipped(*t.a, t.a_lowest, t.a_highest), b = clipped(*t.b, t.b_lowest, t.b_highest);
+    float bits;
+    *by_b = 0.0f;
+    if (t.bits == BITS_OF_N) {
+        *by_a = 1.0f;
+        bits = roundf(a);
+    } else if (t.bits == BITS_OF_STEP_AND_RANGE) {
+        const float d = power_of_two(a), levels = roundf(b / d) + 1.0f;
+        *by_b = PER_LN_2 / levels / d;
+        *by_a = -*by_b * b / a;
+        bits = ceilf(log2_of(levels) + t.sign);
+    } else {
+        const float exponents = log2_of(power_of_two(b) / power_of_two(a)) + 1.0f;
+        *by_b = PER_LN_2 / exponents * PER_LN_2 / b;
+        *by_a = -PER_LN_2 / exponents * PER_LN_2 / a;
+        bits = ceilf(log2_of(exponents) + 1.0f);
+    }
+    if (!inside(*t.a, t.a_lowest, t.a_highest)) *by_a = 0.0f;
+    if (!inside(*t.b, t.b_lowest, t.b_highest)) *by_b = 0.0f;
+    return bits;
+}
+
+extern "C" __global__ void sizes_forward(const Tensors tensors) {
+    if (threadIdx.x >= tensors.count) return;
+    const Tensor &t = tensors.rows[threadIdx.x];
+    float by_a, by_b;
+    float bits = bits_of(t, &by_a, &by_b);
+    if (t.bits != BITS_OF_N && !(bits > t.lowest)) bits = t.lowest;
+    tensors.kbytes[tensors.first + threadIdx.x] = bits * t.kbytes_per_bit;
+}
+
+// One thread: the sum in the order of the tensors, or the largest.
+extern "C" __global__ void join_sizes(const Tensors tensors) {
+    float y = tensors.kbytes[0];
+    for (int i = 1; i < tensors.total; ++i) {
+        const float size = tensors.kbytes[i];
+        y = tensors.largest ? (size > y ? size : y) : y + size;
+    }
+    *tensors.y = y;
+}
+
+extern "C" __global__ void sizes_backward(const Tensors tensors) {
+    if (threadIdx.x >= tensors.count) return;
+    const Tensor &t = tensors.rows[threadIdx.x];
+    float by_a, by_b, g = *tensors.dy * t.kbytes_per_bit;
+    const float bits = bits_of(t, &by_a, &by_b);
+    if (t.bits != BITS_OF_N && !(bits > t.lowest)) g = 0.0f;
+    if (tensors.largest) {    // of several the first
+        int first = 0;
+        for (int i = 1; i < tensors.total; ++i)
+            if (tensors.kbytes[i] > tensors.kbytes[first]) first = i;
+        if (first != tensors.first + (int)threadIdx.x) g = 0.0f;
+    }
+    if (t.da) *t.da = t.add_da ? *t.da + g * by_a : g * by_a;
+    if (t.db) *t.db = t.add_db ? *t.db + g * by_b : g * by_b;
+}

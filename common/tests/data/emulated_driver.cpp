@@ -37,6 +37,9 @@ static Kernel table[] = {
     {"finish_backward", Unpacked<finish_backward>::call},
     {"clip_values", Unpacked<clip_values>::call},
     {"clip_gradients", Unpacked<clip_gradients>::call},
+    {"sizes_forward", Unpacked<sizes_forward>::call},
+    {"join_sizes", Unpacked<join_sizes>::call},
+    {"sizes_backward", Unpacked<sizes_backward>::call},
 };
 static int launches = 0;
 
