@@ -121,26 +121,24 @@ class _CPUWorld(World):
             start += gradient.size
 
 
-class _GPUWorld(World):
-    """Ranks with a GPU each, that exchange its arrays through NCCL."""
+class GPUWorld(World):
+    """Ranks with a GPU each, that exchange its arrays through NCCL.
 
-    def __init__(self):
-        import nnabla.communicators as C  # noqa: N812
+    `communicator` is one of nnabla's, after its `init`.
+    """
 
-        try:
-            self.communicator = C.MultiProcessDataParallelCommunicator(nn.get_current_context())
-        except RuntimeError as error:
-            raise UsageError("nnabla found no libmpi.so (Open MPI) or libnccl.so.2, which several GPUs need: install "
-                             "them and name their folders in LD_LIBRARY_PATH, or start without mpirun") from error
-        self.communicator.init()
-        self.rank, self.size = self.communicator.rank, self.communicator.size
+    def __init__(self, communicator: Any) -> None:
+        self.communicator, self.rank, self.size = communicator, communicator.rank, communicator.size
 
     def sum(self, array: ArrayLike) -> np.ndarray:
         array = np.array(array, np.float64)
-        # NCCL adds what the context computes with, float32.
-        on_device = nn.NdArray.from_numpy_array(np.atleast_1d(array).astype(np.float32))
+        # NCCL adds what the context computes with, float32, which ends to count at 2^24. So each rank puts the bits of
+        # its numbers, 16 to a float32, where the others put zeros: these sums are exact. Only then is added.
+        parts = np.zeros((self.size, array.size, 4), np.float32)
+        parts[self.rank] = array.reshape(-1, 1).view(np.uint16)
+        on_device = nn.NdArray.from_numpy_array(parts)
         self.communicator.all_reduce(on_device, division=False, inplace=True)
-        return on_device.data.astype(np.float64).reshape(array.shape)
+        return np.ascontiguousarray(on_device.data.astype(np.uint16)).view(np.float64).sum(0).reshape(array.shape)
 
     def backward(self, loss: nn.Variable, solver: Any) -> None:
         gradients = [parameter.grad for parameter in solver.get_parameters().values()]
@@ -185,10 +183,22 @@ def join_ranks(context: str = "auto", device_id: str | int = "0") -> str:
     return f"{where.partition(', GPU')[0]}, {size} processes"
 
 
+def _nccl_communicator():
+    import nnabla.communicators as C  # noqa: N812
+
+    try:
+        communicator = C.MultiProcessDataParallelCommunicator(nn.get_current_context())
+    except RuntimeError as error:
+        raise UsageError("nnabla found no libmpi.so (Open MPI) or libnccl.so.2, which several GPUs need: install "
+                         "them and name their folders in LD_LIBRARY_PATH, or start without mpirun") from error
+    communicator.init()
+    return communicator
+
+
 @functools.cache
 def _world_of(gpu):
     if gpu:
-        return _GPUWorld()
+        return GPUWorld(_nccl_communicator())
     try:
         return _CPUWorld()
     except (ImportError, RuntimeError) as error:

@@ -1,11 +1,15 @@
 """Ranks that train together do what one process with the whole batch does."""
+import functools
+import operator
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from common.machine.distributed import World, join_ranks, world
+from common.machine.distributed import GPUWorld, World, join_ranks, world
 from common.machine.errors import UsageError
 from common.machine.launching import find_mpirun, launched_rank, launched_size, start_ranks
 from common.runs.checkpoint import load_state
@@ -112,3 +116,35 @@ def test_each_item_belongs_to_one_rank():
         each.rank, each.size = rank, 3
     assert sorted(sum((each.share([*range(10)]) for each in worlds), [])) == [*range(10)]
     assert [[*range(12)][each.rows(4)] for each in worlds] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+
+
+class Float32Adding:
+    """What connects threads in place of ranks, and adds in float32, as NCCL does."""
+
+    def __init__(self, rank, given, barrier):
+        self.rank, self.size, self.given, self.barrier = rank, len(given), given, barrier
+
+    def all_reduce(self, array, division, inplace):
+        assert (division, inplace) == (False, True)
+        self.given[self.rank] = array.data.astype(np.float32)
+        self.barrier.wait()
+        array.data = functools.reduce(operator.add, self.given)
+
+
+@pytest.mark.parametrize("values", [
+    [[2 ** 24, 1, 2 ** 40], [1, 2 ** 25 + 1, 3], [1, 1, 2 ** 52]],    # counts of pixels
+    [[0.1, -0.0, 1e-300], [0.2, -0.0, 1e300], [0.3, -0.0, np.inf]],
+    [[], [], []],
+    [7.25, 2.0 ** 30, 1.0],
+])
+def test_sums_over_gpus_are_those_of_double_precision(values):
+    given, barrier = [None] * len(values), threading.Barrier(len(values))
+
+    def rank(number):
+        return GPUWorld(Float32Adding(number, given, barrier)).sum(values[number])
+
+    with ThreadPoolExecutor(len(values)) as ranks:
+        results = list(ranks.map(rank, range(len(values))))
+    for found in results:
+        np.testing.assert_array_equal(found, np.sum(values, axis=0))
+        assert (found.dtype, found.shape) == (np.float64, np.shape(values[0]))

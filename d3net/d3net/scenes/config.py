@@ -15,7 +15,8 @@ class SegmentationConfig:
                                              "parameters")
     recompute: bool = flag(False, help="compute the outputs of convolutions again in the backward pass, to save memory")
 
-    max_iter: int = as_published(integer, "updates with 8 images each", "80000")
+    max_iter: int = as_published(integer, "length of the training in updates of 8 images, as published: with others it "
+                                          "sees as many images in all", "80000")
     batch_size: int = as_published(integer, "images per update", "8")
     image_height: int = as_published(integer, "height of a training crop in pixels", "512")
     image_width: int = as_published(integer, "width of a training crop in pixels", "1024")

@@ -71,6 +71,9 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
     # The published rule for batches of another size: as many images in all, and a learning rate in proportion.
     batch_ratio = world().size * hparams.batch_size / PUBLISHED_BATCH
     num_updates = max(1, int(hparams.max_iter // batch_ratio))
+    if batch_ratio != 1:
+        print(f"max_iter = {hparams.max_iter} counts updates of {PUBLISHED_BATCH} images: {num_updates} updates of "
+              f"{world().size * hparams.batch_size}", flush=True)
     scenes = Scenes(cfg, hparams, num_updates)
     if not scenes.valid_pairs:
         print("no validation images: the lowest training loss is the best", flush=True)
