@@ -2,6 +2,7 @@
 import time
 
 import attrs
+import nnabla as nn
 
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
@@ -69,18 +70,16 @@ class Outcome:
 def run_trial(trial: Trial) -> Outcome:
     """Train for some iterations on random data."""
     limit = None if trial.memory is None else parse_budget(trial.memory, *device_memory())
+    if not on_gpu() and not trial.iterations:
+        return rehearse(trial, limit)
     seed_everything(0)
     in_core = trial.mode == "in-core"
     memory = InCore() if in_core else OutOfCore(trial.memory or "auto", virtual=trial.mode == "virtual")
     meter = Meter(limit, virtual=trial.mode == "virtual")
     network = models.build(trial.network, trial.batch_size, parse_size(trial.image_size), width=trial.width)
-    needs = plan(network.steps, network.typed_inputs)
-    planned = needs.in_core_bytes if in_core else needs.minimum_budget
-    if not on_gpu():
-        if limit is not None and planned > limit:
-            return Outcome(False, f"needs {planned / 1e9:.3g} GB", planned)
-        if not trial.iterations:
-            return Outcome(True, None, planned)
+    planned = planned_bytes(network, in_core)
+    if not on_gpu() and limit is not None and planned > limit:
+        return Outcome(False, _too_large(planned), planned)
     try:
         seconds = _timed(network, memory, trial.iterations, meter)
     except (MemoryError, RuntimeError, UserError) as error:
@@ -88,6 +87,26 @@ def run_trial(trial: Trial) -> Outcome:
             raise
         return Outcome(False, str(error).strip().splitlines()[-1], planned)
     return Outcome(True, None, planned, meter.peak, seconds)
+
+
+def rehearse(trial: Trial, limit: int | None) -> Outcome:
+    """Say whether the arrays of a trial have room in `limit` bytes, as planned; nothing is computed."""
+    nn.clear_parameters()
+    network = models.build(trial.network, trial.batch_size, parse_size(trial.image_size), width=trial.width)
+    planned = planned_bytes(network, trial.mode == "in-core")
+    if limit is not None and planned > limit:
+        return Outcome(False, _too_large(planned), planned)
+    return Outcome(True, None, planned)
+
+
+def _too_large(planned):
+    return f"needs {planned / 1e9:.3g} GB"
+
+
+def planned_bytes(network: models.TrainingGraph, in_core: bool) -> int:
+    """Bytes that the planner counts for an iteration: of all arrays together, or of the largest function."""
+    needs = plan(network.steps, network.typed_inputs)
+    return needs.in_core_bytes if in_core else needs.minimum_budget
 
 
 def _timed(network: models.TrainingGraph, memory: InCore | OutOfCore, iterations: int, meter: Meter) -> float:
