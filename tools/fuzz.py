@@ -140,7 +140,7 @@ class Sample:
 def work(folder: Path, seed: int, memory: int) -> int:
     """Read the mutants that stdin names, and answer with a line for each."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    messages = (folder / "messages").open("w+b")
+    messages = (folder / "messages").open("a+b")
     os.dup2(messages.fileno(), 1)
     os.dup2(messages.fileno(), 2)    # of libraries, too
     samples = {}

@@ -5,55 +5,19 @@ A row whose name ends in "inside" mutates what lies behind a checksum or a compr
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import h5py
 import numpy as np
+from fuzz_papers import PAPERS
+from fuzz_row import Format, inside
 
 from common.audio.files import AudioReader
 from common.datasets import photographs
 from common.datasets.cityscapes import read_label
 from common.pictures.image_files import read_image
 from common.reading import arrays, hdf5, texts
-
-
-@attrs.frozen
-class Format:
-    """One row.
-
-    Attributes
-    ----------
-    name
-    write
-        `write(path)` makes a valid file; it may put others beside it.
-    read
-        `read(path)` reads a file as commands do: UserError is the only error that it may raise.
-    suffix
-        Of the file, with its dot.
-    tokens
-        As for `common.workbench.fuzzing.mutant`.
-    """
-
-    name: str
-    write: Callable[[Path], Any]
-    read: Callable[[Path], Any]
-    suffix: str = ""
-    tokens: tuple[bytes, ...] = ()
-
-
-def inside(name: str, content: bytes, wrap: Callable[[bytes, Path], Any], read: Callable[[Path], Any],
-           tokens: tuple[bytes, ...] = (), suffix: str = "") -> Format:
-    """Make a row that mutates `content`, and reads the file that `wrap(content, path)` makes of the mutant."""
-    def read_wrapped(path: Path) -> Any:
-        wrapped = path.with_name(f"wrapped{suffix}")
-        wrap(path.read_bytes(), wrapped)
-        return read(wrapped)
-
-    return Format(f"{name} inside", lambda path: path.write_bytes(content), read_wrapped, "", tokens)
-
 
 # Files of common.reading ------------------------------------------------------------------------------------------
 
@@ -193,4 +157,4 @@ PICTURES = [
     Format("label png", _label, lambda path: read_label(path.rename(path.with_name("a_labelTrainIds.png"))), ".png",
            PNG)]
 
-FORMATS: list[Format] = [*READING, *AUDIO, *PICTURES]
+FORMATS: list[Format] = [*READING, *PAPERS, *AUDIO, *PICTURES]

@@ -5,7 +5,9 @@ import numpy as np
 
 from common.inference.forks import check_process, left_alone_by_forks
 from common.machine.cores import num_threads
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
+from common.reading.files import decoding
+from common.reading.onnx_models import read_onnx
 
 INPUT, OUTPUT = "image", "logits"    # names in the model
 
@@ -32,7 +34,6 @@ class OnnxNetwork:
 
     def __init__(self, model: str | Path | bytes) -> None:
         import onnxruntime
-        from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
         check_process("onnxruntime")
         options = onnxruntime.SessionOptions()
@@ -40,18 +41,20 @@ class OnnxNetwork:
         options.log_severity_level = 3    # errors only
         # Kernels for integers would round biases, and sums once more: activations near a border would change level.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
-        try:
-            self._session = left_alone_by_forks(onnxruntime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]))
-        except errors.NoSuchFile as error:
-            raise UsageError(f"{model}: no such file; export.py makes it") from error
-        except (errors.Fail, errors.InvalidProtobuf, errors.InvalidGraph, errors.InvalidArgument,
-                errors.NotImplemented) as error:
-            raise UserError(f"{model}: damaged, or not an ONNX model; run export.py again") from error
+        name, what, remedy = _name(model), "an ONNX model", "run export.py again"
+        content = model if isinstance(model, bytes) else read_onnx(
+            model, what, remedy, missing=f"{model}: no such file; export.py makes it")
+        with decoding(name, what, remedy):
+            self._session = left_alone_by_forks(onnxruntime.InferenceSession(content, options,
+                                                                             providers=["CPUExecutionProvider"]))
         inputs = self._session.get_inputs()
         if [x.name for x in inputs] != [INPUT] or [y.name for y in self._session.get_outputs()] != [OUTPUT]:
-            raise UserError(f"{model}: not a network that export.py wrote")
+            raise UserError(f"{name}: not a network that export.py wrote")
         self.shape = tuple(inputs[0].shape)
+        if inputs[0].type != "tensor(float)" or len(self.shape) != 4:
+            raise UserError(f"{name}: takes {inputs[0].type} of shape {self.shape}, no batch of images; {remedy}")
+        with decoding(name, what, remedy):
+            self.predict(np.zeros((1, *self.shape[1:]), np.float32))    # a damaged network may fail only now
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of images (n, channels, height, width), any number of them."""
@@ -63,3 +66,8 @@ class OnnxNetwork:
             part[:num] = image[start:start + num]
             parts.append(self._session.run([OUTPUT], {INPUT: part})[0][:num])
         return np.concatenate(parts)
+
+
+def _name(model: str | Path | bytes) -> str:
+    """What messages call a model."""
+    return f"a model of {len(model)} bytes" if isinstance(model, bytes) else str(model)

@@ -16,17 +16,21 @@ import types
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import nnabla as nn
 import numpy as np
 
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import UserError
 from common.machine.files import replacing
 from common.quantizers import GRIDS
+from common.reading.files import decoding, read_bytes
+from common.reading.texts import TEXT_LIMIT, check_fields, parse_json
+from common.runs.checkpoint import check_fit
 from common.runs.config import to_dict
 from mixed_precision_dnns.config import config_from
-from mixed_precision_dnns.finished_run import FinishedRun
+from mixed_precision_dnns.finished_run import LAST_BIAS, FinishedRun
 from mixed_precision_dnns.network_size import FLOAT_BITS, QuantizedTensor, quantized_tensors
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
 from mixed_precision_dnns.tensor_table import levels_of
@@ -34,6 +38,14 @@ from mixed_precision_dnns.tensor_table import levels_of
 MAGIC = b"MPDNN\x001\n"
 FLOAT = "float"    # kind of a coding
 _SIZES = struct.Struct("<IIII")
+_WHAT, _REMEDY = "a packed network", "export the network again"    # for errors
+_LARGEST = 1 << 31    # bytes of a file
+_LARGEST_IMAGE = 1 << 24    # values
+_DESCRIPTION = {"config": dict, "image_shape": list, "num_classes": int, "weights": list, "step_sizes": dict,
+                "others": list}
+_COPIES = ("/W_q", "/b_q")    # endings of quantized weights, which follow from the others
+_OTHER = {"name": str, "shape": list}
+_WEIGHT = {**_OTHER, "kind": str, "bits": int, "smallest": float}
 
 
 @attrs.frozen
@@ -121,24 +133,31 @@ def unpack(stream: bytes, layout: Sequence[tuple[int, int]]) -> Iterator[np.ndar
 
 @attrs.frozen
 class Packed:
-    """A network read from a file.
+    """A network read from the file `path`.
 
     `parameters` are all but the copies of quantized weights: weights and biases have their quantized values.
     `step_sizes` are those of the weights that have a fixed quantizer.
     """
 
+    path: Path
     run: FinishedRun
     parameters: dict[str, np.ndarray]
     step_sizes: dict[str, float]
     codings: dict[str, Coding]
 
     def install(self, batch_size: int) -> QuantizedNetwork:
-        """Build the network for testing in the current parameter scope, with these parameters."""
+        """Build the network for testing in the current parameter scope, with these parameters; UserError if they are
+        those of another."""
         # The published script derives step sizes from the weights anew; from quantized ones they would be others.
         cfg = attrs.evolve(self.run.cfg, published=False) if self.run.cfg.as_published else self.run.cfg
         run = attrs.evolve(self.run, cfg=cfg)
         run.build(batch_size)
         created = nn.get_parameters(grad_only=False)
+        check_fit(self.path, {name: values.shape for name, values in self.parameters.items()},
+                  {name: parameter.shape for name, parameter in created.items()},
+                  optional=lambda name: name.endswith(_COPIES) and name in created)
+        if wrong := [name for name in self.step_sizes if f"{name}_q" not in created]:
+            raise UserError(f"{self.path}: a step size of {wrong[0]!r}, which this network has not; {_REMEDY}")
         for name, values in self.parameters.items():
             created[name].d = values
         for name, step_size in self.step_sizes.items():
@@ -161,7 +180,7 @@ def save(path: Path, run: FinishedRun) -> PackedSizes:
     tensors = [tensor for tensor in quantized_tensors(run.cfg) if tensor.kind != "activations"]
     values = {tensor.name: quantized_values(tensor.name, parameters) for tensor in tensors}
     codings = {tensor.name: coding_of(tensor, values[tensor.name].ravel(), parameters) for tensor in tensors}
-    others = {name: p.d for name, p in parameters.items() if name not in values and not name.endswith(("/W_q", "/b_q"))}
+    others = {name: p.d for name, p in parameters.items() if name not in values and not name.endswith(_COPIES)}
     description = zlib.compress(json.dumps({
         "config": to_dict(run.cfg), "image_shape": list(run.image_shape), "num_classes": run.num_classes,
         "weights": [{"name": name, "shape": list(values[name].shape), **attrs.asdict(coding)}
@@ -202,30 +221,65 @@ def load(path: str | Path) -> Packed:
     UserError
         It is damaged, or something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; export.py makes it")
-    content = path.read_bytes()
-    start = len(MAGIC) + _SIZES.size
+    content = read_bytes(path, _WHAT, _LARGEST, _REMEDY, missing=f"{path}: no such file; export.py makes it")
     if not content.startswith(MAGIC):
         raise UserError(f"{path}: not a packed network; export.py makes one")
-    if len(content) < start or zlib.crc32(content[len(MAGIC) + 4:]) != struct.unpack_from("<I", content, len(MAGIC))[0]:
-        raise UserError(f"{path}: damaged; export the network again")
-    _, *lengths = _SIZES.unpack_from(content, len(MAGIC))
-    parts = []
-    for length in lengths:
+    with decoding(path, _WHAT, _REMEDY):
+        if zlib.crc32(content[len(MAGIC) + 4:]) != struct.unpack_from("<I", content, len(MAGIC))[0]:
+            raise UserError(f"{path}: damaged; {_REMEDY}")
+        return _parse(content, Path(path))
+
+
+def _parse(content: bytes, path: Path) -> Packed:
+    """Make a network of the content of a file whose checksum is right; raises what damage makes it raise."""
+    description, floats, stream = _parts(content, path)
+    weights = [check_fields(entry, _WEIGHT, path, _WHAT, _REMEDY) for entry in description["weights"]]
+    others = [check_fields(entry, _OTHER, path, _WHAT, _REMEDY) for entry in description["others"]]
+    layout = [(_num(entry["shape"]), entry["bits"]) for entry in weights]
+    num_bits = sum(num * bits for num, bits in layout)
+    if len(stream) != -(-num_bits // 8) or len(floats) != 4 * sum(_num(entry["shape"]) for entry in others):
+        raise ValueError("the shapes do not fit the numbers that are there")
+    codings = {entry["name"]: _coding(entry) for entry in weights}
+    parameters = {entry["name"]: codings[entry["name"]].decode(codes).reshape(entry["shape"])
+                  for entry, codes in zip(weights, unpack(stream, layout), strict=True)}
+    numbers = np.frombuffer(floats, "<f4")
+    for entry in others:
+        num = _num(entry["shape"])
+        parameters[entry["name"]], numbers = numbers[:num].reshape(entry["shape"]), numbers[num:]
+    step_sizes = {name: float(step_size) for name, step_size in description["step_sizes"].items()}
+    return Packed(path, _run(description, parameters, path), parameters, step_sizes, codings)
+
+
+def _parts(content: bytes, path: Path) -> tuple[dict[str, Any], bytes, bytes]:
+    """Return the description, the bytes of the other parameters and those of the weights."""
+    start, parts = len(MAGIC) + _SIZES.size, []
+    for length in _SIZES.unpack_from(content, len(MAGIC))[1:]:
         parts.append(content[start:start + length])
         start += length
-    description, floats, stream = json.loads(zlib.decompress(parts[0])), *parts[1:]
-    codings = {entry["name"]: Coding(entry["kind"], entry["bits"], entry["smallest"])
-               for entry in description["weights"]}
-    layout = [(math.prod(entry["shape"]), entry["bits"]) for entry in description["weights"]]
-    parameters = {entry["name"]: codings[entry["name"]].decode(codes).reshape(entry["shape"])
-                  for entry, codes in zip(description["weights"], unpack(stream, layout), strict=True)}
-    numbers = np.frombuffer(floats, "<f4")
-    for entry in description["others"]:
-        num = math.prod(entry["shape"])
-        parameters[entry["name"]], numbers = numbers[:num].reshape(entry["shape"]), numbers[num:]
-    run = FinishedRun(config_from(description["config"], path), tuple(description["image_shape"]),
-                      description["num_classes"])
-    return Packed(run, parameters, description["step_sizes"], codings)
+    unpacker = zlib.decompressobj()
+    text = unpacker.decompress(parts[0], TEXT_LIMIT)
+    if start != len(content) or unpacker.unconsumed_tail:
+        raise ValueError("its parts have other lengths than its header says")
+    return check_fields(parse_json(text, path, _WHAT, _REMEDY), _DESCRIPTION, path, _WHAT, _REMEDY), parts[1], parts[2]
+
+
+def _num(shape: Any) -> int:
+    """Number of values of a shape."""
+    if not all(type(side) is int and side > 0 for side in shape):
+        raise ValueError(f"shape {shape}")
+    return math.prod(shape)
+
+
+def _coding(entry: dict[str, Any]) -> Coding:
+    kind, bits = entry["kind"], entry["bits"]
+    if not 1 <= bits <= FLOAT_BITS or (kind == FLOAT) != (bits == FLOAT_BITS) or kind not in (FLOAT, *GRIDS):
+        raise ValueError(f"a weight of kind {kind!r} and {bits} bits")
+    return Coding(kind, bits, float(entry["smallest"]))
+
+
+def _run(description: dict[str, Any], parameters: Mapping[str, np.ndarray], path: Path) -> FinishedRun:
+    """Return what determines the network; its sizes are bounded, as it will be built of them."""
+    shape, num_classes = tuple(description["image_shape"]), description["num_classes"]
+    if len(shape) != 3 or _num(shape) > _LARGEST_IMAGE or parameters[LAST_BIAS].shape != (num_classes,):
+        raise ValueError(f"images of shape {shape} and {num_classes} classes")
+    return FinishedRun(config_from(description["config"], path), shape, num_classes)
