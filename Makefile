@@ -5,6 +5,7 @@ help:
 	@echo "make tour        a short real run of each paper"
 	@echo "make test        all tests, on the CPU"
 	@echo "make fuzz        5,000 damaged files, read as the commands do"
+	@echo "make bad-inputs  1,400 calls of all commands with bad arguments and files"
 	@echo "make lint        the checks of style and types"
 	@echo "make package     a wheel, tried in a bare environment"
 	@echo "make benchmark   speed, on this machine"
@@ -26,6 +27,9 @@ test: .venv/installed
 
 fuzz: .venv/installed
 	@.venv/bin/python tools/fuzz.py
+
+bad-inputs: .venv/installed
+	@.venv/bin/python tools/bad_inputs.py
 
 lint: .venv/installed
 	@.venv/bin/python -m ruff check
@@ -64,4 +68,4 @@ usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help demo tour test fuzz lint package benchmark clean
+.PHONY: help demo tour test fuzz bad-inputs lint package benchmark clean

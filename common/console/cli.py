@@ -17,6 +17,7 @@ from common.machine.launching import launched_rank, launched_size
 
 INTERRUPTED = 130
 _OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file
+_OF_PATHLIB = "Symlink loop", "Could not determine home"    # errors that it makes of names which cannot be
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
 
@@ -110,6 +111,10 @@ def _status_of(main):
         return UserError.exit_status
     except MemoryError:
         return _complain("too little memory; ask for less at once", UserError.exit_status)
+    except RuntimeError as error:
+        if not str(error).startswith(_OF_PATHLIB):
+            raise
+        return _complain(error, UsageError.exit_status)
     except OSError as error:
         if error.filename is None and error.errno not in _OF_DISKS:
             raise
