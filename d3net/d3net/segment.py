@@ -165,7 +165,10 @@ def segment_file(segmenter: "Segmenter", item: Input, folder: Path) -> np.ndarra
         The labels.
     """
     image = read_image(item.source)
-    labels = segmenter.segment(image)
+    try:
+        labels = segmenter.segment(image)
+    except UserError as error:
+        raise UserError(f"{item.source}: {error}") from error
     palette, paths = segmenter.hparams.palette, item.outputs(folder)
     if paths[0].parent != folder:
         make_folder(paths[0].parent)

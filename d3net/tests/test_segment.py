@@ -6,11 +6,12 @@ import pytest
 from PIL import Image
 
 from common.datasets.synthetic_scenes import make_scene
-from common.machine.errors import UsageError
+from common.machine.errors import UsageError, UserError
 from common.pictures.image_files import read_image, read_indices, write_png
 from common.workbench.testing import assert_one_line, disturbed, run_python, script_of
 from d3net import segment
 from d3net.hyperparameters import load_segmentation
+from d3net.scenes import segmenter as scenes
 from d3net.scenes.flags import SegmenterFlags
 from d3net.scenes.overlay import colour_map, overlay
 
@@ -157,3 +158,17 @@ def test_the_command_itself(segmentation_weights):
     assert status == 0, err
     assert written("out") == results("a") and "a.png -> out/a_*.png: " in out
     assert_one_line(run_python(script_of(segment), "--imput", "a.png"), 2, "--imput")
+
+
+def test_a_picture_beyond_the_memory_of_the_machine_is_one_line(segmenter, monkeypatch, own_folder):
+    monkeypatch.setattr(scenes, "machine_memory", lambda: (0, 10**9))
+    scenes.check_memory(1000, 2000)
+    write_png("a.png", np.zeros((1000, 2001), np.uint8))
+    with pytest.raises(UserError, match="^a.png: 2001 x 1000 pixels take about 1 GB to segment, and "):
+        segment.segment_file(segmenter, segment.Input(Path("a.png"), "a"), own_folder)
+    monkeypatch.setattr(scenes, "machine_memory", unknown_memory)
+    scenes.check_memory(1 << 20, 1 << 20)    # nothing is known against it
+
+
+def unknown_memory():
+    raise UserError("this system does not tell")

@@ -8,6 +8,8 @@ import nnabla as nn
 import numpy as np
 
 from common.inference.engines import check_engine, compile_network
+from common.machine.errors import UserError
+from common.machine.memory import machine_memory
 from common.machine.threads import NNABLA
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
@@ -17,7 +19,19 @@ from d3net.scenes.weights import segmentation_file
 from d3net.segmentation_model import d3net_segmentation
 
 SMALLEST = 32    # pixels; the coarsest scale of the network has one for every 32
+BYTES_PER_PIXEL = 500    # that D3Net-S takes with openvino; the other networks and engines take more
 KEPT_NETWORKS = 2    # compiled networks, one for each size of image; each holds the weights
+
+
+def check_memory(height: int, width: int) -> None:
+    """Raise a UserError if a picture needs more memory than this machine has, as far as the system tells."""
+    try:
+        _, total = machine_memory()
+    except UserError:
+        return
+    if (needed := height * width * BYTES_PER_PIXEL) > total:
+        raise UserError(f"{width} x {height} pixels take about {needed / 1e9:.0f} GB to segment, and this machine has "
+                        f"{total / 1e9:.0f}; scale the picture down, or cut it")
 
 
 class Segmenter:
@@ -69,7 +83,7 @@ class Segmenter:
         Parameters
         ----------
         image : uint8 (height, width, 3), BGR
-            Of any size. D3Net-S takes about half a gigabyte for a million pixels, with openvino.
+            D3Net-S takes about half a gigabyte for a million pixels, with openvino.
 
         Returns
         -------
@@ -80,6 +94,8 @@ class Segmenter:
         ------
         ValueError
             `image` has another type or shape.
+        UserError
+            This machine has not the memory for so many pixels.
         """
         return self.probabilities(image).argmax(0).astype(np.uint8)
 
@@ -98,13 +114,14 @@ class Segmenter:
 
         Raises
         ------
-        ValueError
+        ValueError, UserError
             As `segment`.
         """
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"image of {image.dtype} {image.shape}: uint8 (height, width, 3) is wanted")
         height, width = image.shape[:2]
+        check_memory(height, width)
         missing = [(0, max(0, SMALLEST - extent)) for extent in (height, width)]
         image = np.pad(image, [*missing, (0, 0)], mode="edge")    # or nothing would be left on the coarsest scale
         x = standardize(image, self.hparams.mean, self.hparams.std)[None]
