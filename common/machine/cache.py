@@ -22,7 +22,7 @@ def cache_dir() -> Path:
     try:
         return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/sony-papers").expanduser()
     except RuntimeError as error:
-        raise UserError(f"there is no such home folder to keep downloads in; set {CACHE_VARIABLE} to a writable folder"
+        raise UserError(f"there is no such home folder for the cache; set {CACHE_VARIABLE} to a writable folder"
                         ) from error
 
 
@@ -40,7 +40,7 @@ def make_cache_folder(folder: Path) -> None:
     except OSError:
         accessible = False
     if not accessible:
-        raise UserError(f"{folder}: downloads cannot be stored here; set {CACHE_VARIABLE} to a writable folder")
+        raise UserError(f"{folder}: nothing can be stored here; set {CACHE_VARIABLE} to a writable folder")
 
 
 def remembered(name: str, key: str, make: Callable[[], str]) -> str:

@@ -175,6 +175,8 @@ def test_layer_for_gpus_without_lstm_drops_between_layers_while_training():
     silent = run(x, 4, 3, dropout=1 - 1e-6, train=True)    # nothing reaches the last layer
     np.testing.assert_allclose(silent, run(np.zeros_like(x), 4, 3, dropout=1 - 1e-6, train=True), atol=1e-6)
     assert (silent != run(x, 4, 3)).any()
+    nn.clear_parameters()
+    np.testing.assert_array_equal(run(x, 4, 1, dropout=0.9, train=True), run(x, 4, 1))    # the only layer is the last
 
 
 @pytest.mark.usefixtures("gpu_without_lstm")
