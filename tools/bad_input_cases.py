@@ -83,7 +83,6 @@ WRITES = (
     "mixed-precision-dnns/train_resnet.py DEFAULT_ --dataset digits -o {}",
     "mixed-precision-dnns/fit_gaussian.py -o {}",
     "out-of-core-training/train.py SMALL -o {}",
-    "out-of-core-training/plan.py resnet50 -o {}",
     "data-cleansing/train.py --dataset digits -o {}",
     "data-cleansing/leave_one_out.py -o {}",
 )
