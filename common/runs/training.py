@@ -51,17 +51,22 @@ class Run:
         What nnabla draws at random in a step (dropout) follows from its `seed`, epoch and step.
     resume, overwrite
         What to do where the folder holds a run: go on with it, or start anew.
+    rate_of
+        `rate_of(epochs, epoch)` is the learning rate within an epoch of a run of `config["epochs"]` epochs; not given
+        where that does not depend on their number. A run that is resumed may become longer if the epochs that are done
+        would have been the same: it then has the bits of a run that was so long from the start.
 
     Raises
     ------
     UsageError
-        The folder holds a run and neither is asked for, or it was made with another configuration.
+        The folder holds a run and neither is asked for, or it was made with another configuration, or cannot be made
+        longer.
     UserError
         The folder cannot be written to, or its checkpoint cannot be read.
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], resume: bool = False,
-                 overwrite: bool = False) -> None:
+                 overwrite: bool = False, rate_of: Callable[[int, int], float] = lambda epochs, epoch: 0.0) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
         self.config = config = as_read_back(config)
@@ -70,12 +75,25 @@ class Run:
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
             self.state = read_state(self.checkpoint)
-            require_same(self.folder, self.state["config"], config, MAY_DIFFER)
+            extended = ("epochs",) if self._is_extended(rate_of) else ()
+            require_same(self.folder, self.state["config"], config, (*MAY_DIFFER, *extended))
             self._share_steps()
         elif self.checkpoint.exists() and not overwrite:
             raise UsageError(f"{self.folder}: holds a run already (epoch {read_state(self.checkpoint)['epoch']}); "
                              "add --resume to go on, --overwrite to start anew, or choose another --output")
         make_folder(self.checkpoint.parent)
+
+    def _is_extended(self, rate_of):
+        """Tell whether the run is to have more epochs than before; raise a UsageError if it cannot."""
+        before, now = (config.get("epochs", 0) for config in (self.state["config"], self.config))
+        if not isinstance(before, int) or now <= before:
+            return False
+        begun = self.state["epoch"] + (self.state["step"] > 0)
+        if any(rate_of(before, epoch) != rate_of(now, epoch) for epoch in range(begun)):
+            raise UsageError(f"{self.folder}: cannot go on to epoch {now}: its learning rates follow from epochs = "
+                             f"{before}, and of {now} epochs the first {begun} would have had others; keep {before}, "
+                             "or add --overwrite to start anew")
+        return True
 
     def _share_steps(self):
         """Count the steps of an interrupted epoch as those of the present ranks."""

@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import os
@@ -338,6 +339,31 @@ def test_a_configuration_with_tuples_can_be_resumed(folder):
     config = {"drops": (80, 120)}
     train(folder, epochs=1, config=config)
     train(folder, epochs=2, config=config, resume=True)
+
+
+@pytest.mark.parametrize("stop", [None, (0, 1), (1, STEPS - 1)])
+def test_a_run_becomes_longer_to_the_bits_of_one_that_was_so_from_the_start(tmp_path, stop):
+    def interrupt(epoch, step):
+        if (epoch, step) == stop:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    longer = result(train(tmp_path / "whole", 4, config={**CONFIG, "epochs": 4}))
+    with pytest.raises(KeyboardInterrupt) if stop else contextlib.nullcontext():
+        train(tmp_path / "short", 2, config={**CONFIG, "epochs": 2}, disturb=interrupt)
+    assert result(train(tmp_path / "short", 4, config={**CONFIG, "epochs": 4}, resume=True)) == longer
+    assert json.loads((tmp_path / "short" / "config.json").read_text())["epochs"] == 4
+
+
+def test_a_run_does_not_become_longer_where_its_rates_would_have_been_others(folder):
+    drops = {"rate_of": lambda epochs, epoch: 1.0 if epoch < epochs // 2 else 0.1}
+    train(folder, 2, config={**CONFIG, "epochs": 4}, **drops)    # before the first drop
+    train(folder, 3, config={**CONFIG, "epochs": 6}, resume=True, **drops)
+    train(folder, 4, config={**CONFIG, "epochs": 6}, resume=True, **drops)
+    with pytest.raises(UsageError, match="of 8 epochs the first 4 would have had others; keep 6") as caught:
+        start(folder, {**CONFIG, "epochs": 8}, resume=True, **drops)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="epochs = 6, not 5; go on with the former"):
+        start(folder, {**CONFIG, "epochs": 5}, resume=True, **drops)
 
 
 def test_overwrite_removes_what_was_there_before(folder, uninterrupted):

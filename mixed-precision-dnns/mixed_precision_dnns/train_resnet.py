@@ -4,6 +4,7 @@
 
 CONFIG is a section of the .cfg file; DEFAULT is the float network that sections with INIT in their name start from.
 """
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
     with world().main_first():
         weights = find_weights(cfg, folder)
         train_data, valid_data, test_data = load_data(cfg)
-    run = Run(folder, to_dict(cfg), resume, overwrite)
+    run = Run(folder, to_dict(cfg), resume, overwrite, functools.partial(learning_rate, cfg.initial_learning_rate))
     seed_everything(cfg.seed)
     if weights:
         load_starting_weights(weights, cfg, train_data)
@@ -56,8 +57,7 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
     memory.attach(solver)
 
     for epoch in run.epochs(cfg.epochs):
-        solver.set_learning_rate(step_decay(cfg.initial_learning_rate, epoch,
-                                            drops=(cfg.epochs // 2, cfg.epochs * 3 // 4)))
+        solver.set_learning_rate(learning_rate(cfg.initial_learning_rate, cfg.epochs, epoch))
         for image, label in run.steps(train_data):
             with memory:
                 values = clipped_update(graph, solver, tensors, cfg, image, label)
@@ -98,6 +98,11 @@ class TrainingGraph:
                   "loss3": self.activations_over_budget}
         return {"error": lambda: float((logits().argmax(1) != label[:, 0]).mean()),
                 **{name: scalar_later(loss) for name, loss in losses.items()}}
+
+
+def learning_rate(initial: float, epochs: int, epoch: int) -> float:
+    """Learning rate of an epoch, from 0, of so many: a tenth after half of them, and again after three quarters."""
+    return step_decay(initial, epoch, drops=(epochs // 2, epochs * 3 // 4))
 
 
 def build_loss(cfg: Experiment, network: QuantizedNetwork) -> TrainingGraph:

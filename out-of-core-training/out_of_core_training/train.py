@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import nnabla as nn
 
 from common.console import cli
@@ -68,7 +69,8 @@ def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = 
     nn.clear_parameters()
     with world().main_first():
         train_data, valid_data, num_classes = load_data(cfg)
-    run = Run(folder, to_dict(cfg), resume, overwrite)
+    run = Run(folder, to_dict(cfg), resume, overwrite,
+              lambda epochs, epoch: learning_rate(attrs.evolve(cfg, epochs=epochs), epoch, 1, 2))    # in its middle
     seed_everything(cfg.seed)
     options: dict[str, Any] = cfg.network_options | ({"num_classes": num_classes} if num_classes else {})
     network = models.build(cfg.network, cfg.batch_size, cfg.size, **options)
