@@ -185,19 +185,24 @@ class Trial:
         for method in self.cfg.scored_methods:
             path = influence_path(self.folder, method, self.seed)
             check_settings(path.parent, self._score_settings(method), "scored")
-            if path.exists():
-                self._print_scores(method, read_influence(path, len(self.train_images)), "there already")
-                continue
             state = path.with_name(f"state_{self.seed}.npz")
-            self.layout.assign(self.cache.load(self.record.num_steps))
-            scores = influence_scores(
-                self.trainer.network, self.train_images, self.valid_images, self.record, method, cache=self.cache,
-                seed=self.seed, state=state, **self._score_settings(method))
-            if not np.isfinite(scores).all():
-                raise UserError(f"{method}: scores are not finite; lower the learning rate, or raise damping")
-            write_influence(path, scores, self.train_images)
-            state.unlink(missing_ok=True)
-            self._print_scores(method, scores, "written")
+            done = path.exists()
+            if done:
+                scores = read_influence(path, len(self.train_images))
+            else:
+                scores = self._scores(method, state)
+                write_influence(path, scores, self.train_images)
+            state.unlink(missing_ok=True)    # a process may have been killed between these two
+            self._print_scores(method, scores, "there already" if done else "written")
+
+    def _scores(self, method, state):
+        self.layout.assign(self.cache.load(self.record.num_steps))
+        scores = influence_scores(
+            self.trainer.network, self.train_images, self.valid_images, self.record, method, cache=self.cache,
+            seed=self.seed, state=state, **self._score_settings(method))
+        if not np.isfinite(scores).all():
+            raise UserError(f"{method}: scores are not finite; lower the learning rate, or raise damping")
+        return scores
 
     def _score_settings(self, method: str) -> dict[str, Any]:
         """Arguments of `influence_scores` that the scores of a method depend on."""

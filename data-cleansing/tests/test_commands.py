@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +187,14 @@ def test_a_killed_process_goes_on_to_the_same_bits(pictures, single, tmp_path_fa
     process.kill()
     assert process.wait() == -signal.SIGKILL
     assert command(cleanse, *argv, "--resume")[0] == 0
+    assert content(folder) == content(single)
+
+
+def test_a_process_killed_right_after_its_scores_leaves_no_state_for_good(single, tmp_path_factory, command):
+    folder = Path(shutil.copytree(single, tmp_path_factory.mktemp("scored") / "run"))
+    (folder / "influence" / METHODS["final"].folder / "state_0.npz").touch()
+    status, out, err = command(score, folder, "-c", "cpu")
+    assert (status, err) == (0, "") and "there already" in out
     assert content(folder) == content(single)
 
 
