@@ -3,11 +3,14 @@ import hashlib
 import http.client
 import os
 import re
+import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,6 +23,8 @@ from common.reading.texts import read_text
 
 BLOCK = 1 << 18    # bytes that travel at once
 TIMEOUT = 30    # seconds without a byte
+PATIENCE, SLOWEST = 600, 10_000    # seconds that any download may take, and those of its bytes: bytes a second
+LARGEST = 1 << 33    # bytes of a file whose size is not published
 
 
 def fetch(url: str, size: int, digest: str | None, folder: str | Path | None = None) -> Path:
@@ -74,8 +79,24 @@ def fetch_first_seen(url: str, folder: str | Path | None = None) -> Path:
     if re.fullmatch("sha256:[0-9a-f]{64}", digest):
         return fetch(url, target.stat().st_size, digest, folder)
     fetch(url, target.stat().st_size if target.exists() else _announced_size(url, target), None, folder)
-    write_text(record, f"sha256:{_hexdigest(target, 'sha256')}\n")
+    digest = _hexdigest(target, "sha256")
+    print(f"note: {target}: not verified, for no digest of it is published; from now on it must be sha256:{digest}",
+          file=sys.stderr)
+    write_text(record, f"sha256:{digest}\n")
     return target
+
+
+class _NoStepDown(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection from https to anything else."""
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        if req.full_url.startswith("https:") and not newurl.startswith("https:"):
+            raise urllib.error.URLError(f"it leads from https to {newurl.partition(':')[0]}, refused")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _opened(request: urllib.request.Request) -> Any:
+    return urllib.request.build_opener(_NoStepDown).open(request, timeout=TIMEOUT)
 
 
 def _target(url, folder):
@@ -85,8 +106,11 @@ def _target(url, folder):
 
 def _announced_size(url, target):
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=TIMEOUT) as response:
-            return int(response.headers["Content-Length"])
+        with _opened(urllib.request.Request(url, method="HEAD")) as response:
+            size = int(response.headers["Content-Length"])
+        if not 0 <= size <= LARGEST:
+            raise OSError(f"it announces {size} bytes, and {LARGEST} are allowed")
+        return size
     except (OSError, http.client.HTTPException, TypeError, ValueError) as error:
         raise UserError(f"{target.name}: download from {url} failed ({_reason(error)}); put the file at {target} "
                         "by hand") from error
@@ -159,12 +183,15 @@ def _receive(url, size, part):
     if done >= size:    # whole, or too long: the digest will tell
         return
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+    with _opened(request) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0    # this server always sends all of it
         with part.open("ab" if done else "wb") as stream, tqdm(
                 desc=part.stem, initial=done, total=size, unit="B", unit_scale=True, disable=None) as bar:
+            latest = time.monotonic() + PATIENCE + size / SLOWEST
             while block := response.read(min(BLOCK, size + 1 - done)):
+                if time.monotonic() > latest:
+                    raise OSError(f"slower than {SLOWEST} bytes a second, after {done} of {size} bytes")
                 done += stream.write(block)
                 bar.update(len(block))
             stream.flush()

@@ -5,6 +5,8 @@ import http.server
 import io
 import tarfile
 import threading
+import urllib.error
+import urllib.request
 import zipfile
 
 import pytest
@@ -171,13 +173,27 @@ def test_progress_is_silent_where_stderr_is_no_terminal(server, capfd):
 # Files of which nothing was published ---------------------------------------------------------------------------------
 
 
-def test_the_first_download_settles_what_a_file_is(server, cache):
+def test_a_file_of_unusual_size_is_not_fetched(server, cache, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
+    with pytest.raises(UserError, match=f"it announces {len(CONTENT)} bytes, and {len(CONTENT) - 1} are allowed"):
+        download.fetch_first_seen(server.url)
+
+
+def test_a_download_that_takes_too_long_stops(server, cache, monkeypatch):
+    monkeypatch.setattr(download, "PATIENCE", -1e9)
+    with pytest.raises(UserError, match="slower than"):
+        download.fetch_first_seen(server.url)
+
+
+def test_the_first_download_settles_what_a_file_is(server, cache, capfd):
     path = download.fetch_first_seen(server.url)
+    assert f"note: {path}: not verified" in capfd.readouterr().err
     assert path == cache / "set one.bin"
     assert path.read_bytes() == CONTENT
     assert (cache / "set one.bin.sha256").read_text() == f"{SHA256}\n"
     assert download.fetch_first_seen(server.url) == path
     assert server.asked == ["HEAD", None]
+    assert "verified" not in capfd.readouterr().err
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(UserError, match=f"set one.bin: not the published file .*{SHA256}.*remove it"):
         download.fetch_first_seen(server.url)
@@ -348,6 +364,19 @@ def test_a_tar_archive_that_unpacks_to_far_too_much_is_refused(tmp_path, monkeyp
     archive = make_tar(tmp_path / "a.tar.gz", member("zeros", bytes(1 << 22)), member("one", b"1"))
     with pytest.raises(UserError, match="a.tar.gz: unpacks to far more than an archive of its size, refused"):
         archives.read_members(archive, ["one"], limit=10)
+
+
+@pytest.mark.parametrize("before, after, allowed", [
+    ("https://a/x", "http://a/x", False), ("https://a/x", "ftp://a/x", False), ("https://a/x", "https://b/x", True),
+    ("http://a/x", "http://b/x", True), ("http://a/x", "https://b/x", True)])
+def test_no_redirection_leads_down_from_https(before, after, allowed):
+    request = urllib.request.Request(before)
+    arguments = (request, None, 302, "Found", {}, after)
+    if allowed:
+        assert download._NoStepDown().redirect_request(*arguments).full_url == after
+    else:
+        with pytest.raises(urllib.error.URLError, match="it leads from https to"):
+            download._NoStepDown().redirect_request(*arguments)
 
 
 def test_a_file_missing_in_a_zip_archive_is_named(tmp_path):

@@ -21,6 +21,7 @@ import numpy as np
 from common.console import cli
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
+from common.reading.files import open_regular
 from common.runs.checkpoint import check_fit, parameter_shapes, save_parameters
 from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix
 from x_umx.torch_layout import NO_WEIGHT, Sources, from_torch, sizes_of, sources_of, to_torch, torch_shapes
@@ -104,8 +105,8 @@ def read_torch(torch: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str,
     # asteroid notes the version of torch, which is text of a class of its own.
     text = torch.serialization.safe_globals([torch.torch_version.TorchVersion])
     try:
-        with text:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with text, open_regular(path) as stream:
+            content = torch.load(stream, map_location="cpu", weights_only=True)
         state, settings = content.get("state_dict", content), content.get("model_args", {})
         return {name: x.detach().float().numpy() for name, x in state.items() if torch.is_tensor(x)}, dict(settings)
     except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
