@@ -200,8 +200,9 @@ def test_batch_normalization_layer_has_the_parameters_of_nnabla():
 @pytest.mark.parametrize("size", QUANTIZER_SIZES)
 def test_relu_agrees_with_nnabla(size):
     x = normal(size)
-    x[:size // 3] = 0
+    x[:size // 3] = np.resize(np.float32([-0.0, 0.0, 1e-45, -1e-45]), size // 3)
     assert_same(evaluate(layers.relu, [x]), evaluate(F.relu, [x]), tolerance=0)
+    assert not np.signbit(evaluate(layers.relu, [x])[0]).any()    # 0 is not -0
     assert_same(evaluate(layers.relu, [x], present=2), evaluate(F.relu, [x], present=2), tolerance=0)
 
 

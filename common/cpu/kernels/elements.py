@@ -154,11 +154,11 @@ def pow2_backward(start, stop, x, y, g, dx, add, xmin, xmax, prune, signed, sums
 
 @compile_exact
 def relu_forward(start, stop, x, y):
-    """y = max(x, 0); NaN stays NaN."""
+    """y = max(x, 0), never -0; NaN stays NaN."""
     first, last = _bounds(start, stop, x.size)
     x, y = x[first:last], y[first:last]
     for i in range(x.size):
-        y[i] = np.float32(0) if x[i] < 0 else x[i]
+        y[i] = np.float32(0) if x[i] <= 0 else x[i]
 
 
 @compile_exact
