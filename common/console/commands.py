@@ -23,7 +23,11 @@ def launch(package: str, command: str | None = None) -> NoReturn:
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     if not ignored:
         signal.signal(signal.SIGINT, _leave)
-    from common.console import cli
+    try:
+        from common.console import cli
+    except ModuleNotFoundError as missing:
+        print(f"error: {missing}: run 'pip install -r requirements.txt' with Python 3.10 at the top", file=sys.stderr)
+        sys.exit(2)
 
     def main():
         found = _main_of(package, command)

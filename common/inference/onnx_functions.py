@@ -199,6 +199,12 @@ def _as_float(kind):
     return convert
 
 
+def _exceeds(writer, function):
+    x, = writer.names(function)
+    exceeds = writer.node("Greater", x, writer.constant(function.info.args["val"]))
+    return writer.node("Cast", exceeds, to=TensorProto.FLOAT)
+
+
 def _where(writer, function):
     condition, yes, no = writer.names(function)
     return writer.node("Where", writer.node("Cast", condition, to=TensorProto.BOOL), yes, no)
@@ -277,6 +283,7 @@ CONVERTERS = {
     "Minimum2": _simple("Min"),
     "Less": _as_float("Less"),
     "GreaterEqual": _as_float("GreaterOrEqual"),
+    "GreaterScalar": _exceeds,
     "Where": _where,
     "AddScalar": _with_scalar("Add"),
     "MulScalar": _with_scalar("Mul"),

@@ -12,14 +12,15 @@ LIMIT = 1 << 31    # bytes; protobuf takes no more
 OPERATORS = frozenset((
     "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv",
     "DequantizeLinear", "Div", "Exp", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "Greater",
-    "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul", "Neg",
-    "Not", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Round",
+    "GreaterOrEqual", "Identity", "IsNaN", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul",
+    "Neg", "Not", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Round",
     "Sigmoid", "Sign", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
     "Unsqueeze", "Where"))
 LARGEST_ATTRIBUTE = 1 << 12    # of integers: kernels, strides, axes, groups
 LARGEST_PAD = 64
 LARGEST_INPUT = 1 << 26    # values
 DEEPEST = 32    # messages in messages
+_SIZES = {0: None, 1: 8, 2: None, 5: 4}    # bytes of each kind of field of protobuf; None: a number says it
 
 
 def read_onnx(path: str | Path, what: str = "an ONNX model", remedy: str = REMEDY, missing: str | None = None) -> bytes:
@@ -85,7 +86,9 @@ def _check_texts(content: memoryview, message: Any, depth: int = 0) -> None:
     while at < len(content):
         tag, at = _varint(content, at)
         kind = tag & 7
-        size, at = _varint(content, at) if kind in (0, 2) else ({1: 8, 5: 4}[kind], at)
+        if kind not in _SIZES:
+            raise ValueError("another format")
+        size, at = _varint(content, at) if _SIZES[kind] is None else (_SIZES[kind], at)
         if kind == 0:
             continue
         if size > len(content) - at:

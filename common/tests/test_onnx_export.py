@@ -117,6 +117,7 @@ CASES = {
     "Div2": (lambda x, y: x / positive(y), normal(3, 4), normal(3, 4, seed=2)),
     "Maximum2": (F.maximum2, normal(3, 4), normal(3, 4, seed=2)),
     "Minimum2": (F.minimum2, normal(3, 4), normal(3, 4, seed=2)),
+    "GreaterScalar": (lambda x: F.greater_scalar(x, 2), np.array([1, 2, 3], np.float32)),
     "Less": (F.less, np.array([1, 2, 3], np.float32), np.array([2, 2, 2], np.float32)),
     "GreaterEqual": (F.greater_equal, np.array([1, 2, 3], np.float32), np.array([2, 2, 2], np.float32)),
     "Where": (lambda c, x, y: F.where(F.less(c, y), x, y), normal(9), normal(9, seed=2), normal(9, seed=3)),

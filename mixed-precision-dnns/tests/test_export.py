@@ -137,7 +137,7 @@ def test_images_of_another_answer_are_counted():
     (export, ["uniform", "--output", "uniform/config.json"], UserError, "cannot be written"),
     (eval, ["uniform", "--engine", "tensorrt"], UsageError, "tensorrt"),
     (eval, ["uniform", "--engine", "onnxruntime", "--weights", "missing.onnx"], UsageError, "export.py makes it"),
-    (eval, ["uniform", "--engine", "onnxruntime", "--weights", "uniform/config.json"], UserError, "not an ONNX model"),
+    (eval, ["uniform", "--engine", "onnxruntime", "--weights", "uniform/config.json"], UserError, "as an ONNX model"),
     (eval, ["mnist", "--engine", "onnxruntime", "--weights", "uniform/export/network.onnx"], UserError, "of shape")])
 def test_refuses(script, arguments, error, says, runs, tmp_path, monkeypatch):
     for name in ("uniform", "float"):

@@ -315,8 +315,8 @@ def test_published_looks_for_the_best_after_every_step_of_a_budgeted_run(command
 
 
 def test_divergence_names_the_step(command, tmp_path):
-    result = command("DEFAULT", tmp_path, "--initial-learning-rate", 1e30)
-    assert_one_line(result, 1, "in epoch 1, step 2", "nothing was saved", "lower the learning rate")
+    result = command("DEFAULT", tmp_path, "--initial-learning-rate", 2e9, "--weight-decay", 1)
+    assert_one_line(result, 1, "in epoch 1, step 3", "nothing was saved", "lower the learning rate")
     assert not (tmp_path / "params_best.h5").exists() and not (tmp_path / "checkpoint/latest.h5").exists()
 
 
