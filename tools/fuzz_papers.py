@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from fuzz_row import Format, inside
 
-from common.datasets import DATASETS, cifar10, cityscapes, musdb18
+from common.datasets import CIFAR10, DATASETS, cifar10, cityscapes, musdb18
 from common.datasets.mnist import read_idx
 from common.machine.files import write_json
 from common.quantizers import QUANTIZER_NAMES
@@ -82,7 +82,7 @@ SETUP = yaml.safe_dump({"sources": {"vocals": "vocals.wav"}, "mixture": "mixture
 
 
 def _read_cifar(path: Path) -> Any:
-    return cifar10.read(DATASETS["cifar10"], [(str(path), path.read_bytes())])
+    return cifar10.read(DATASETS[CIFAR10], [(str(path), path.read_bytes())])
 
 
 def _write_names(path: Path) -> None:

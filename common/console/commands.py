@@ -26,7 +26,8 @@ def launch(package: str, command: str | None = None) -> NoReturn:
     try:
         from common.console import cli
     except ModuleNotFoundError as missing:
-        print(f"error: {missing}: run 'pip install -r requirements.txt' with Python 3.10 at the top", file=sys.stderr)
+        print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
+              file=sys.stderr)
         sys.exit(2)
 
     def main():

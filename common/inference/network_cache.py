@@ -4,6 +4,7 @@ Where the folder cannot be used, nothing is found or stored, and no error is rai
 """
 import contextlib
 import os
+import time
 import zlib
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def find(key: str) -> Path | None:
         for path in _folder().glob(f"{key}-*"):
             if path.name == f"{key}-{_checksum(path):08x}":
                 with contextlib.suppress(OSError):
-                    os.utime(path)    # the files used last are kept
+                    now = time.time_ns()    # finer than the time that the system would set
+                    os.utime(path, ns=(now, now))    # the files used last are kept
                 return path
             path.unlink()
     return None

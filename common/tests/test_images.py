@@ -59,7 +59,7 @@ def test_the_orientation_of_the_camera_is_applied(tmp_path):
 def test_what_is_no_image_is_one_line(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     for read in (images.read_image, images.read_indices):
-        with pytest.raises(UserError, match=r"a\.png: not an image, or a damaged one") as error:
+        with pytest.raises(UserError, match=r"a\.png: (not an image|cannot be read as an image)") as error:
             read(tmp_path / "a.png")
         assert "\n" not in str(error.value)
 
@@ -69,7 +69,7 @@ def test_a_truncated_image_is_one_line(tmp_path, suffix):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     path = save(tmp_path / f"a.{suffix}", noise)
     path.write_bytes(path.read_bytes()[:1500])
-    with pytest.raises(UserError, match="not an image, or a damaged one"):
+    with pytest.raises(UserError, match="cannot be read as an image"):
         images.read_image(path)
 
 

@@ -54,7 +54,7 @@ def test_evaluation_refuses(arguments, error, says, runs, monkeypatch):
 def test_evaluation_refuses_a_damaged_configuration(runs, tmp_path):
     shutil.copytree(runs / "float", tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="config.json: cannot be read as the configuration of a run"):
         eval.main([str(tmp_path / "run")])
 
 

@@ -105,7 +105,7 @@ def test_refuses_flags(flags, says):
 @needs_ffmpeg
 @pytest.mark.parametrize("flags, says", [
     (("--root", "nowhere"), "--root nowhere"), (("--model", "nowhere.h5"), "--model nowhere.h5"),
-    (("--targets", "piano"), "--targets piano"), (("--niter", "-1"), "niter -1"),
+    (("--targets", "piano"), "--targets piano"), (("--niter", "-1"), "--niter: '-1'"),
     (("--chunk-dur", "-1"), "--chunk-dur: '-1' is not"), (("--chunk-dur", "inf"), "--chunk-dur: 'inf' is not"),
     (("--overlap", "0.6"), "--overlap: '0.6' is not"), (("--overlap", "nan"), "--overlap: 'nan' is not")])
 def test_refuses_before_work(flags, says, models, songs, tmp_path):

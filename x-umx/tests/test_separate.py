@@ -318,8 +318,9 @@ def test_an_input_that_fails_does_not_keep_the_others_from_being_separated(comma
     (("--targets", "bass", "bass"), ["bass"]),
     (("--model", "xunx"), ["--model xunx: no such file or folder", "xumx, umx, umxhq"]),
     (("--umx-infer",), ["--umx-infer", "is X-UMX"]),
-    (("--niter", "-1"), ["niter -1"]), (("--niter", "x"), ["--niter"]), (("--alpha", "0"), ["alpha 0"]),
-    (("--alpha", "nan"), ["alpha nan"]), (("--softmask", "--alpha", "inf"), ["alpha inf"]),
+    (("--niter", "-1"), ["--niter: '-1' is not an integer"]), (("--niter", "x"), ["--niter"]),
+    (("--alpha", "0"), ["--alpha: '0' is not a number"]),
+    (("--alpha", "nan"), ["--alpha: 'nan'"]), (("--softmask", "--alpha", "inf"), ["--alpha: 'inf'"]),
     (("--chunk-dur", "0"), ["--chunk-dur"]), (("--overlap", "0.7"), ["--overlap"]), (("--engine", "x"), ["--engine"]),
     (("--precision", "bf16"), ["--precision bf16"]), (("--bogus",), ["--bogus"])],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")

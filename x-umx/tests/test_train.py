@@ -412,7 +412,7 @@ def test_an_existing_run_is_not_touched_unasked(command, copy):
 
 
 def test_divergence_keeps_the_last_good_state(command, copy, monkeypatch, tmp_path):
-    result = command(tmp_path / "run", "--lr", 1e30)
+    result = command(tmp_path / "run", "--lr", 2e9)
     assert_one_line(result, 1, "in epoch 1", "nothing was saved", "lower the learning rate")
     assert not (tmp_path / "run/best_xumx.h5").exists()
 
