@@ -222,7 +222,7 @@ def _png(width, height, bits=8, colours=2):
 SPECIAL = {
     ("rate-0", ".wav"): _wav(rate=0), ("rate-huge", ".wav"): _wav(rate=0xffffffff),
     ("channels-0", ".wav"): _wav(channels=0), ("channels-1000", ".wav"): _wav(channels=1000),
-    ("bits-3", ".wav"): _wav(bits=3), ("no-samples", ".wav"): _wav(claimed=0, samples=0),
+    ("bits-33", ".wav"): _wav(bits=33), ("no-samples", ".wav"): _wav(claimed=0, samples=0),
     ("playlist", ".mp3"): b"#EXTM3U\n/etc/passwd\nfile:///dev/zero\n",
     ("concat", ".mp3"): b"ffconcat version 1.0\nfile x\n",
     ("huge", ".png"): _png(60000, 60000), ("no-pixels", ".png"): _png(0, 0), ("bits-5", ".png"): _png(64, 64, bits=5),
