@@ -17,7 +17,6 @@ from common.machine.files import UNFINISHED, make_folder, remove_leftovers, writ
 from common.machine.output_folders import LOCK, claimed
 from common.runs.config import to_dict
 from common.workbench.testing import needs_ffmpeg
-from data_cleansing.config import Config as CleansingConfig
 
 WRITING = """
 import sys, time
@@ -245,7 +244,8 @@ def test_the_table_has_all_commands():
 def test_a_command_does_not_write_to_a_folder_that_another_process_writes_to(package, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("song.wav").touch()
-    write_json(make_folder("RUN") / "config.json", to_dict(CleansingConfig()))
+    config = importlib.import_module("data_cleansing.config").Config()    # of the commands that go on with a run
+    write_json(make_folder("RUN") / "config.json", to_dict(config))
     main = importlib.import_module(f"{package}.{command}").main
     with claimed("RUN"):
         before = Path("RUN/config.json").read_bytes()
