@@ -50,8 +50,8 @@ def test_influence_files_keep_all_bits(random_images, tmp_path):
 def test_validation_accuracy_chooses_the_number_and_fewer_of_equals():
     def value(valid, test):
         return {0: np.array([0, 0, valid, test])}
-    found = {(NONE, 0): value(0.5, 0.9), ("Ours", 5): value(0.7, 0.1), ("Ours", 9): value(0.7, 0.8),
-             ("Random", 7): value(0.9, 0.9)}
+    found = {(NONE, 0): value(0.5, 0.9), ("final", 5): value(0.7, 0.1), ("final", 9): value(0.7, 0.8),
+             ("random", 7): value(0.9, 0.9)}
     assert number_to_remove(found, "final") == 5
-    assert number_to_remove({(NONE, 0): value(0.5, 0), ("Ours", 5): value(0.5, 1)}, "final") == 0
+    assert number_to_remove({(NONE, 0): value(0.5, 0), ("final", 5): value(0.5, 1)}, "final") == 0
     assert number_to_remove({}, "final") == 0

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SUMMARY_HEADER = ("method", "seed", "n_drops", *MEASURES)
-NONE = "No Removal"
+NONE = "nothing removed"
 Measures = dict[tuple[str, int], dict[int, np.ndarray]]    # what `collect` returns
 # Test accuracy after removing so many images of MNIST, read off the figure of arXiv 2103.11807 (+-0.00003).
 PUBLISHED_REMOVALS = (1, 10, 40, 100, 200, 600, 1000, 3000, 5000, 10000, 30000)
@@ -34,22 +34,27 @@ def collect(folder: str | Path) -> Measures:
     Returns
     -------
     dict
-        (method, removed) -> {seed: float64 (4,), in the order of `MEASURES`}; the method is named by its
-        folder, `NONE` stands for nothing removed.
+        (method, removed) -> {seed: float64 (4,), in the order of `MEASURES`}; the method is a key of `METHODS`, or
+        `NONE`.
     """
     measures = defaultdict(dict)
-    for name in (method.folder for method in METHODS.values()):
-        for path in sorted((Path(folder) / "score" / name).glob("score_delete_worst_*_seed_*.csv")):
+    for name, method in METHODS.items():
+        for path in sorted((Path(folder) / "score" / method.folder).glob("score_delete_worst_*_seed_*.csv")):
             parts = path.stem.split("_")
             removed, seed = int(parts[3]), int(parts[5])
             measures[(name if removed else NONE), removed][seed] = np.array(read_measures(path)[-1])
     return dict(measures)
 
 
+def _published_name(method: str) -> str:
+    return "No Removal" if method == NONE else METHODS[method].folder
+
+
 def summarize(folder: str | Path) -> Measures:
     """Write `summary/summary.csv`: all trials, their means and standard deviations; returns what `collect` does.
 
-    Nothing removed is repeated for every number, and a single trial has no deviation.
+    Methods have their published names there. Nothing removed is repeated for every number, and a single trial has no
+    deviation.
     """
     measures = collect(folder)
     removals = sorted({removed for method, removed in measures if method != NONE})
@@ -62,7 +67,8 @@ def summarize(folder: str | Path) -> Measures:
     rows += [(method, "std", removed, *(stack.std(0, ddof=1) if len(stack) > 1 else [""] * len(MEASURES)))
              for (method, removed), stack in stacks.items()]
     make_folder(Path(folder) / "summary")
-    write_csv(Path(folder) / "summary" / "summary.csv", SUMMARY_HEADER, rows)
+    write_csv(Path(folder) / "summary" / "summary.csv", SUMMARY_HEADER,
+              [(_published_name(method), *values) for method, *values in rows])
     return measures
 
 
@@ -109,8 +115,7 @@ def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accurac
             axes.errorbar(removals, means, deviations, marker="o", markersize=4, capsize=3, label=method)
     if dataset == MNIST and measure == "test_accuracy":
         for method, values in PUBLISHED.items():
-            label = f"{METHODS[method].folder}, paper"
-            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=label)
+            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=f"{method}, paper")
         axes.axhline(PUBLISHED_NONE, color="grey", linestyle="--", linewidth=1, label=f"{NONE}, paper")
     axes.set_xscale("log")
     numbers = sorted({removed for method, (removals, _, _) in lines.items() if method != NONE for removed in removals})

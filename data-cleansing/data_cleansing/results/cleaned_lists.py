@@ -3,7 +3,6 @@ from pathlib import Path
 
 from common.machine.files import make_folder, write_csv
 from data_cleansing.data.sets import list_path
-from data_cleansing.influence.methods import METHODS
 from data_cleansing.results import accuracy
 from data_cleansing.results.accuracy import Measures
 from data_cleansing.results.score_files import INFLUENCE_HEADER, influence_path, read_influence
@@ -18,7 +17,7 @@ def number_to_remove(measures: Measures, method: str) -> int:
     The test images must not choose.
     """
     lines = accuracy.curves(measures, "val_accuracy")
-    points = [(mean, -removed) for name in (accuracy.NONE, METHODS[method].folder) if name in lines
+    points = [(mean, -removed) for name in (accuracy.NONE, method) if name in lines
               for removed, mean, _ in zip(*lines[name], strict=True)]
     return -max(points, default=(0, 0))[1]
 

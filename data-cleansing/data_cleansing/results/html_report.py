@@ -9,7 +9,7 @@ import numpy as np
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
 from data_cleansing.config import Config
-from data_cleansing.influence.methods import RANDOM
+from data_cleansing.influence.methods import EVERY_STEP, FINAL, RANDOM
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import accuracy
 from data_cleansing.results.cleaned_lists import number_to_remove, write_cleaned
@@ -83,8 +83,8 @@ def cache_sizes(num_values: int, record: TrainingRecord) -> list[tuple[str, str,
     """
     last = record.num_steps - record.epoch_starts[-2]
     return [("all parameters", f"before each of {record.num_steps:,} steps", 4 * num_values * record.num_steps),
-            ("Hara et al.", f"before each of the {last:,} steps of the last epoch", 4 * num_values * last),
-            ("ours (final)", f"the final ones: 1/{last:,} of Hara et al.", 4 * num_values)]
+            (EVERY_STEP, f"before each of the {last:,} steps of the last epoch", 4 * num_values * last),
+            (FINAL, f"the final ones: 1/{last:,} of {EVERY_STEP}", 4 * num_values)]
 
 
 def _stored(trial):
