@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 import attrs
 import numpy as np
 
-from common.datasets.multitrack import pieces
-from common.datasets.musdb18 import SYNTHETIC, find_tracks
+from common.datasets.multitrack import Track, pieces
+from common.datasets.musdb18 import find_tracks
 from common.datasets.remixing import AUGMENTATIONS, GAINS, TrainingBatches
 from common.datasets.spectrogram_statistics import spectrogram_statistics
 from common.machine.distributed import world
@@ -20,7 +20,7 @@ class SongsConfig:
     """The keys that say which songs a training reads. A paper's configuration adds its own keys and defaults."""
 
     root: str | None = text(None, help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for "
-                                       "each song; 'synthetic' generates music; none: synthetic")
+                                       "each song; 'synthetic' generates music")
     is_wav: bool = flag(False, help="read the WAV version of MUSDB18")
     setup_file: str | None = text(None, help="YAML file in the root that lists the validation songs; none: those of "
                                              "musdb")
@@ -32,6 +32,19 @@ class SongsConfig:
     valid_dur: float
     batch_size: int
     seed: int
+
+    def tracks(self, split: str, sample_rate: int) -> Sequence[Track]:
+        """Find the songs of a split, at a rate in Hz.
+
+        Raises
+        ------
+        UsageError, UserError
+            There is no `root`; as `find_tracks`.
+        """
+        if not self.root:
+            raise UsageError("--root: name the folder of MUSDB18 or of your own songs, or say 'synthetic', as section "
+                             "SYNTHETIC does, for generated music")
+        return find_tracks(self.root, split, self.is_wav, self.setup_file, self.sources, sample_rate)
 
 
 class Songs:
@@ -54,7 +67,7 @@ class Songs:
     Raises
     ------
     UsageError
-        No songs where `root` says, or excerpts that are too short or longer than a song.
+        No `root`, no songs where it says, or excerpts that are too short or longer than a song.
     UserError
         A song that cannot be read.
     """
@@ -66,9 +79,7 @@ class Songs:
         for name, seconds in (("--seq-dur", cfg.seq_dur), ("--valid-dur", cfg.valid_dur)):
             if seconds > 0:    # otherwise these are whole songs
                 self._check_length(name, seconds)
-        self.train_tracks, self.valid_tracks = (
-            find_tracks(cfg.root or SYNTHETIC, split, cfg.is_wav, cfg.setup_file, cfg.sources, sample_rate)
-            for split in ("train", "valid"))
+        self.train_tracks, self.valid_tracks = (cfg.tracks(split, sample_rate) for split in ("train", "valid"))
         for track in self.valid_tracks:
             self._check_length(f"validation track '{track.name}'", track.duration)
         self._batches = TrainingBatches(self.train_tracks, cfg.sources, cfg.batch_size, cfg.seq_dur, cfg.seed,

@@ -1,10 +1,12 @@
 """The commands of the packages: on the path, by `python -m`, and as scripts."""
+import importlib
 import json
 from pathlib import Path
 
 import pytest
 
 from common.console.commands import commands_of, launch
+from common.machine.errors import UsageError
 from common.workbench.testing import assert_one_line, run_python
 
 TOP = Path(__file__).resolve().parents[2]
@@ -102,3 +104,29 @@ def test_help_loads_no_library_that_takes_long():
     status, out, err = run_python("-c", HELP, json.dumps(commands))
     assert status == 0, err
     assert json.loads(out) == {}    # library -> the first command that loads it
+
+
+# Trainings whose data nobody may hand on, or that are random by default: what they are without --root or --data-dir.
+WITHOUT_DATA = {
+    ("x_umx", "train"): [[], ["XUMX"], ["UMX"], ["--root", "none"]],
+    ("d3net", "train"): [["mss"], ["mss", "drums"], ["segmentation"], ["segmentation", "D3Net_S"]],
+    ("mixed_precision_dnns", "train_imagenet"): [["RESNET18"]],
+    ("out_of_core_training", "train"): [["RESNET50"], ["DEEPLABV3PLUS"]],
+}
+DOWNLOADED = {("mixed_precision_dnns", "train_resnet"), ("data_cleansing", "train")}    # CIFAR-10
+
+
+def test_every_training_is_known_by_its_data():
+    trainings = {(package.name, command) for package in PACKAGES for command in commands_of(package.name)
+                 if command.startswith("train")}
+    assert trainings == set(WITHOUT_DATA) | DOWNLOADED
+
+
+@pytest.mark.parametrize("package, command, argv", [
+    (*key, argv) for key, calls in WITHOUT_DATA.items() for argv in calls], ids=str)
+def test_a_training_without_data_is_one_line_and_generates_none(package, command, argv, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main = importlib.import_module(f"{package}.{command}").main
+    with pytest.raises(UsageError, match="--(root|data-dir).*synthetic") as caught:
+        main([*argv, "-c", "cpu", "-o", "run"])
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

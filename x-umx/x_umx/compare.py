@@ -17,7 +17,7 @@ from common.console import cli
 from common.console.tables import align
 from common.console.values import int_from_0, positive_int
 from common.datasets.multitrack import MIXTURE
-from common.datasets.musdb18 import SPLITS, SYNTHETIC, find_tracks
+from common.datasets.musdb18 import SPLITS, SYNTHETIC
 from common.machine.context import use_context
 from common.machine.files import beside_scripts, write_json
 from common.machine.output_folders import claimed
@@ -83,8 +83,7 @@ def sdr_of_songs(cfg: Config, split: str,
                  separate: Callable[[np.ndarray], Mapping[str, np.ndarray]]) -> dict[str, float]:
     """Mean SDR in dB over the songs, for each source; `separate` maps (samples, 2) to {source: (samples, 2)}."""
     scores = []
-    tracks = find_tracks(cfg.root or SYNTHETIC, split, cfg.is_wav, cfg.setup_file, cfg.sources, cfg.sample_rate)
-    for track in tracks:
+    for track in cfg.tracks(split, cfg.sample_rate):
         stems = separate(track.read(MIXTURE, 0, track.num_frames))
         scores.append([sdr(track.read(source, 0, track.num_frames), stems[source]) for source in cfg.sources])
     return dict(zip(cfg.sources, np.mean(scores, axis=0).tolist(), strict=True))
