@@ -10,14 +10,15 @@ import numpy as np
 from common.cpu.compiling import compile_exact
 from common.cpu.parallel import run_parallel
 
-EPS = np.finfo(np.float64).eps
+EPS = float(np.finfo(np.float64).eps)
+SMALLEST_EPS = 2e-16    # with less, determinants of coherent sources could vanish in rounding
 _SINGULAR = 1e-10    # determinants below it, D3Net's filter does not divide by
 _COHERENT = 1e-12    # nor by those that small beside their terms: the rest is rounding
 _BINS = 32    # treated together: the frames of so many bins of all sources stay in the cache
 
 
-def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations: int = 1,
-                        softmask: bool = False) -> np.ndarray:
+def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations: int = 1, softmask: bool = False, *,
+                        eps: float = EPS, window: int | None = None) -> np.ndarray:
     """Refine estimated magnitudes of sources to complex spectrograms that add up to the mixture.
 
     Each source is modelled by a power v_j(t, f) and a spatial covariance R_j(f), both taken from the current
@@ -33,6 +34,11 @@ def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations:
         With 0 the first estimates are returned: the magnitudes with the phase of the mixture, or the soft masks.
     softmask : bool
         Start from ratios of magnitudes times the mixture, instead of magnitudes with the phase of the mixture.
+    eps : float, from 2e-16
+        What is added to divisors, and its root to the diagonal of covariances, where the largest magnitude of a louder
+        mixture counts as 10. `norbert` has the default, `openunmix` 1e-10.
+    window : int or None
+        Filter so many frames at a time, each part by itself, as `openunmix` does with 300; None: all of them.
 
     Returns
     -------
@@ -43,7 +49,7 @@ def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations:
     Raises
     ------
     ValueError
-        The shapes do not fit.
+        The shapes do not fit, or `eps` or `window` is too small.
 
     References
     ----------
@@ -51,18 +57,24 @@ def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations:
     """
     if magnitudes.shape[1:] != mixture.shape:
         raise ValueError(f"magnitudes {magnitudes.shape} are not (sources, *{mixture.shape})")
+    if not SMALLEST_EPS <= eps < np.inf or window is not None and window < 1:
+        raise ValueError(f"eps {eps}, window {window}: they are to be at least {SMALLEST_EPS} and 1")
+    if window is not None and window < mixture.shape[-1]:
+        parts = [slice(start, start + window) for start in range(0, mixture.shape[-1], window)]
+        return np.concatenate([multichannel_wiener(magnitudes[..., part], mixture[..., part], iterations, softmask,
+                                                   eps=eps) for part in parts], axis=-1)
     if mixture.shape[0] > 2:
-        return _many_channels(magnitudes, mixture, iterations, softmask)
+        return _many_channels(magnitudes, mixture, iterations, softmask, eps)
     # Bins last, as the transform leaves them: loops run along neighbours in memory.
     x = np.ascontiguousarray(mixture.swapaxes(-1, -2))
     v = np.ascontiguousarray(magnitudes.swapaxes(-1, -2))
     y = np.empty(v.shape, x.dtype)
     blocks = -(-x.shape[-1] // _BINS)
-    run_parallel(_first_estimates, blocks, y.size, v, x, softmask, y)
+    run_parallel(_first_estimates, blocks, y.size, v, x, softmask, eps, y)
     if iterations:
         scale = max(1.0, float(np.abs(x).max(initial=0)) / 10)
         update = _update_stereo if len(x) == 2 else _update_mono
-        run_parallel(update, blocks, y.size, x, iterations, scale, y)
+        run_parallel(update, blocks, y.size, x, iterations, scale, eps, y)
     return y.swapaxes(-1, -2)
 
 
@@ -200,11 +212,11 @@ def filter_estimates(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     return filter_mixture(powers, models, mixture)
 
 
-def _many_channels(magnitudes, mixture, iterations, softmask):
+def _many_channels(magnitudes, mixture, iterations, softmask, eps):
     import norbert  # here alone, as it brings nothing to mono and stereo
 
     x = mixture.transpose(2, 1, 0).astype(np.complex128)    # (frames, bins, channels); norbert scales it in place
-    y = norbert.wiener(magnitudes.transpose(3, 2, 1, 0).astype(np.float64), x, iterations, softmask)
+    y = norbert.wiener(magnitudes.transpose(3, 2, 1, 0).astype(np.float64), x, iterations, softmask, eps)
     return y.transpose(3, 2, 1, 0).astype(mixture.dtype)
 
 
@@ -212,14 +224,14 @@ def _many_channels(magnitudes, mixture, iterations, softmask):
 
 
 @compile_exact
-def _first_estimates(start, stop, v, x, softmask, y):
+def _first_estimates(start, stop, v, x, softmask, eps, y):
     sources, channels, frames, bins = v.shape
     for c in range(channels):
         for t in range(frames):
             for f in range(start * _BINS, min(stop * _BINS, bins)):
                 value = np.complex128(x[c, t, f])
                 if softmask:
-                    total = EPS
+                    total = eps
                     for j in range(sources):
                         total += v[j, c, t, f]
                     factor = value / total
@@ -231,13 +243,13 @@ def _first_estimates(start, stop, v, x, softmask, y):
 
 
 @compile_exact
-def _update_mono(start, stop, x, iterations, scale, y):
+def _update_mono(start, stop, x, iterations, scale, eps, y):
     """With one channel R_j is 1, and the inverse norbert's."""
     sources, _, frames, bins = y.shape
     power = np.empty(sources)
     for f in range(start * _BINS, min(stop * _BINS, bins)):
         for _ in range(iterations):
-            weight = np.full(sources, EPS)
+            weight = np.full(sources, eps)
             covariance = np.zeros(sources)
             for j in range(sources):
                 for t in range(frames):
@@ -245,33 +257,33 @@ def _update_mono(start, stop, x, iterations, scale, y):
                 weight[j] += covariance[j]
                 covariance[j] /= weight[j]
             for t in range(frames):
-                total = np.sqrt(EPS)
+                total = np.sqrt(eps)
                 for j in range(sources):
                     power[j] = (y[j, 0, t, f].real / scale) ** 2 + (y[j, 0, t, f].imag / scale) ** 2
                     total += power[j] * covariance[j]
                 for j in range(sources):
-                    y[j, 0, t, f] = power[j] * covariance[j] / (total + EPS) * x[0, t, f]
+                    y[j, 0, t, f] = power[j] * covariance[j] / (total + eps) * x[0, t, f]
 
 
 @compile_exact
-def _update_stereo(start, stop, x, iterations, scale, y):
+def _update_stereo(start, stop, x, iterations, scale, eps, y):
     for block in range(start, stop):
         first = block * _BINS
         last = min(first + _BINS, x.shape[2])
         for _ in range(iterations):
-            model = _spatial_model(y, first, last, scale)
+            model = _spatial_model(y, first, last, scale, eps)
             for t in range(y.shape[2]):
-                _filter_frame(t, first, last, x, y, model, scale)
+                _filter_frame(t, first, last, x, y, model, scale, eps)
 
 
 @compile_exact
-def _spatial_model(y, first, last, scale):
+def _spatial_model(y, first, last, scale, eps):
     """Covariances of the sources: (sources, 4, bins), of which r00, r11, and real and imaginary part of r01."""
     model = np.zeros((len(y), 4, last - first))
     _add_covariances(y, first, last, scale, model)
     for j in range(len(y)):
         for f in range(last - first):
-            weight = EPS + (model[j, 0, f] + model[j, 1, f]) / 2
+            weight = eps + (model[j, 0, f] + model[j, 1, f]) / 2
             for k in range(4):
                 model[j, k, f] /= weight
     return model
@@ -293,7 +305,7 @@ def _add_covariances(y, first, last, scale, sums):
 
 
 @compile_exact
-def _filter_frame(t, first, last, x, y, model, scale):
+def _filter_frame(t, first, last, x, y, model, scale, eps):
     """Replace the estimates of frame t; estimates and mixture are thought of as divided by `scale`."""
     power = np.empty((len(y), last - first))
     for j in range(len(y)):
@@ -302,7 +314,7 @@ def _filter_frame(t, first, last, x, y, model, scale):
             ar, ai = np.float64(a.real) / scale, np.float64(a.imag) / scale
             br, bi = np.float64(b.real) / scale, np.float64(b.imag) / scale
             power[j, f] = (ar * ar + ai * ai + br * br + bi * bi) / 2
-    c = _sum_of_models(power, model, np.sqrt(EPS))
+    c = _sum_of_models(power, model, np.sqrt(eps))
     for f in range(last - first):
         # z = C^-1 x once for all sources.
         x0, x1 = np.complex128(x[0, t, first + f]), np.complex128(x[1, t, first + f])

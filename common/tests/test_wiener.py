@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.cpu import parallel
-from common.separation import multichannel_wiener
+from common.separation import multichannel_wiener, wiener
 from common.separation.wiener import SourceModel, filter_estimates, filter_mixture, mixture_phase, residual_model
 
 REFERENCE = Path(__file__).parent / "data" / "wiener.npz"
@@ -34,8 +34,9 @@ def models(sources, channels, dtype=np.float64, scale=1.0, seed=1):
     return (scale * np.random.default_rng(seed).random((sources, channels, BINS, FRAMES))).astype(dtype)
 
 
-def by_norbert(magnitudes, x, iterations, softmask):
-    y = norbert.wiener(turned(magnitudes).astype(np.float64), turned(x).astype(np.complex128), iterations, softmask)
+def by_norbert(magnitudes, x, iterations, softmask, eps=None):
+    y = norbert.wiener(turned(magnitudes).astype(np.float64), turned(x).astype(np.complex128), iterations, softmask,
+                       eps)
     return turned(y)
 
 
@@ -69,6 +70,40 @@ def test_agrees_with_norbert(channels, sources, iterations, softmask, dtype, tol
         y = multichannel_wiener(magnitudes, x, iterations, softmask)
         assert y.dtype == dtype and y.shape == magnitudes.shape
         assert_close(y, by_norbert(magnitudes, x, iterations, softmask), tolerance)
+
+
+@pytest.mark.parametrize("iterations, softmask", [(0, True), (1, False), (2, True)])
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_any_eps_of_norbert(channels, iterations, softmask):
+    x, magnitudes = mixture(channels), models(4, channels)
+    results = [multichannel_wiener(magnitudes, x, iterations, softmask, eps=eps) for eps in (1e-10, 1 / 64, wiener.EPS)]
+    for y, eps in zip(results, (1e-10, 1 / 64, None), strict=True):    # norbert rounds the root of eps to float32
+        assert_close(y, by_norbert(magnitudes, x, iterations, softmask, eps), 1e-10)
+    assert np.abs(results[0] - results[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("window", [1, 4, FRAMES - 1, FRAMES, 100])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_each_window_is_filtered_by_itself(channels, window):
+    x, magnitudes = mixture(channels, scale=30), models(2, channels)
+    x[..., :4] /= 100    # each window is scaled by its own largest value
+    y = multichannel_wiener(magnitudes, x, window=window)
+    for start in range(0, FRAMES, window):
+        part = np.s_[..., start:start + window]
+        assert_close(y[part], by_norbert(magnitudes[part], x[part], 1, False), 1e-10)
+
+
+@pytest.mark.parametrize("arguments", [{"eps": 1e-16}, {"eps": np.nan}, {"eps": np.inf}, {"window": 0}], ids=str)
+def test_what_the_filter_cannot_take(arguments):
+    with pytest.raises(ValueError, match="at least 2e-16 and 1"):
+        multichannel_wiener(models(2, 2), mixture(2), **arguments)
+
+
+@pytest.mark.parametrize("eps", [wiener.SMALLEST_EPS, 1e-10, 1.0])
+def test_coherent_sources_in_both_channels_give_finite_stems(eps):
+    x, magnitudes = mixture(2, np.complex64, 1e4), models(3, 2, np.float32, 1e4)
+    x[1], magnitudes[:, 1] = x[0], magnitudes[:, 0]
+    assert np.isfinite(multichannel_wiener(magnitudes, x, 3, eps=eps)).all()
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3])

@@ -69,6 +69,8 @@ def separator_of(*argv):
     ((), "chunk_seconds", NETWORK.chunk_seconds), ((), "overlap", 0.1),
     (("--targets", "vocals", "drums"), "stems", ("vocals", "drums")),
     (("--niter", "0"), "niter", 0), (("--softmask",), "softmask", True), (("--alpha", "2"), "alpha", 2.0),
+    ((), "wiener_eps", 2.0 ** -52), ((), "wiener_window", None),
+    (("--wiener-eps", "1e-10"), "wiener_eps", 1e-10), (("--wiener-window", "300"), "wiener_window", 300),
     (("--residual-model",), "stems", (*SOURCES, "residual")), (("--residual",), "stems", (*SOURCES, "residual")),
     (("--chunk-dur", "10"), "chunk_seconds", 10.0), (("--chunk-dur", "0"), "chunk_seconds", None),
     (("--overlap", "0.25"), "overlap", 0.25)])
@@ -106,6 +108,8 @@ def test_refuses_flags(flags, says):
 @pytest.mark.parametrize("flags, says", [
     (("--root", "nowhere"), "--root nowhere"), (("--model", "nowhere.h5"), "--model nowhere.h5"),
     (("--targets", "piano"), "--targets piano"), (("--niter", "-1"), "--niter: '-1'"),
+    (("--wiener-eps", "1e-16"), "--wiener-eps: '1e-16' is not a number from 2e-16 to 1"),
+    (("--wiener-window", "0"), "--wiener-window: '0' is not an integer from 1"),
     (("--chunk-dur", "-1"), "--chunk-dur: '-1' is not"), (("--chunk-dur", "inf"), "--chunk-dur: 'inf' is not"),
     (("--overlap", "0.6"), "--overlap: '0.6' is not"), (("--overlap", "nan"), "--overlap: 'nan' is not")])
 def test_refuses_before_work(flags, says, models, songs, tmp_path):

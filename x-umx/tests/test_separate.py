@@ -284,6 +284,7 @@ def test_separators_do_not_disturb_each_other(models):
 
 
 @pytest.mark.parametrize("values", [{"niter": -1}, {"alpha": 0}, {"alpha": -1}, {"targets": ["piano"]},
+                                    {"wiener_eps": 1e-16}, {"wiener_eps": np.nan}, {"wiener_window": 0},
                                     {"targets": ["bass", "bass"]}, {"overlap": 1}, {"chunk_seconds": -1},
                                     {"engine": "abacus"}], ids=str)
 def test_values_that_are_not_allowed_are_refused(values, models):

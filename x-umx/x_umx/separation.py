@@ -1,8 +1,9 @@
 """What `separate.py` and `eval.py` know of X-UMX and UMX: published models, flags and defaults."""
 import argparse
+import sys
 from typing import Any
 
-from common.console.values import int_from_0, number_above_0
+from common.console.values import flag_value, int_from_0, number_above_0, positive_int, to_number
 from common.separation.networks import MusicNetwork, PublishedModel
 
 BASE = "https://nnabla.org/pretrained-models"
@@ -38,14 +39,23 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                         help="start the filter from ratios of the estimates instead of the estimates")
     parser.add_argument("--alpha", type=number_above_0, default=1.0, metavar="X",
                         help="exponent of the estimates, with --softmask (default: %(default)s)")
+    parser.add_argument("--wiener-eps", type=_wiener_eps, default=sys.float_info.epsilon, metavar="X",
+                        help="what the filter adds to divisors, from 2e-16; that of openunmix is 1e-10 (default: "
+                             "%(default)s, as norbert)")
+    parser.add_argument("--wiener-window", type=positive_int, metavar="N",
+                        help="frames that are filtered at a time; with openunmix 300 (default: those of a chunk)")
     parser.add_argument("--residual-model", "--residual", dest="residual", action="store_true",
                         help="model what the sources leave of the mixture as one more, 'residual'")
+
+
+_wiener_eps = flag_value("a number from 2e-16 to 1", to_number, lambda value: 2e-16 <= value <= 1)
 
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `x_umx.separator.Separator` that the flags stand for."""
     return {"model": args.model or (DEFAULT_UMX if args.umx_infer else DEFAULT), "umx_only": args.umx_infer,
-            **{name: vars(args)[name] for name in ("targets", "niter", "softmask", "alpha", "residual")}}
+            **{name: vars(args)[name] for name in (
+                "targets", "niter", "softmask", "alpha", "residual", "wiener_eps", "wiener_window")}}
 
 
 NETWORK = MusicNetwork(

@@ -14,7 +14,7 @@ from common.reading.files import sha256_of
 from common.runs.checkpoint import parameter_shapes
 from common.runs.graphs import Graphs
 from common.separation.separator import StemSeparator, chunk_length
-from common.separation.wiener import multichannel_wiener, residual_model
+from common.separation.wiener import EPS, SMALLEST_EPS, multichannel_wiener, residual_model
 from x_umx.separation import DEFAULT, NETWORK
 from x_umx.weights import find_weights
 
@@ -41,6 +41,9 @@ class Separator(StemSeparator):
         Exponent of the estimates for `softmask`.
     residual
         Model what the sources leave of the mixture as one more, called `residual`.
+    wiener_eps, wiener_window
+        `eps` and `window`, in frames, of `multichannel_wiener`. With 1e-10 and 300, and `chunk_seconds` None, the stems
+        of several targets are those of `openunmix` 1.3.0, but for its residual.
     umx_only
         Refuse weights of X-UMX.
     chunk_seconds, overlap, engine, precision
@@ -56,10 +59,14 @@ class Separator(StemSeparator):
 
     def __init__(self, model: str | Path = DEFAULT, targets: Sequence[str] | None = None, *, niter: int = 1,
                  softmask: bool = False, alpha: float = 1.0, residual: bool = False, umx_only: bool = False,
+                 wiener_eps: float = EPS, wiener_window: int | None = None,
                  chunk_seconds: float | None = NETWORK.chunk_seconds, overlap: float = NETWORK.overlap,
                  engine: str = "auto", precision: str = "float32"):
         if niter < 0 or not 0 < alpha < np.inf:
             raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
+        if not SMALLEST_EPS <= wiener_eps < np.inf or wiener_window is not None and wiener_window < 1:
+            raise UsageError(f"a filter with an eps of {wiener_eps} and a window of {wiener_window}: they are to be at "
+                             f"least {SMALLEST_EPS} and 1")
         super().__init__(targets, chunk_seconds, overlap, engine, precision)
         self.files = find_weights(model, targets)
         if umx_only and len(self.files[0].sources) > 1:
@@ -68,6 +75,7 @@ class Separator(StemSeparator):
         self.sources = tuple(source for file in self.files for source in file.sources)
         self.targets = tuple(targets or self.sources)
         self.niter, self.softmask, self.alpha, self.residual = niter, softmask, alpha, residual
+        self.wiener_eps, self.wiener_window = wiener_eps, wiener_window
         # UMX estimates only the targets; without a model of the rest the filter would share it out among them.
         single = len(self.targets) == 1
         self._model_rest = residual or (single and len(self.sources) == 1)
@@ -82,7 +90,8 @@ class Separator(StemSeparator):
     def settings(self) -> dict[str, Any]:
         weights = [sha256_of(file.path) for file in self.files]
         return super().settings() | {"weights": weights, "niter": self.niter, "softmask": self.softmask,
-                                     "alpha": self.alpha, "residual": self.residual}
+                                     "alpha": self.alpha, "residual": self.residual,
+                                     "wiener_eps": self.wiener_eps, "wiener_window": self.wiener_window}
 
     def _magnitude(self, frames: int, batch: int) -> nn.Variable:
         sizes = self.network.sizes
@@ -135,7 +144,8 @@ class Separator(StemSeparator):
         estimates = estimates ** alpha if alpha != 1 else estimates
         if self._model_rest:
             estimates = residual_model(estimates, spectrum, alpha)
-        refined = multichannel_wiener(estimates, spectrum, self.niter, self.softmask)
+        refined = multichannel_wiener(estimates, spectrum, self.niter, self.softmask, eps=self.wiener_eps,
+                                      window=self.wiener_window)
         if self.stems == self.sources:
             return refined
         index = [self.sources.index(target) for target in self.targets]
