@@ -5,7 +5,7 @@
     python data-cleansing/cleanse.py [CONFIG] [--resume]
 
 CONFIG is a section of the .cfg file. Ends with DIR/report.html and DIR/cleaned/cleaned_SEED.csv, which says of every
-training image whether to keep it or to look at it.
+training image whether to keep it or to look at it, why, and which label to give it.
 """
 import time
 from collections.abc import Sequence
@@ -26,7 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         open_run(folder, cfg, experiment.resume, experiment.overwrite)
         print(f"{experiment.name}: computing on {experiment.choose_context()}; {SIGN}", flush=True)
         started = time.perf_counter()
-        run_trials(cfg, folder, experiment.choose_context, Trial.train, Trial.score, Trial.retrain)
+        run_trials(cfg, folder, experiment.choose_context, Trial.train, Trial.score, Trial.cross_validate,
+                   Trial.retrain)
         write_report(folder, cfg)
     print(f"done in {time.perf_counter() - started:.0f} s")
 

@@ -85,8 +85,17 @@ class Retraining:
         return sorted({0, *map(int, self.remove_n_list)})
 
 
+@attrs.frozen(kw_only=True, slots=False)
+class CrossValidation:
+    """How labels are judged: by networks that are trained without a part of the images each."""
+
+    folds: int = integer(4, at_least=2, at_most=100, help="parts of the training images, each judged by a network "
+                                                          "that is trained without it")
+    fold_epochs: int = integer(0, at_least=0, help="epochs of these networks; 0: n_epochs")
+
+
 @attrs.frozen(kw_only=True)
-class Config(Training, Scoring, Retraining):
+class Config(Training, Scoring, Retraining, CrossValidation):
     """One experiment: a section of a `.cfg` file.
 
     Raises

@@ -2,9 +2,11 @@
 
     python data-cleansing/report.py RUN_DIR [--num-images 24]
 
-Writes RUN_DIR/report.html, which needs no network and no other file, and the lists that it is made of.
+Writes RUN_DIR/report.html, which needs no network and no other file, and the lists that it is made of. Where cleanse.py
+has not judged the labels by cross-validation, it does that first.
 """
 from collections.abc import Sequence
+from functools import partial
 
 from common.console import cli
 from common.console.values import positive_int
@@ -15,6 +17,7 @@ from data_cleansing.command_line import add_published_flags
 from data_cleansing.results.html_report import NUM_IMAGES, write_report
 from data_cleansing.results.run_folder import read_config
 from data_cleansing.results.score_files import methods_with_scores
+from data_cleansing.trial import Trial, run_trials
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,11 +29,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     add_published_flags(parser, "device_id")
     args = parser.parse_args(argv)
     cfg = read_config(args.run)
-    use_context(args.context, args.device_id)
+    choose_context = partial(use_context, args.context, args.device_id)
+    choose_context()
     with claimed(args.run):
         for seed in cfg.seeds:
             if cfg.methods[0] not in methods_with_scores(args.run, seed):
                 raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
+        run_trials(cfg, args.run, choose_context, Trial.cross_validate)
         write_report(args.run, cfg, args.num_images)
 
 

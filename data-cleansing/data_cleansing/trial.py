@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import attrs
 import nnabla as nn
 import numpy as np
 
@@ -22,6 +23,7 @@ from data_cleansing.data.sets import load_data
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.methods import METHODS
 from data_cleansing.influence.snapshot import fingerprint
+from data_cleansing.labels.cross_validation import Evidence, Plan, cross_validate
 from data_cleansing.results.run_folder import check_settings
 from data_cleansing.results.score_files import (
     MEASURES,
@@ -214,6 +216,21 @@ class Trial:
     def _print_scores(self, method, scores, state):
         extremes = f"from {scores.min():.3g} to {scores.max():.3g}"
         print(f"seed {self.seed}, {method}: {len(scores)} scores {extremes}, {state}", flush=True)
+
+    @_unwrapped_interrupts()
+    def cross_validate(self) -> Evidence:
+        """Judge all training images by networks that are trained without them; each part of them writes its file.
+
+        Raises
+        ------
+        UsageError
+            There are judgements by networks that were trained in another way.
+        """
+        cfg, folder = self.cfg, self.training_folder / "folds"
+        plan = Plan(folds=cfg.folds, epochs=cfg.fold_epochs or cfg.n_epochs, batch_size=cfg.batch_size,
+                    learning_rate=cfg.lr, augment=cfg.augment, seed=self.seed)
+        check_settings(folder, attrs.asdict(plan), "judged")
+        return cross_validate(cfg.network(len(self.train_images.class_names)), self.train_images, plan, folder)
 
     @_unwrapped_interrupts()
     def retrain(self, methods: Sequence[str] | None = None) -> None:

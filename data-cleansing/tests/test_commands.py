@@ -27,7 +27,7 @@ from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer
 
 SHORT = ("--side", "8", "--width", "0.1", "-e", "2", "--batch-size", "8", "-nt", "2", "-r", "0", "2", "5",
-         "--methods", "final", "-c", "cpu")
+         "--methods", "final", "--folds", "2", "-c", "cpu")
 SINGLE = (*SHORT, "-nt", "1", "-r", "2")
 SCRIPT = script_of(cleanse)
 
@@ -108,14 +108,45 @@ def test_paths_in_lists_lead_to_the_images(finished):
             assert (path.parent / row["x:image"]).is_file() and not row["x:image"].startswith("/")
 
 
-def test_the_cleaned_list_marks_the_worst(finished, command):
-    status, out, _ = command(report, finished)
-    removed = int(re.search(r"cleaned: (\d+) images", out)[1])
+def test_the_cleaned_list_marks_as_many_labels_as_are_estimated_to_be_wrong(finished):
+    estimates = rows_of(finished / "cleaned" / "estimates.csv")
+    assert [row["seed"] for row in estimates] == ["0", "1"]
+    for estimate in estimates:
+        table = rows_of(finished / "cleaned" / f"cleaned_{estimate['seed']}.csv")
+        suspects = [row for row in table if row["suggested_label"]]
+        assert len(suspects) == int(estimate["estimated_wrong"]) == int(estimate["label"])
+        assert sorted(int(row["rank"]) for row in suspects) == list(range(1, len(suspects) + 1))
+        assert sorted(int(row["rank"]) for row in table) == list(range(1, 29))
+        assert all(row["suggested_label"] != row["y:label"] and row["action"] == "look at" and row["reason"]
+                   for row in suspects)
+        assert sum(row["action"] == "look at" for row in table) == int(estimate["look_at"])
+        joint = rows_of(finished / "cleaned" / f"joint_{estimate['seed']}.csv")
+        right = sum(float(row[row["given label"]]) for row in joint)
+        assert round(28 - right) == len(suspects)
+
+
+def test_lists_keep_the_columns_of_influence_files(finished):
     table = rows_of(finished / "cleaned" / "cleaned_1.csv")
-    worst = sorted(table, key=lambda row: float(row["influence"]))[:removed]
-    assert status == 0 and [row for row in table if row["action"] == "look at"] == sorted(
-        worst, key=lambda row: int(row["datasource_index"]))
-    assert len(table) == 28
+    scores = rows_of(finished / "influence" / "Ours" / "influence_ours_1.csv")
+    by_row = {row["datasource_index"]: row["influence"] for row in scores}
+    assert list(table[0])[:5] == [*scores[0], "action"]
+    assert [row["datasource_index"] for row in table] == [str(k) for k in range(28)]
+    assert all(row["influence"] == by_row[row["datasource_index"]] for row in table)
+
+
+def test_a_judgement_of_other_settings_is_not_mixed(finished, tmp_path, refused):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"folds": 3}))
+    status, line = refused(report, tmp_path / "run")
+    assert status == 2 and "was judged with folds = 2, not 3" in line
+
+
+def test_a_damaged_judgement_is_told(finished, tmp_path, refused):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "training" / "seed_00" / "folds" / "fold_1.npz"
+    path.write_bytes(path.read_bytes()[:200])
+    assert "fold_1.npz" in refused(report, tmp_path / "run")[1]
 
 
 def test_planted_errors_are_measured(finished):

@@ -4,8 +4,6 @@ import pytest
 
 from common.machine.errors import UserError
 from data_cleansing.data.sets import flip_labels
-from data_cleansing.results.accuracy import NONE
-from data_cleansing.results.cleaned_lists import number_to_remove
 from data_cleansing.results.flipped_labels import precision_at, ranking_area
 from data_cleansing.results.score_files import read_influence, write_influence
 
@@ -45,13 +43,3 @@ def test_influence_files_keep_all_bits(random_images, tmp_path):
     np.testing.assert_array_equal(read_influence(tmp_path / "i.csv", 20), scores)
     with pytest.raises(UserError, match="not those of the 21"):
         read_influence(tmp_path / "i.csv", 21)
-
-
-def test_validation_accuracy_chooses_the_number_and_fewer_of_equals():
-    def value(valid, test):
-        return {0: np.array([0, 0, valid, test])}
-    found = {(NONE, 0): value(0.5, 0.9), ("final", 5): value(0.7, 0.1), ("final", 9): value(0.7, 0.8),
-             ("random", 7): value(0.9, 0.9)}
-    assert number_to_remove(found, "final") == 5
-    assert number_to_remove({(NONE, 0): value(0.5, 0), ("final", 5): value(0.5, 1)}, "final") == 0
-    assert number_to_remove({}, "final") == 0

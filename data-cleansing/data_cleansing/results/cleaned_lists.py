@@ -1,33 +1,84 @@
-"""Lists of all training images that say which ones to look at."""
+"""Lists of all training images that say which ones to look at, and why."""
+from collections.abc import Sequence
 from pathlib import Path
 
+from common.console.tables import align
 from common.machine.files import make_folder, write_csv
+from common.reading.texts import read_rows
 from data_cleansing.data.sets import list_path
-from data_cleansing.results import accuracy
-from data_cleansing.results.accuracy import Measures
+from data_cleansing.labels.decisions import CONFLICT, DUPLICATE, LABEL, OUTLIER, Judgement, judge
 from data_cleansing.results.score_files import INFLUENCE_HEADER, influence_path, read_influence
 from data_cleansing.trial import Trial
 
 KEPT, SUSPECT = "keep", "look at"
+CLEANED_HEADER = (*INFLUENCE_HEADER, "action", "suggested_label", "rank", "self_confidence", "margin", "outlier",
+                  "duplicate_of", "reason")
+ESTIMATES_HEADER = ("seed", "images", "estimated_wrong", "look_at", LABEL, CONFLICT, OUTLIER, DUPLICATE)
 
 
-def number_to_remove(measures: Measures, method: str) -> int:
-    """Number of images without which the mean validation accuracy is best; the smallest of equals, 0 if none helps.
+def cleaned_path(folder: str | Path, seed: int) -> Path:
+    """Path of the list of a trial."""
+    return Path(folder) / "cleaned" / f"cleaned_{seed}.csv"
 
-    The test images must not choose.
+
+def write_cleaned(folder: str | Path, trial: Trial, method: str) -> Judgement:
+    """Write `cleaned/cleaned_<seed>.csv`: all training images in their order, and which to look at.
+
+    Its columns, after those of influence files:
+
+    action
+        `keep` or `look at`.
+    suggested_label
+        A class, where the given label seems wrong; empty otherwise.
+    rank
+        1 for the most suspicious label.
+    self_confidence
+        Probability of the given label, 0 to 1, by a network that was trained without the image.
+    margin
+        Logit of the given label minus the largest other one, mean over its uses in trainings.
+    outlier
+        Mean distance to the nearest neighbours, as a multiple of the usual one.
+    duplicate_of
+        `datasource_index` of an image that is the same or nearly so; empty if there is none.
+    reason
+        In words; empty where there is nothing to say.
     """
-    lines = accuracy.curves(measures, "val_accuracy")
-    points = [(mean, -removed) for name in (accuracy.NONE, method) if name in lines
-              for removed, mean, _ in zip(*lines[name], strict=True)]
-    return -max(points, default=(0, 0))[1]
-
-
-def write_cleaned(folder: str | Path, trial: Trial, method: str, removed: int) -> None:
-    """Write `cleaned/cleaned_<seed>.csv`: all training images in their order, and which to look at."""
-    scores = read_influence(influence_path(folder, method, trial.seed), len(trial.train_images))
-    suspects = set(scores.argsort(kind="stable")[:removed].tolist())
-    target = make_folder(Path(folder) / "cleaned") / f"cleaned_{trial.seed}.csv"
-    images = trial.train_images
-    write_csv(target, (*INFLUENCE_HEADER, "action"), [
+    images, found = trial.train_images, judge(trial.cross_validate(), trial.train_images)
+    scores = read_influence(influence_path(folder, method, trial.seed), len(images))
+    target, look = cleaned_path(folder, trial.seed), found.to_look_at
+    make_folder(target.parent)
+    write_csv(target, CLEANED_HEADER, [
         (list_path(path, target.parent), images.list_names[images.labels[row]], float(scores[row]), row,
-         SUSPECT if row in suspects else KEPT) for row, path in enumerate(images.paths)])
+         SUSPECT if look[row] else KEPT,
+         images.list_names[found.suggested[row]] if LABEL in found.problems[row] else "", int(found.ranks[row]),
+         f"{found.confidences[row]:.6f}", f"{found.margins[row]:.4f}", f"{found.outliers[row]:.3f}",
+         int(found.duplicates[row]) if found.duplicates[row] >= 0 else "", found.reasons[row])
+        for row, path in enumerate(images.paths)])
+    write_csv(target.with_name(f"joint_{trial.seed}.csv"), ("given label", *images.list_names), [
+        (name, *(f"{value:.2f}" for value in values))
+        for name, values in zip(images.list_names, found.joint, strict=True)])
+    return found
+
+
+def read_cleaned(folder: str | Path, seed: int) -> list[dict[str, str]]:
+    """Read the list of a trial, a dict by column for each training image.
+
+    Raises
+    ------
+    UserError
+        It is damaged.
+    """
+    return read_rows(cleaned_path(folder, seed), "a list of images", CLEANED_HEADER, "run report.py again")
+
+
+def estimates_row(seed: int, found: Judgement) -> tuple[int, ...]:
+    """Numbers of images of a trial, in the order of `ESTIMATES_HEADER`."""
+    return (seed, len(found.ranks), found.num_wrong, int(found.to_look_at.sum()),
+            *(found.count(problem) for problem in (LABEL, CONFLICT, OUTLIER, DUPLICATE)))
+
+
+def format_estimates(rows: Sequence[Sequence[int]]) -> str:
+    """Return a table of `estimates_row` of all trials."""
+    names = ("seed:", "images", "labels wrong, estimated", "to look at", "seem wrong", "duplicates with other labels",
+             "outliers", "duplicates")
+    return align([names, *rows])

@@ -12,7 +12,7 @@ from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL, RANDOM
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import accuracy
-from data_cleansing.results.cleaned_lists import number_to_remove, write_cleaned
+from data_cleansing.results.cleaned_lists import ESTIMATES_HEADER, estimates_row, format_estimates, write_cleaned
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
 from data_cleansing.results.score_files import SIGN, influence_path, methods_with_scores, read_influence
 from data_cleansing.training.record import TrainingRecord
@@ -45,28 +45,28 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     measures = accuracy.summarize(folder)
     accuracy.write_figure(folder, measures, cfg.dataset)
     method = cfg.methods[0]
-    removed = number_to_remove(measures, method)
-    detection, cache, images = [], [], ""
+    detection, estimates, cache, images = [], [], [], ""
     for seed in cfg.seeds:
         trial = Trial(cfg, folder, seed)
         detection += detection_rows(folder, trial)
-        write_cleaned(folder, trial, method, removed)
+        estimates.append(estimates_row(seed, write_cleaned(folder, trial, method)))
         if not cache:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
             images = _rankings(folder, trial, num_images)
+    write_csv(folder / "cleaned" / "estimates.csv", ESTIMATES_HEADER, estimates)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
         write_csv(folder / "detection.csv", DETECTION_HEADER, detection)
     comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    text = _page(folder, cfg, measures, detection, cache, images + _beside_retraining(comparison), removed)
+    text = _page(folder, cfg, measures, detection, cache, images + _beside_retraining(comparison), estimates)
     write_text(folder / "report.html", text)
     print(accuracy.format_table(measures))
     if detection:
         print(format_detection(detection))
     print(align((f"parameters, {name}:", f"{size:,}", f"bytes, {what}") for name, what, size in cache))
-    print(f"cleaned: {removed} images to look at by '{method}' (best mean validation accuracy), "
-          f"{folder / 'cleaned'}\nreport: {folder / 'report.html'}")
+    print(format_estimates(estimates))
+    print(f"cleaned: {folder / 'cleaned'}\nreport: {folder / 'report.html'}")
 
 
 def cache_sizes(num_values: int, record: TrainingRecord) -> list[tuple[str, str, int]]:
@@ -92,15 +92,15 @@ def _stored(trial):
     return "this run", f"in {len(trial.cache.steps())} files, those for retraining included", size
 
 
-def _page(folder, cfg, measures, detection, cache, images, removed):
+def _page(folder, cfg, measures, detection, cache, images, estimates):
     settings = ", ".join(f"{key} {value}" for key, value in (
         ("data", cfg.data_dir or cfg.dataset), ("epochs", cfg.n_epochs), ("batch", cfg.batch_size), ("lr", cfg.lr),
         ("trials", cfg.n_trials)))
     parts = [f"<h1>Data cleansing of {_text(folder.resolve().name)}</h1><p>{_text(settings)}"
              f"{', scored as published' if cfg.published else ''}. A score predicts how the "
              f"validation loss changes when an image is left out: {_text(SIGN)}.</p>", _accuracy(measures, cfg),
-             f"<p>The lists in <code>cleaned/</code> mark {removed} images to look at: the number of worst images of "
-             f"'{_text(cfg.methods[0])}' without which the mean validation accuracy was best.</p>"]
+             "<h2>Labels that seem wrong</h2><p>Numbers of images, by networks that were trained without them; the "
+             f"lists in <code>cleaned/</code> name them.</p>{_table(ESTIMATES_HEADER, estimates)}"]
     if detection:
         parts.append("<h2>Labels that were flipped</h2><p>Means over trials. AUC: chance that a wrong label ranks "
                      "before a right one. 'loss' ranks by the loss of the image itself, without any influence.</p>"

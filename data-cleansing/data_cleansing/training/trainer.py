@@ -24,10 +24,13 @@ class Trainer:
         `network(image, train)` returns logits. Its parameters are made in the current scope where they are missing.
     images : data_cleansing.data.images.Images
         To train on.
+    watch : callable, optional
+        `watch(rows, logits)` is told in each step what the network says of its images before, (batch, classes).
     """
 
-    def __init__(self, network: Network, images: Images, record: TrainingRecord) -> None:
-        self.network, self.images, self.record = network, images, record
+    def __init__(self, network: Network, images: Images, record: TrainingRecord,
+                 watch: Callable[[np.ndarray, np.ndarray], object] | None = None) -> None:
+        self.network, self.images, self.record, self.watch = network, images, record, watch
         self.losses = Losses(network, images.shape, train=True)
         self.losses[len(record.batch(0)[0])]    # makes the parameters
         self.solver = S.Sgd()
@@ -61,10 +64,12 @@ class Trainer:
         if not kept.any():
             return float("nan")
         loss = self.losses[int(kept.sum())]
-        _, losses = loss.forward(self.images.inputs(rows[kept], None if seeds is None else seeds[kept]),
-                                 self.images.targets(rows[kept]))
+        logits, losses = loss.forward(self.images.inputs(rows[kept], None if seeds is None else seeds[kept]),
+                                      self.images.targets(rows[kept]))
         if not np.isfinite(losses).all():
             raise UserError(f"the loss is {losses.mean()} in step {step + 1}: lower the learning rate")
+        if self.watch is not None:
+            self.watch(rows[kept], logits)
         self.solver.zero_grad()
         loss.backward(1 / len(rows))
         self.solver.set_learning_rate(self.record.learning_rates[step])
