@@ -60,6 +60,8 @@ class StemRequest:
     output
     resume
         Skip inputs whose stems are all there.
+    page
+        Write a page to listen to the stems and the mixture, too.
     """
 
     folders: dict[Path, Path]
@@ -70,6 +72,7 @@ class StemRequest:
     two_stems: str | None = None
     output: OutputFormat = OutputFormat()
     resume: bool = False
+    page: bool = False
 
 
 def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, overlap: float) -> None:
@@ -104,6 +107,8 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
                         help="where a stem goes beyond full scale: make all of it softer, or limit the samples; no "
                              "matter with --float32 (default: %(default)s)")
     parser.add_argument("--resume", action="store_true", help="skip inputs whose stems are all there")
+    parser.add_argument("--page", action="store_true",
+                        help="also write page.html, to listen to the stems in a browser, and the mixture for it")
     parser.add_argument("--chunk-dur", type=_chunk_dur, default=chunk_dur, metavar="SECONDS",
                         help="length of the chunks that are separated one by one (default: "
                              f"{'whole inputs' if chunk_dur is None else '%(default)s'})")
@@ -131,7 +136,7 @@ def stem_request(args: argparse.Namespace) -> StemRequest:
     check_format(output.ext, output.encoding)
     return StemRequest(folders=folders, refused=refused, out_dir=args.out_dir, start=args.start,
                        duration=None if args.duration == -1 else args.duration, two_stems=args.two_stems, output=output,
-                       resume=args.resume)
+                       resume=args.resume, page=args.page)
 
 
 def _stem_folders(inputs: Sequence[Path], out_dir: Path) -> tuple[dict[Path, Path], tuple[str, ...]]:

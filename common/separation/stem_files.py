@@ -63,6 +63,14 @@ def write_stems(targets: Sequence[Path], stems: Spool, mixture: Spool | None, fr
     return note
 
 
+def write_audio(target: Path, blocks: Iterable[np.ndarray], rate: int, channels: int, output: OutputFormat,
+                frames: int) -> None:
+    """Write blocks (n, channels) of about `frames` frames as stems are written, limited to full scale."""
+    with AudioWriter(target, rate, channels, output.ext, output.encoding, frames) as writer:
+        for block in blocks:
+            writer.write(block)
+
+
 def _outputs(stems: Spool, mixture: Spool | None, frames: int, clamp: bool) -> Iterator[np.ndarray]:
     """Yield blocks (n, outputs, channels) of what will be written, before it is scaled or limited."""
     if mixture is None:

@@ -11,10 +11,13 @@ import numpy as np
 from common.audio.files import AudioReader, check_format
 from common.audio.spool import BLOCK, Spool
 from common.console.progress import progress
+from common.datasets.multitrack import MIXTURE
 from common.machine.errors import UsageError, UserError
 from common.separation.flags import OutputFormat, StemRequest
 from common.separation.separator import StemSeparator, separate_stream
-from common.separation.stem_files import write_stems
+from common.separation.stem_files import write_audio, write_stems
+
+PAGE = "page.html"    # beside the stems
 
 
 def separate_files(separator: StemSeparator, request: StemRequest) -> int:
@@ -35,7 +38,7 @@ def separate_files(separator: StemSeparator, request: StemRequest) -> int:
     UsageError
         There is no such stem; all that could be done is to overwrite an input.
     """
-    names = _output_names(separator.stems, request.two_stems)
+    names = _output_names(separator.stems, request)
     targets = {path: [folder / f"{name}.{request.output.ext}" for name in names]
                for path, folder in request.folders.items()}
     inputs = {path.resolve() for path in targets}
@@ -51,7 +54,7 @@ def separate_files(separator: StemSeparator, request: StemRequest) -> int:
     try:
         for path in folders:
             try:
-                if request.resume and all(target.exists() for target in targets[path]):
+                if request.resume and all(target.exists() for target in _results(targets[path], request)):
                     print(f"{path}: all stems are in {folders[path]} already", flush=True)
                 else:
                     _separate_file(separator, path, targets[path], request)
@@ -67,12 +70,23 @@ def separate_files(separator: StemSeparator, request: StemRequest) -> int:
     return UserError.exit_status if done else min(status for _, status in errors)
 
 
-def _output_names(stems: tuple[str, ...], two_stems: str | None) -> tuple[str, ...]:
-    if two_stems is None:
-        return stems
-    if two_stems not in stems:
-        raise UsageError(f"--two-stems {two_stems}: no such stem; choose from {', '.join(stems)}")
-    return two_stems, f"no_{two_stems}"
+def _output_names(stems: tuple[str, ...], request: StemRequest) -> tuple[str, ...]:
+    """Return the names of the audio files of an input: of the stems, and of the mixture if there is a page."""
+    names, chosen = stems, request.two_stems
+    if chosen is not None:
+        if chosen not in stems:
+            raise UsageError(f"--two-stems {chosen}: no such stem; choose from {', '.join(stems)}")
+        names = chosen, f"no_{chosen}"
+    if not request.page:
+        return names
+    if MIXTURE in names:
+        raise UsageError(f"--page: writes the song as '{MIXTURE}', which is the name of a stem")
+    return *names, MIXTURE
+
+
+def _results(targets: list[Path], request: StemRequest) -> list[Path]:
+    """Return all files of an input."""
+    return [*targets, targets[0].with_name(PAGE)] if request.page else targets
 
 
 def _report(errors: list[tuple[str, int]], done: int, count: int) -> None:
@@ -97,14 +111,29 @@ def _separate_file(separator: StemSeparator, path: Path, targets: list[Path], re
         reader.seek(start)
         with _separated_to_disk(separator, reader, frames, request) as (stems, mixture):
             frames = reader.position - start
-            note = write_stems(targets, stems, mixture, frames, rate, request.output)
+            stem_targets = targets[:-1] if request.page else targets
+            note = write_stems(stem_targets, stems, mixture, frames, rate, request.output)
         if reader.damage:
             print(f"warning: {reader.damage}", file=sys.stderr, flush=True)
-    if note:
-        print(f"{path}: {note}", flush=True)
+        if note:
+            print(f"{path}: {note}", flush=True)
+        if request.page:
+            reader.seek(start)
+            _write_page(reader, targets, frames, request.output, note)
     took = time.perf_counter() - began
     print(f"{path}: wrote {targets[0].parent}/{{{','.join(target.stem for target in targets)}}}.{request.output.ext}, "
           f"{frames / rate:.1f} s of audio in {took:.1f} s (real-time factor {took * rate / frames:.2g})", flush=True)
+
+
+def _write_page(reader: AudioReader, targets: list[Path], frames: int, output: OutputFormat, note: str | None) -> None:
+    """Write the next `frames` frames of the mixture to the last of `targets`, and a page for all of them."""
+    from common.separation.listening_page import write_listening_page
+
+    rate, channels, page = reader.sample_rate, min(reader.channels, 2), targets[0].with_name(PAGE)
+    write_audio(targets[-1], _read(reader, frames, channels), rate, channels, output, frames)
+    tracks = {target.stem: target for target in (targets[-1], *targets[:-1])}    # the mixture first
+    write_listening_page(page, reader.path.stem, tracks, MIXTURE, frames, rate, note)
+    print(f"{reader.path}: to listen to, open {page}", flush=True)
 
 
 def _check_input(reader: AudioReader, output: OutputFormat) -> None:

@@ -13,7 +13,7 @@ ROOT = Path(common.__file__).parents[1]
 FLOORS = (
     ("machine",),
     ("reading",),
-    ("console", "cpu", "downloads", "gpu", "out_of_core", "pictures"),
+    ("console", "cpu", "downloads", "gpu", "out_of_core", "pages", "pictures"),
     ("audio", "inference", "layers", "runs"),
     ("datasets", "quantizers", "workbench"),
     ("separation",),

@@ -3,7 +3,8 @@
     python d3net/separate.py song.mp3 [more files] [--out-dir stems]
     python d3net/separate.py --inputs song.mp3 --targets vocals --model d3net-mss
 
-Writes <out-dir>/<name of the song>/{vocals,drums,bass,other}.wav, of the length and sample rate of the song.
+Writes <out-dir>/<name of the song>/{vocals,drums,bass,other}.wav, of the length and sample rate of the song;
+with --page also page.html, to listen to them in a browser.
 """
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -3,7 +3,8 @@
     python x-umx/separate.py song.mp3 [more files] [--out-dir stems]
     python x-umx/separate.py song.mp3 --two-stems vocals --model umxhq
 
-Writes <out-dir>/<name of the song>/{bass,drums,vocals,other}.wav, of the length and sample rate of the song.
+Writes <out-dir>/<name of the song>/{bass,drums,vocals,other}.wav, of the length and sample rate of the song;
+with --page also page.html, to listen to them in a browser.
 """
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
