@@ -9,10 +9,9 @@ from collections.abc import Sequence
 import attrs
 import nnabla as nn
 import numpy as np
-from nnabla.function import PythonFunction
 
+from common.gpu.functions import DeviceFunction
 from common.gpu.loading import Kernels, load
-from common.machine.python_functions import spare_failing_imports
 
 SOURCE = "quantizers.cu"
 BLOCK = 256    # threads
@@ -58,33 +57,16 @@ class _Quantizer(ctypes.Structure):
     ]
 
 
-class Quantize(PythonFunction):
+class Quantize(DeviceFunction):
     """Inputs x and two scalars a and b, of shape (); output of the shape of x. Arrays stay on the GPU, uncopied."""
 
     def __init__(self, kernels: Kernels, settings: Settings) -> None:
-        super().__init__()
-        spare_failing_imports()
-        self._kernels = kernels
-        # That of the function itself names arrays on the host, as nnabla sees it: it is in Python.
-        self._context = nn.get_current_context()
+        super().__init__(kernels)
         (a_lowest, a_highest), (b_lowest, b_highest) = settings.limits
         self._argument = _Quantizer(
             kind=settings.kind, reserved=settings.reserved, pow2=settings.pow2, sign=settings.sign,
             with_zero=settings.with_zero, a_lowest=a_lowest, a_highest=a_highest, b_lowest=b_lowest,
             b_highest=b_highest)
-
-    @property
-    def name(self):
-        return type(self).__name__
-
-    def min_outputs(self):
-        return 1
-
-    def grad_depends_output_data(self, i, o):
-        return False
-
-    def grad_depends_input_data(self, i, j):
-        return True
 
     def setup_impl(self, inputs, outputs):
         outputs[0].reset_shape(inputs[0].shape, True)
@@ -93,28 +75,24 @@ class Quantize(PythonFunction):
         self._argument.blocks = max(1, min(-(-size // (BLOCK * _PER_THREAD)), _MOST_BLOCKS))
         self._sums = nn.NdArray((2, self._argument.blocks))
 
-    def _pointer(self, array, write_only=False):
-        return array.data_ptr(np.float32, self._context, write_only)
-
     def _set_inputs(self, inputs):
-        self._argument.x, self._argument.a, self._argument.b = (self._pointer(v.data) for v in inputs)
+        self._argument.x, self._argument.a, self._argument.b = (self.pointer(v.data) for v in inputs)
 
     def forward_impl(self, inputs, outputs):
         self._set_inputs(inputs)
-        self._argument.y = self._pointer(outputs[0].data, True)
-        self._kernels.launch("quantize_forward", self._argument.blocks, BLOCK, self._argument)
+        self._argument.y = self.pointer(outputs[0].data, True)
+        self.kernels.launch("quantize_forward", self._argument.blocks, BLOCK, self._argument)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         self._set_inputs(inputs)
-        self._argument.dy = self._pointer(outputs[0].grad)
-        self._argument.sums = self._pointer(self._sums, True)
-        gradients = (self._pointer(variable.grad, not add) if wanted else None
-                     for variable, wanted, add in zip(inputs, propagate_down, accum, strict=True))
+        self._argument.dy = self.pointer(outputs[0].grad)
+        self._argument.sums = self.pointer(self._sums, True)
+        gradients = self.gradient_pointers(inputs, propagate_down, accum)
         self._argument.dx, self._argument.da, self._argument.db = gradients
         self._argument.add_dx, self._argument.add_da, self._argument.add_db = accum
-        self._kernels.launch("quantize_backward", self._argument.blocks, BLOCK, self._argument)
+        self.kernels.launch("quantize_backward", self._argument.blocks, BLOCK, self._argument)
         if any(propagate_down[1:]):
-            self._kernels.launch("finish_backward", 1, BLOCK, self._argument)
+            self.kernels.launch("finish_backward", 1, BLOCK, self._argument)
 
 
 def quantize(x: nn.Variable, a: nn.Variable, b: nn.Variable, settings: Settings) -> nn.Variable | None:

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 
 import attrs
 import nnabla as nn
-import numpy as np
-from nnabla.function import PythonFunction
 
+from common.gpu.functions import DeviceFunction
 from common.gpu.loading import Kernels, load
 from common.gpu.quantizers import ROWS, SOURCE
-from common.machine.python_functions import spare_failing_imports
 
 
 class Bits(enum.IntEnum):
@@ -51,37 +49,19 @@ class _Tensors(ctypes.Structure):
                 *((name, ctypes.c_int) for name in ("first", "count", "total", "largest"))]
 
 
-class Sizes(PythonFunction):
+class Sizes(DeviceFunction):
     """Inputs: the scalars of all tensors, one after the other. Output (): kB of all, or of the largest one."""
 
     def __init__(self, kernels: Kernels, tensors: Sequence[SizedTensor], largest: bool) -> None:
-        super().__init__()
-        spare_failing_imports()
-        self._kernels, self._context = kernels, nn.get_current_context()
+        super().__init__(kernels)
         self._counts = [len(tensor.scalars) for tensor in tensors]
         self._kbytes = nn.NdArray((len(tensors),))
         self._tables = [_table(tensors[first:first + ROWS], first, len(tensors), largest)
                         for first in range(0, len(tensors), ROWS)]
         self._rows = [row for table in self._tables for row in table.rows[:table.count]]
 
-    @property
-    def name(self):
-        return type(self).__name__
-
-    def min_outputs(self):
-        return 1
-
-    def grad_depends_output_data(self, i, o):
-        return False
-
-    def grad_depends_input_data(self, i, j):
-        return True
-
     def setup_impl(self, inputs, outputs):
         outputs[0].reset_shape((), True)
-
-    def _pointer(self, array, write_only=False):
-        return array.data_ptr(np.float32, self._context, write_only)
 
     def _of_rows(self, values):
         """Cut what there is for each scalar into pairs; a tensor of one scalar has it twice."""
@@ -91,28 +71,27 @@ class Sizes(PythonFunction):
             yield pair[0], pair[-1]
 
     def _set_inputs(self, inputs):
-        for row, pointers in zip(self._rows, self._of_rows(self._pointer(v.data) for v in inputs), strict=True):
+        for row, pointers in zip(self._rows, self._of_rows(self.pointer(v.data) for v in inputs), strict=True):
             row.a, row.b = pointers
 
     def forward_impl(self, inputs, outputs):
         self._set_inputs(inputs)
-        kbytes, y = self._pointer(self._kbytes, True), self._pointer(outputs[0].data, True)
+        kbytes, y = self.pointer(self._kbytes, True), self.pointer(outputs[0].data, True)
         for table in self._tables:
             table.kbytes, table.y = kbytes, y
-            self._kernels.launch("sizes_forward", 1, ROWS, table)
-        self._kernels.launch("join_sizes", 1, 1, self._tables[0])
+            self.kernels.launch("sizes_forward", 1, ROWS, table)
+        self.kernels.launch("join_sizes", 1, 1, self._tables[0])
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         self._set_inputs(inputs)
-        gradients = (self._pointer(variable.grad, not add) if wanted else None
-                     for variable, wanted, add in zip(inputs, propagate_down, accum, strict=True))
+        gradients = self.gradient_pointers(inputs, propagate_down, accum)
         for row, count, (da, db), (add_da, add_db) in zip(
                 self._rows, self._counts, self._of_rows(gradients), self._of_rows(accum), strict=True):
             row.da, row.db, row.add_da, row.add_db = da, db if count > 1 else None, add_da, add_db
-        kbytes, dy = self._pointer(self._kbytes), self._pointer(outputs[0].grad)
+        kbytes, dy = self.pointer(self._kbytes), self.pointer(outputs[0].grad)
         for table in self._tables:
             table.kbytes, table.dy = kbytes, dy
-            self._kernels.launch("sizes_backward", 1, ROWS, table)
+            self.kernels.launch("sizes_backward", 1, ROWS, table)
 
 
 def _table(tensors, first, total, largest):
