@@ -60,7 +60,12 @@ class Observer:
             Whether the accesses of all functions are known, and the solvers if they matter; otherwise two states are
             taken for granted for each parameter.
         """
-        blocks = [self._block(f, direction) for direction, members in split_passes(self.functions) for f in members]
+        passes = split_passes(self.functions)
+        if any(v.recompute for _, members in passes for f in members for v in f.outputs):
+            record = self._record()
+            blocks = list(zip(record.block_bytes(), record.labels, strict=True))[1:]
+        else:
+            blocks = [self._block(f, direction) for direction, members in passes for f in members]
         if None in self.functions:
             blocks += self._updates() if self._solvers else self._guessed_updates()
         num_bytes, cause = max(blocks, key=lambda block: block[0], default=(0, "nothing"))

@@ -1,5 +1,5 @@
 """What an iteration does with its arrays, access by access."""
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -52,11 +52,15 @@ class Record:
         What each block computes.
     dtypes
         dtype of every array that exists at the end of the iteration.
+    again
+        Blocks at whose end something is computed again for the next one: index of the block -> (index of the first
+        access that belongs to that, the forward blocks that are repeated).
     """
 
     blocks: Sequence[Sequence[Access]]
     labels: Sequence[str]
     dtypes: dict[int, str]
+    again: Mapping[int, tuple[int, Sequence[int]]] = attrs.field(factory=dict)
 
     def block_bytes(self) -> list[int]:
         """Bytes of the distinct (array, dtype) pairs of each block."""

@@ -82,6 +82,8 @@ class Recorder:
         self._blocks, self._labels = [[]], ["the inputs"]
         self._kept = []          # what the keys are addresses of
         self._lent = {}          # key of a gradient -> number of the array that stands for it in a backward
+        self._forward = {}       # key of a function -> number of the block of its forward
+        self._again = {}         # number of a block -> what is computed again at its end
 
     def write(self, variable: nn.Variable, dtype: str = "float32") -> None:
         """Record that a variable is set from the host, `variable.d = values` with values of type `dtype`."""
@@ -96,6 +98,7 @@ class Recorder:
         visits = {}
         for f in functions_of(output):
             self._begin_block(f"{label(f)}, forward")
+            self._forward[hash(f)] = len(self._blocks) - 1
             self._run(f, accesses_of(f, self._backend).forward, {})
             if clear_buffer or clear_no_need_grad:
                 self._clear_used(f, visits, clear_buffer)
@@ -113,6 +116,7 @@ class Recorder:
         self._lent = {hash(output.grad): self._number(("seed", len(self._blocks)), output.size)}
         seen = {self._grad(output)}
         for f in backward_functions(output):
+            self._compute_again(f)
             self._zero_unseen(f, seen)
             self._begin_block(f"{label(f)}, backward")
             adds = {i: self._begin_gradient(v, seen) for i, v in enumerate(f.inputs) if v.need_grad}
@@ -147,7 +151,7 @@ class Recorder:
         cleared = set()
         alive = {number: dtype for number, dtype in self._heads.items() if number not in self._temporary}
         blocks = [[_settle(access, cleared, alive) for access in block] for block in self._blocks]
-        return Record(blocks, self._labels, alive)
+        return Record(blocks, self._labels, alive, self._again)
 
     def _begin_block(self, label: str) -> None:
         self._blocks.append([])
@@ -239,10 +243,28 @@ class Recorder:
         for v in f.inputs:
             visits.setdefault(hash(v), len(v.function_references))
             visits[hash(v)] -= 1
-            if visits[hash(v)] or v.parent is None or v.persistent or _in_place(f) or _in_place(v.parent):
+            if visits[hash(v)] or v.parent is None or v.persistent or in_place(f) or in_place(v.parent):
                 continue
-            if everything or not self._is_needed(v):
+            if everything or v.recompute or not self._is_needed(v):
                 self._clear(self._data(v))
+
+    def _compute_again(self, f):
+        """Compute what the backward of `f` needs and the forward has cleared; nnabla does so before its hooks."""
+        needed = [f.inputs[j] for j in needed_inputs(f, self._backend)]
+        needed += [f.outputs[o] for o in needed_outputs(f, self._backend)]
+        for v in needed:
+            self._restore(v)
+
+    def _restore(self, variable):
+        f = variable.parent
+        if f is None or self._data(variable) in self._heads:
+            return
+        for v in f.inputs:
+            self._restore(v)
+        start, functions = self._again.setdefault(len(self._blocks) - 1, (len(self._blocks[-1]), []))
+        functions.append(self._forward[hash(f)])
+        # Running statistics are asked for again, too, but not updated a second time.
+        self._run(f, accesses_of(f, self._backend).forward, {})
 
     def _is_needed(self, variable):
         """Whether a backward depends on the data of a variable."""
@@ -272,12 +294,13 @@ class Recorder:
         for v in f.outputs:
             if v.persistent:
                 continue
-            if v.function_references and not _in_place(f):
+            if v.function_references and not in_place(f):
                 self._clear(self._data(v))
             self._clear(self._grad(v))
 
 
-def _in_place(f):
+def in_place(f: Any) -> bool:
+    """Whether a function writes into the array of an input."""
     return any(f.inplace_data(i) for i in range(len(f.inputs)))
 
 

@@ -23,11 +23,12 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import write_csv, write_json
 from common.machine.output_folders import claimed
 from common.out_of_core.device import device_memory, parse_budget
+from common.out_of_core.recompute import LEVELS
 from out_of_core_training import models
 from out_of_core_training.comparison import figure
 from out_of_core_training.comparison.search import largest
 from out_of_core_training.comparison.trial import Outcome, Trial, run_trial
-from out_of_core_training.config import parse_size
+from out_of_core_training.config import RECOMPUTE, parse_size
 
 COLUMNS = ("network", "mode", "batch_size", "images_per_second", "planned_bytes", "peak_bytes")
 DRY_RUN = ("dry run on a CPU: the planner decides what fits within the memory; nothing is swapped, and speeds are "
@@ -53,6 +54,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--image-size", metavar="SIZE", help="pixels, such as 224 or 1024x2048 (default: as published)")
     parser.add_argument("--width", type=number_above_0, default=1.0, metavar="X",
                         help="factor of all numbers of channels (default: %(default)s)")
+    parser.add_argument("--recompute", choices=LEVELS, default=LEVELS[0], help=f"{RECOMPUTE} (default: %(default)s)")
     parser.add_argument("--output", "-o", default="benchmark", metavar="DIR",
                         help="where results go (default: %(default)s)")
     parser.add_argument("--trial", type=json.loads, help=argparse.SUPPRESS)
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.trial:
         print(json.dumps(attrs.asdict(run_trial(Trial(**args.trial)))))
         return
-    setting = Setting(args.memory, args.image_size, args.width, args.context, args.device_id)
+    setting = Setting(args.memory, args.image_size, args.width, args.recompute, args.context, args.device_id)
     for network in args.networks:
         check(network, setting)
     with claimed(args.output) as folder:
@@ -99,13 +101,14 @@ class Setting:
     memory: str | None
     image_size: str | None
     width: float
+    recompute: str
     context: str
     device_id: str
 
     def attempt(self, network: str, mode: str, batch: int, iterations: int = 0) -> Outcome:
         """Run a trial in a process of its own; where nothing is computed, in this one."""
         trial = Trial(network=network, mode=mode, batch_size=batch, iterations=iterations, memory=self.memory,
-                      image_size=self.image_size, width=self.width)
+                      image_size=self.image_size, width=self.width, recompute=self.recompute)
         if not (iterations or on_gpu()):
             return run_trial(trial)
         command = [sys.executable, "-m", "out_of_core_training.benchmark", "-c", self.context, "-d", self.device_id,

@@ -6,6 +6,7 @@ import attrs
 
 from common.console.values import largest
 from common.machine.errors import UsageError
+from common.out_of_core.recompute import LEVELS
 from common.runs.config import choice, integer, number, text
 from common.runs.schedules import poly_decay, step_decay
 from out_of_core_training.models import NETWORKS, checked_size
@@ -14,6 +15,8 @@ from out_of_core_training.networks.deeplab import BACKBONES
 SCHEDULES = ("step", "poly", "linear")
 DROPS = (1 / 3, 2 / 3, 8 / 9)    # shares of a training run: epochs 30, 60 and 80 of 90
 POLY_POWER = 0.9
+RECOMPUTE = ("what the backward pass computes again instead of keeping or swapping it, with the same results; cheap: "
+             "all but convolutions between blocks of the network, all: convolutions, too")
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +34,7 @@ class Config:
     width: float = number(1, above=0, help="factor of all numbers of channels")
     image_size: str | None = text(None, help="height and width in pixels, such as 224 or 1024x2048; none: as "
                                              "published")
+    recompute: str = choice("none", LEVELS, help=RECOMPUTE)
     data: str = choice("folder", ("folder", "random"), help="what to train on: the files in data_dir, or the same "
                                                             "random batch in each step")
     data_dir: str | None = text(None, help="folder with the layout of ImageNet or Cityscapes; synthetic: generated "
@@ -65,7 +69,8 @@ class Config:
     @property
     def network_options(self) -> dict[str, Any]:
         """Further arguments of `out_of_core_training.models.build`."""
-        return {"width": self.width} | ({"backbone": self.backbone} if self.backbone else {})
+        backbone = {"backbone": self.backbone} if self.backbone else {}
+        return {"width": self.width, "recompute": self.recompute} | backbone
 
 
 def parse_size(value: str | None) -> tuple[int, int] | None:

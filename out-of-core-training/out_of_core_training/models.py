@@ -10,6 +10,7 @@ import nnabla.solvers as S
 import numpy as np
 
 from common.machine.errors import UsageError
+from common.out_of_core.recompute import LEVELS, check_level, recompute_again
 from common.runs.training import update_parameters
 from out_of_core_training.networks.deeplab import BACKBONES, deeplab
 from out_of_core_training.networks.densenet import densenet
@@ -105,7 +106,8 @@ def build(name: str, batch_size: int, image_size: int | Sequence[int] | None = N
         Build losses and solvers, and normalize by the statistics of the batch; otherwise inputs and output alone.
     **options
         What makes the network another one: `width`, a factor of all numbers of channels; `num_classes`; for
-        `deeplabv3plus` also `backbone`, one of `out_of_core_training.networks.deeplab.BACKBONES`.
+        `deeplabv3plus` also `backbone`, one of `out_of_core_training.networks.deeplab.BACKBONES`. What saves memory in
+        training: `recompute`, one of `common.out_of_core.recompute.LEVELS`.
 
     Returns
     -------
@@ -168,20 +170,23 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
         raise UsageError(f"width {options['width']}: choose a factor above 0")
     if options.get("num_classes", 2) < 2:
         raise UsageError(f"{options['num_classes']} classes: choose at least 2")
+    check_level(options.get("recompute", LEVELS[0]))
     if options.get("backbone", BACKBONES[0]) not in BACKBONES:
         raise UsageError(f"unknown backbone {options['backbone']!r}: choose from {', '.join(BACKBONES)}")
 
 
-def _classifier(compute, name, batch_size, size, train, num_classes=IMAGENET_CLASSES, **options):
+def _classifier(compute, name, batch_size, size, train, num_classes=IMAGENET_CLASSES, recompute=LEVELS[0],
+                **options):
     image, label = _input("image", batch_size, 3, *size), _input("label", batch_size, 1)
     logits = compute(image, num_classes, train, **options)
     network = TrainingGraph(name, num_classes, [image, label], logits)
     if not train:
         return network
-    return _with_loss(network, F.mean(F.softmax_cross_entropy(logits, label)), S.Momentum(0.1, momentum=0.9))
+    loss = F.mean(F.softmax_cross_entropy(logits, label))
+    return _with_loss(network, loss, S.Momentum(0.1, momentum=0.9), recompute)
 
 
-def _segmenter(name, batch_size, size, train, num_classes=CITYSCAPES_CLASSES, **options):
+def _segmenter(name, batch_size, size, train, num_classes=CITYSCAPES_CLASSES, recompute=LEVELS[0], **options):
     image, label = _input("image", batch_size, 3, *size), _input("label", batch_size, 1, *size)
     logits = deeplab(image, num_classes, train, **options)
     network = TrainingGraph(name, num_classes, [image, label], logits)
@@ -191,17 +196,18 @@ def _segmenter(name, batch_size, size, train, num_classes=CITYSCAPES_CLASSES, **
     losses = F.softmax_cross_entropy(logits, label * counts, axis=1) * counts
     # An image in which nothing counts has loss 0.
     loss = F.sum(losses) / F.maximum_scalar(F.sum(counts), 1)
-    return _with_loss(network, loss, S.Momentum(0.007, momentum=0.9))
+    return _with_loss(network, loss, S.Momentum(0.007, momentum=0.9), recompute)
 
 
-def _with_loss(network, loss, solver):
+def _with_loss(network, loss, solver, recompute):
     """Complete a training iteration in which `solver` reduces `loss` by all parameters."""
     solver.set_parameters(nn.get_parameters())
     loss.persistent = True
+    recompute_again(loss, recompute)
     return attrs.evolve(network, steps=[(loss, solver)], losses={"loss": loss})
 
 
-def _translator(name, batch_size, size, train, num_classes=NUM_LABELS, width=1.0):
+def _translator(name, batch_size, size, train, num_classes=NUM_LABELS, width=1.0, recompute=LEVELS[0]):
     label, edges = (_input(kind, batch_size, 1, *size) for kind in ("label", "edges"))
     image = _input("image", batch_size, 3, *size)
     graph = pix2pixhd(label, edges, image, num_classes, width)
@@ -218,6 +224,7 @@ def _translator(name, batch_size, size, train, num_classes=NUM_LABELS, width=1.0
         # By full names: the two sets of parameters are saved and restored together.
         solver.set_parameters({key: p for key, p in nn.get_parameters().items() if key.startswith(f"{scope}/")})
         steps.append((loss, solver))
+        recompute_again(loss, recompute)
     return attrs.evolve(network, steps=steps, losses=losses)
 
 
@@ -227,7 +234,7 @@ def _input(name, *shape):
     return variable
 
 
-_FOR_ALL = ("width", "num_classes")
+_FOR_ALL = ("width", "num_classes", "recompute")
 NETWORKS = {
     "resnet50": Architecture("ResNet-50", CLASSIFICATION, functools.partial(_classifier, resnet), (224, 224), 32, 1,
                              _FOR_ALL),

@@ -22,9 +22,10 @@ from common.machine.files import make_folder
 from common.machine.memory import machine_memory
 from common.out_of_core import InCore, OutOfCore
 from common.out_of_core.device import WORKSPACE_LIMIT, format_bytes, parse_bytes, synchronize, workspace_limit
+from common.out_of_core.recompute import LEVELS
 from common.out_of_core.replay import Occupancy
 from out_of_core_training import models
-from out_of_core_training.config import parse_size
+from out_of_core_training.config import RECOMPUTE, parse_size
 from out_of_core_training.data import RandomBatches
 from out_of_core_training.planner import Plan, Step, plan, plan_record
 from out_of_core_training.planning import h100
@@ -54,6 +55,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=(*DEVICES, "mine"), default="V100-16GB",
                         help="device to predict the speed of; mine: the one here, which is measured (default: "
                              "%(default)s)")
+    parser.add_argument("--recompute", choices=LEVELS, default=LEVELS[0], help=f"{RECOMPUTE} (default: %(default)s)")
     parser.add_argument("--half", action="store_true", help="plan for functions of a GPU in float16 (cudnn:half)")
     parser.add_argument("--workspace", metavar="SIZE",
                         help="count so much for each workspace of cuDNN (default: they are not counted, as only the "
@@ -90,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     prefetch = parse_bytes(args.prefetch, "--prefetch") if args.prefetch else None
     workspace = parse_bytes(args.workspace, "--workspace") if args.workspace else 0
     host = parse_bytes(args.host_memory, "--host-memory") if args.host_memory else memory_here()
-    case = Case(args.network, size, args.width, device, memory, prefetch, backend, workspace, host)
+    case = Case(args.network, size, args.width, args.recompute, device, memory, prefetch, backend, workspace, host)
     make_folder(Path(args.output).resolve().parent)
     if mine:
         case = case.profiled(args.batch_size)
@@ -147,6 +149,7 @@ class Case:
     network: str
     image_size: tuple[int, int] | None
     width: float
+    recompute: str
     device: Device
     memory: int
     prefetch: int | None
@@ -172,7 +175,7 @@ class Case:
 
     def build(self, batch_size: int) -> models.TrainingGraph:
         """Build the iteration for a batch size."""
-        return models.build(self.network, batch_size, self.image_size, width=self.width)
+        return models.build(self.network, batch_size, self.image_size, width=self.width, recompute=self.recompute)
 
     def profiled(self, batch_size: int) -> "Case":
         """Measure the functions of the network, with batches up to `batch_size` that fit in-core."""
@@ -212,7 +215,9 @@ def show_plan(case: Case, batch_size: int, picture: str) -> Timeline:
                 ("smallest budget", f"{format_bytes(needs.minimum_budget)} ({needs.minimum_budget} bytes)"),
                 ("  which is set by", needs.minimum_function)])
     print("\nlargest batch with " + format_bytes(case.memory) + ", and what each further image takes:")
-    print_rows(what_if_rows(growth, case.memory))
+    changed = {f"--recompute {level}": Growth(attrs.evolve(case, recompute=level).plan, FAR)
+               for level in LEVELS if level != case.recompute}
+    print_rows(what_if_rows(growth, case.memory, changed))
     swapped, occupancy, timeline = case.predict(batch_size)
     print(f"\nswapped, with {format_bytes(case.memory)}:")
     print_rows(memory_rows(case, swapped, occupancy) + timeline_rows(swapped, timeline, batch_size, case.device))

@@ -79,7 +79,8 @@ def test_a_dry_run(run_main, in_this_process, tmp_path):
 
 
 def test_a_try_in_a_process_of_its_own():
-    setting = benchmark.Setting(memory="8MB", image_size="32", width=0.125, context="cpu", device_id="0")
+    setting = benchmark.Setting(memory="8MB", image_size="32", width=0.125, recompute="none", context="cpu",
+                                device_id="0")
     assert (setting.attempt("resnet50", "scheduler", 1, iterations=1).seconds or 0) > 0
     assert "needs" in (setting.attempt("resnet50", "in-core", 1000).reason or "")
 

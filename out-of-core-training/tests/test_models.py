@@ -121,12 +121,13 @@ def test_the_loss_falls(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_the_scheduler_changes_no_bit(name):
+@pytest.mark.parametrize("recompute, budget", [("none", "2GB"), ("cheap", None), ("all", "2GB")])
+def test_the_scheduler_and_computing_again_change_no_bit(name, recompute, budget):
     plain_losses, plain = steps(small_network(name), 3)
     nn.clear_parameters()
     seed_everything(0)
-    memory = OutOfCore("2GB")
-    losses, parameters = steps(small_network(name), 3, memory)
+    memory = OutOfCore(budget) if budget else None
+    losses, parameters = steps(small_network(name, recompute=recompute), 3, memory)
     assert losses == plain_losses
     assert all(np.array_equal(plain[key], parameters[key]) for key in plain)
 

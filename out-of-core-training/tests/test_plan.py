@@ -8,9 +8,10 @@ import nnabla.solvers as S
 import pytest
 
 from common.machine.errors import UsageError, UserError
+from common.out_of_core.recompute import LEVELS
 from out_of_core_training import models
 from out_of_core_training import plan as command
-from out_of_core_training.planner import plan
+from out_of_core_training.planner import plan, plan_record
 from out_of_core_training.planning.devices import DEVICES, Device
 from out_of_core_training.planning.timeline import estimated_seconds, make_timeline
 from out_of_core_training.planning.what_if import LIMIT, Growth, in_core_needs, swapped_needs, what_if_rows
@@ -49,20 +50,21 @@ def test_resnet50_takes_86_megabytes_of_an_image_and_its_largest_block_9_63():
 
 def test_limits_are_planned_and_changes_never_take_less_than_nothing():
     """Pix2PixHD once had negative bytes for each image."""
-    def plan_at(batch_size):
-        network = models.build("pix2pixhd", batch_size, (64, 64), width=0.05)
+    def plan_at(batch_size, recompute="none"):
+        network = models.build("pix2pixhd", batch_size, (64, 64), width=0.05, recompute=recompute)
         return plan(network.steps, network.typed_inputs, backend="cudnn")
     planned = []
     growth = Growth(lambda batch_size: planned.append(batch_size) or plan_at(batch_size), 4)
     memory = 1.5 * max(in_core_needs(growth.plan(4)))
-    rows = dict(what_if_rows(growth, memory))
+    again = Growth(lambda batch_size: plan_at(batch_size, "all"), 4)
+    rows = dict(what_if_rows(growth, memory, {"--recompute all": again}))
     limits = {name: int(row.split()[0]) for name, row in rows.items()}
     for name, needs in (("swapped", swapped_needs), ("in-core", in_core_needs)):
         assert {limits[name], limits[name] + 1} <= set(planned)
         assert max(needs(plan_at(limits[name]))) <= memory < max(needs(plan_at(limits[name] + 1)))
     assert len(planned) == len(set(planned)) < 12
     assert all("-" not in row for row in rows.values())
-    assert limits["in-core"] <= limits["in-core, all but convolutions recomputed, about"] <= limits["swapped"]
+    assert limits["in-core"] <= limits["in-core, --recompute all, about"] <= limits["swapped, --recompute all, about"]
     assert limits["swapped"] <= limits["swapped, elementwise functions in place, about"]
 
 
@@ -126,6 +128,23 @@ def test_timeline_is_not_below_its_bounds_and_without_stall_on_a_fast_link():
     assert slow.share < 1
     for spans in (slow.compute, slow.swap_in, slow.swap_out):
         assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("name", ["resnet50", "densenet121"])
+def test_computing_again_takes_time_and_saves_memory(name):
+    plans, seconds = {}, {}
+    for level in LEVELS:
+        nn.clear_parameters()
+        network = models.build(name, 256, 64, width=0.25, recompute=level)
+        plans[level] = plan(network.steps, network.typed_inputs, backend="cudnn")
+        seconds[level] = sum(estimated_seconds(plans[level], network.steps, DEVICES["V100-16GB"]))
+    none, cheap, full = plans.values()
+    assert none.in_core_bytes > cheap.in_core_bytes > full.in_core_bytes
+    assert none.minimum_budget < cheap.minimum_budget < full.minimum_budget
+    assert seconds["none"] < seconds["cheap"] < seconds["all"] < 1.5 * seconds["none"]
+    budget = max(full.minimum_budget, none.in_core_bytes // 4)
+    moved = [plan_record(needs.record, budget).counts()["swap_in"][1] for needs in (none, cheap, full)]
+    assert moved[0] > moved[1] > moved[2]
 
 
 def test_convolutions_take_their_operations():

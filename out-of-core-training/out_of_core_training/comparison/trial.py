@@ -31,7 +31,7 @@ class Trial:
         How many to time; 0: only find out whether the batch fits.
     memory
         As for `--out-of-core`; None: what the GPU has free.
-    image_size, width
+    image_size, width, recompute
         As for the flags of `benchmark.py`.
     """
 
@@ -42,6 +42,7 @@ class Trial:
     memory: str | None = None
     image_size: str | None = None
     width: float = 1.0
+    recompute: str = "none"
 
 
 @attrs.frozen
@@ -76,7 +77,7 @@ def run_trial(trial: Trial) -> Outcome:
     in_core = trial.mode == "in-core"
     memory = InCore() if in_core else OutOfCore(trial.memory or "auto", virtual=trial.mode == "virtual")
     meter = Meter(limit, virtual=trial.mode == "virtual")
-    network = models.build(trial.network, trial.batch_size, parse_size(trial.image_size), width=trial.width)
+    network = build(trial)
     planned = planned_bytes(network, in_core)
     if not on_gpu() and limit is not None and planned > limit:
         return Outcome(False, _too_large(planned), planned)
@@ -89,10 +90,16 @@ def run_trial(trial: Trial) -> Outcome:
     return Outcome(True, None, planned, meter.peak, seconds)
 
 
+def build(trial: Trial) -> models.TrainingGraph:
+    """Build the iteration of a trial."""
+    return models.build(trial.network, trial.batch_size, parse_size(trial.image_size), width=trial.width,
+                        recompute=trial.recompute)
+
+
 def rehearse(trial: Trial, limit: int | None) -> Outcome:
     """Say whether the arrays of a trial have room in `limit` bytes, as planned; nothing is computed."""
     nn.clear_parameters()
-    network = models.build(trial.network, trial.batch_size, parse_size(trial.image_size), width=trial.width)
+    network = build(trial)
     planned = planned_bytes(network, trial.mode == "in-core")
     if limit is not None and planned > limit:
         return Outcome(False, _too_large(planned), planned)

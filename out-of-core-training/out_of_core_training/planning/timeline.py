@@ -124,8 +124,19 @@ def estimated_seconds(plan: Plan, steps: Sequence[Step], device: Device) -> list
         operations += [_operations(f) for f in functions_of(loss)]
         operations += [_operations(f) * _products_backward(f) for f in backward_functions(loss)]
         operations += [0.0] * _solver_blocks(plan, len(operations))
-    return [max(count / device.flops, size / device.bandwidth) if block else size / device.input_rate
-            for block, (count, size) in enumerate(zip(operations, plan.block_bytes, strict=True))]
+    sizes = _own_bytes(plan)
+    alone = [max(count / device.flops, size / device.bandwidth) if block else size / device.input_rate
+             for block, (count, size) in enumerate(zip(operations, sizes, strict=True))]
+    repeated = {block: sum(alone[forward] for forward in again) for block, (_, again) in plan.record.again.items()}
+    return [seconds + repeated.get(block, 0.0) for block, seconds in enumerate(alone)]
+
+
+def _own_bytes(plan):
+    """Bytes of the arrays of each block, without what is computed again at its end."""
+    record = plan.record
+    own = [accesses[:record.again[block][0]] if block in record.again else accesses
+           for block, accesses in enumerate(record.blocks)]
+    return attrs.evolve(record, blocks=own).block_bytes()
 
 
 def _solver_blocks(plan, start):

@@ -1,18 +1,13 @@
 """How the needed memory grows with the batch, the largest batch that fits, and changes that would raise it."""
-from collections.abc import Callable, Sequence
-
-import attrs
+from collections.abc import Callable, Mapping, Sequence
 
 from common.out_of_core.device import format_bytes
-from common.out_of_core.record import Access
 from out_of_core_training.planner import Plan
 
 Needs = Callable[[Plan], Sequence[float]]    # bytes that a plan needs in each of its blocks
 
 # Functions whose output could take the place of an input, and the gradient of the input that of the output.
 IN_PLACE = ("BatchNormalization", "ReLU", "LeakyReLU", "Tanh", "Sigmoid", "Add2", "Dropout")
-# Functions that can be computed again in a small part of the time of a convolution.
-CHEAP = (*IN_PLACE, "MaxPooling", "AveragePooling", "Concatenate", "Pad", "Reshape")
 LIMIT = 1 << 20    # no batch is larger
 
 
@@ -79,21 +74,28 @@ def in_core_needs(plan: Plan) -> list[int]:
     return plan.record.in_core()
 
 
-def what_if_rows(growth: Growth, memory: float) -> list[tuple[str, str]]:
-    """Rows of a table: the largest batch in `memory` bytes, as it is, and about that after each of three changes."""
+def what_if_rows(growth: Growth, memory: float, changed: Mapping[str, Growth]) -> list[tuple[str, str]]:
+    """Rows of a table: the largest batch in `memory` bytes, as it is, and about that after changes.
+
+    `changed` has the growth of the same network with other flags, by their names.
+    """
     slopes = growth.slopes(swapped_needs)
     labels = growth.plan(1).labels[1:]
     kinds = sorted({_kind(label) for slope, label in zip(slopes, labels, strict=True) if slope > 0.99 * max(slopes)})
 
-    def about(name: str, needs: Needs) -> tuple[str, int, Needs]:
-        return name, growth.estimate(needs, memory), needs
+    def about(name: str, needs: Needs, growth: Growth = growth) -> tuple[str, int, Needs, Growth]:
+        return f"{name}, about", growth.estimate(needs, memory), needs, growth
 
-    cases = [("swapped", growth.largest_batch(swapped_needs, memory), swapped_needs),
-             about("swapped, elementwise functions in place, about", _in_place),
-             about(f"swapped, halves of {', '.join(kinds)}, about", lambda plan: _halved(plan, kinds)),
-             ("in-core", growth.largest_batch(in_core_needs, memory), in_core_needs),
-             about("in-core, all but convolutions recomputed, about", _recomputed)]
-    return [(name, f"{batch:6d}  ({format_bytes(max(growth.slopes(needs)))})") for name, batch, needs in cases]
+    def planned(name: str, needs: Needs) -> tuple[str, int, Needs, Growth]:
+        return name, growth.largest_batch(needs, memory), needs, growth
+
+    cases = [planned("swapped", swapped_needs),
+             about("swapped, elementwise functions in place", _in_place),
+             about(f"swapped, halves of {', '.join(kinds)}", lambda plan: _halved(plan, kinds)),
+             *(about(f"swapped, {flags}", swapped_needs, other) for flags, other in changed.items()),
+             planned("in-core", in_core_needs),
+             *(about(f"in-core, {flags}", in_core_needs, other) for flags, other in changed.items())]
+    return [(name, f"{batch:6d}  ({format_bytes(max(of.slopes(needs)))})") for name, batch, needs, of in cases]
 
 
 def _kind(label):
@@ -117,18 +119,3 @@ def _blocks(plan):
 def _written(accesses):
     """Bytes of the largest array that is written."""
     return max((access.num_bytes for access in accesses if access.kind == "cast"), default=0)
-
-
-def _recomputed(plan):
-    """Bytes in-core if the outputs of cheap functions did not wait for the backward pass, but came again in it."""
-    record = plan.record
-    forward = [(number, label, accesses) for number, (label, accesses) in enumerate(
-        zip(record.labels, record.blocks, strict=True)) if label.endswith("forward")]
-    outputs = {access.array for _, label, accesses in forward if _kind(label) in CHEAP
-               for access in accesses if access.kind == "cast"} - record.dtypes.keys()
-    last = {access.array: (number, access.size) for number, _, accesses in forward
-            for access in accesses if access.array in outputs}
-    blocks = [list(accesses) for accesses in record.blocks]
-    for array, (number, size) in last.items():
-        blocks[number].append(Access("clear", array, size, "bool"))
-    return attrs.evolve(record, blocks=blocks).in_core()
