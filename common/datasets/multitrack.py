@@ -58,7 +58,7 @@ def _count(reader: AudioReader) -> int:
 
 @attrs.frozen(eq=False)
 class ArrayStem:
-    """A stem in memory, float32 (frames, 2); its methods are those of `FileStem`."""
+    """A stem in memory, float32 or float16 (frames, 2); its methods are those of `FileStem`."""
 
     audio: np.ndarray
     sample_rate: int    # Hz
@@ -72,7 +72,7 @@ class ArrayStem:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Callable[[int, int], np.ndarray]]:
-        yield lambda start, num: self.audio[start:start + num]
+        yield lambda start, num: self.audio[start:start + num].astype(np.float32, copy=False)
 
 
 @attrs.frozen(eq=False)

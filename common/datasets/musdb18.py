@@ -10,6 +10,7 @@ import attrs
 
 from common.console.progress import progress
 from common.datasets import synthetic_music
+from common.datasets.band import songs as band_songs
 from common.datasets.multitrack import MIXTURE, FileStem, Track
 from common.datasets.prefetching import parallel_map
 from common.machine.errors import UsageError, UserError
@@ -17,7 +18,8 @@ from common.reading.texts import read_yaml
 
 SPLITS = ("train", "valid", "test")
 SAMPLE_RATE = 44100
-SYNTHETIC = "synthetic"
+SYNTHETIC, BAND = "synthetic", "synthetic-band"
+COMPUTED = {SYNTHETIC: synthetic_music.make_tracks, BAND: band_songs.make_tracks}
 AUDIO_SUFFIXES = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus", ".aif", ".aiff", ".wma")
 STEM_SUFFIX = ".stem.mp4"
 _WORKERS = 4
@@ -43,8 +45,9 @@ def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: 
 
     Parameters
     ----------
-    root : path, or 'synthetic'
-        'synthetic': songs that are computed, by `synthetic_music.make_tracks` with its defaults.
+    root : path, 'synthetic' or 'synthetic-band'
+        'synthetic': songs that are computed, by `synthetic_music.make_tracks` with its defaults; 'synthetic-band': by
+        `band.songs.make_tracks`, richer by far, in a minute or two.
     split : 'train', 'valid' or 'test'
         Without a folder `valid`, validation tracks are those of `train` that the setup file names.
     is_wav : bool
@@ -72,8 +75,8 @@ def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: 
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: choose from {', '.join(SPLITS)}")
-    if str(root) == SYNTHETIC:
-        tracks = synthetic_music.make_tracks(split, sample_rate=sample_rate)
+    if str(root) in COMPUTED:
+        tracks = COMPUTED[str(root)](split, sample_rate=sample_rate)
     else:
         try:
             folder = Path(root).expanduser()

@@ -20,7 +20,8 @@ class SongsConfig:
     """The keys that say which songs a training reads. A paper's configuration adds its own keys and defaults."""
 
     root: str | None = text(None, help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for "
-                                       "each song; 'synthetic' generates music")
+                                       "each song; 'synthetic' and 'synthetic-band' "
+                                       "generate music, the latter richer")
     is_wav: bool = flag(False, help="read the WAV version of MUSDB18")
     setup_file: str | None = text(None, help="YAML file in the root that lists the validation songs; none: those of "
                                              "musdb")
