@@ -1,6 +1,8 @@
 """One trial of an experiment: train, score, retrain. Results that are there already are not computed again."""
 import contextlib
 import math
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -56,6 +58,17 @@ def _unwrapped_interrupts():
         raise KeyboardInterrupt("interrupted; --resume goes on from there") from error
 
 
+@contextlib.contextmanager
+def _warnings_in_one_line(seed):
+    """Show a warning without the place in the code that it comes from."""
+    def show(message, *place, **source):
+        print(f"warning: seed {seed}: {message}", file=sys.stderr, flush=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def run_trials(cfg: Config, folder: str | Path, choose_context: Callable[[], object],
                *stages: Callable[["Trial"], object]) -> None:
     """Run stages of all trials, as many trials at a time as the configuration says.
@@ -78,9 +91,10 @@ def run_trials(cfg: Config, folder: str | Path, choose_context: Callable[[], obj
 
 def _run_trial(cfg, folder, choose_context, stages, seed):
     choose_context()
-    trial = Trial(cfg, folder, seed)
-    for stage in stages:
-        stage(trial)
+    with _warnings_in_one_line(seed):
+        trial = Trial(cfg, folder, seed)
+        for stage in stages:
+            stage(trial)
 
 
 class Trial:
@@ -199,12 +213,9 @@ class Trial:
 
     def _scores(self, method, state):
         self.layout.assign(self.cache.load(self.record.num_steps))
-        scores = influence_scores(
+        return influence_scores(
             self.trainer.network, self.train_images, self.valid_images, self.record, method, cache=self.cache,
             seed=self.seed, state=state, **self._score_settings(method))
-        if not np.isfinite(scores).all():
-            raise UserError(f"{method}: scores are not finite; lower the learning rate, or raise damping")
-        return scores
 
     def _score_settings(self, method: str) -> dict[str, Any]:
         """Arguments of `influence_scores` that the scores of a method depend on."""

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -236,6 +237,16 @@ def test_trials_in_processes_of_their_own_give_the_same_files(finished, pictures
     assert status == 0, err
     before, now = content(finished), content(folder)
     assert now.pop("config.json") != before.pop("config.json") and now == before
+
+
+def _warn(trial):
+    warnings.warn("u grew", RuntimeWarning, stacklevel=1)
+
+
+def test_a_warning_is_one_line(pictures, tmp_path, capsys):
+    cfg = Config(dataset="files", data_dir=str(pictures), side=8, width=0.1, n_epochs=1, n_trials=2)
+    trial.run_trials(cfg, tmp_path / "run", lambda: None, _warn)
+    assert capsys.readouterr().err == "warning: seed 0: u grew\nwarning: seed 1: u grew\n"
 
 
 def test_an_error_in_a_process_is_one_line(finished, tmp_path, refused):

@@ -1,4 +1,7 @@
 """Laws of influence scores: what retraining shows, sign, equal ways to compute them, going on after an interrupt."""
+from functools import partial
+
+import attrs
 import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
+from common.workbench.testing import in_threads
 from data_cleansing.influence import METHODS, choose, influence_scores
 from data_cleansing.influence.gradients import BatchScores, validation_gradient
 from data_cleansing.model import cifarnet
@@ -154,6 +158,78 @@ def test_all_epochs_count_when_asked_for(problem):
     assert np.abs(whole).sum() > 1.5 * np.abs(last).sum()
 
 
+@pytest.fixture
+def steep(digit_images, regression):
+    """Softmax regression to be scored with a learning rate too high for its curvature: (train, valid, record)."""
+    images, valid, _ = digit_images(90)
+    record = published_record(len(images), 2, 10, 0.05, augment=False)
+    train(regression, images, record, "final")
+    return images, valid, attrs.evolve(record, learning_rates=np.full(record.num_steps, 4.0))
+
+
+def test_a_recursion_that_diverges_is_bounded_and_says_so(steep, regression):
+    lengths = {}
+
+    def scores(hessian):
+        lengths[hessian] = []
+        return influence_scores(regression, *steep, hessian=hessian,
+                                on_step=lambda step, u: lengths[hessian].append(np.linalg.norm(u)))
+
+    none = scores("none")
+    with pytest.warns(RuntimeWarning, match=r"final, hessian 'exact': u grew [\d.e+]+ times .* to step 7,"):
+        scores("exact")
+    with pytest.warns(RuntimeWarning, match=r"hessian 'bounded': u grew .* scored without the Hessian"):
+        np.testing.assert_array_equal(scores("bounded"), none)
+    start = lengths["none"][0]
+    assert lengths["exact"][-1] > 1e3 * start
+    assert max(lengths["bounded"]) <= 2 * start and lengths["bounded"][-1] == start
+
+
+def test_a_recursion_that_stays_bounded_is_exact(problem):
+    images, valid, record, cache = problem
+    for method in ("final", "every_step"):
+        exact, bounded = (influence_scores(small_cifarnet, images, valid, record, method, hessian=hessian, cache=cache)
+                          for hessian in ("exact", "bounded"))
+        np.testing.assert_array_equal(exact, bounded)
+
+
+def test_going_on_where_the_hessian_was_given_up_gives_the_same_bits_and_warns(steep, regression, tmp_path):
+    with pytest.warns(RuntimeWarning, match="u grew") as expected:
+        scores = influence_scores(regression, *steep)
+    passed, state = [], tmp_path / "state.npz"
+
+    def interrupt(step, u):
+        passed.append(step)
+        if len(passed) == 2:    # of those without the Hessian: with it u grows in the first step
+            raise InterruptError
+
+    with pytest.raises(InterruptError):
+        influence_scores(regression, *steep, state=state, on_step=interrupt)
+    with pytest.warns(RuntimeWarning, match="u grew") as found:
+        np.testing.assert_array_equal(influence_scores(regression, *steep, state=state), scores)
+    assert [str(warning.message) for warning in found] == [str(warning.message) for warning in expected]
+
+
+def test_scores_that_are_not_finite_are_refused(steep, regression):
+    images, valid, record = steep
+    record = attrs.evolve(record, learning_rates=np.full(record.num_steps, 1e30))
+    with pytest.raises(UserError, match="'final': scores are not finite"), pytest.warns(RuntimeWarning):
+        influence_scores(regression, images, valid, record, hessian="exact")
+
+
+def test_threads_share_the_parameters(problem):
+    images, valid, record, cache = problem
+
+    def scores(method):
+        return influence_scores(small_cifarnet, images, valid, record, method, cache=cache)
+
+    methods = ("final", "every_step", "checkpoints", "final")
+    alone = [scores(method) for method in methods]
+    together = in_threads([partial(scores, method) for method in methods])
+    for expected, found in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 class InterruptError(Exception):
     pass
 
@@ -203,7 +279,7 @@ def test_random_scores_follow_from_their_seed(problem):
 
 
 def test_published_is_one_switch():
-    assert choose("final").hessian == "exact"
+    assert choose("final").hessian == choose("every_step").hessian == "bounded"
     published = choose("final", published=True)
     assert (published.hessian, published.normalization, published.epochs) == ("published", "single", "last")
     assert choose("final", published=True, normalization="test").normalization == "test"
@@ -211,7 +287,7 @@ def test_published_is_one_switch():
 
 @pytest.mark.parametrize("options, message", [
     ({"method": "hara"}, "method 'hara': choose one of final, every_step"),
-    ({"hessian": "half"}, "hessian 'half': choose one of exact"),
+    ({"hessian": "half"}, "hessian 'half': choose one of bounded, exact"),
     ({"normalization": "layer"}, "normalization 'layer': choose one of single"),
     ({"method": "loss", "epochs": "all"}, "epochs 'all': method 'loss' has no such choice"),
     ({"method": "every_step"}, "give a cache"),

@@ -8,12 +8,12 @@ import numpy as np
 from common.machine.errors import UsageError
 from data_cleansing.influence import koh_liang, walk
 from data_cleansing.influence.gradients import NORMALIZATIONS
-from data_cleansing.influence.problem import Choices, Problem
+from data_cleansing.influence.problem import BOUNDED, Choices, Problem
 from data_cleansing.training.trainer import predict
 
 FINAL, EVERY_STEP, CHECKPOINTS, KOH_LIANG, LOSS, RANDOM = (
     "final", "every_step", "checkpoints", "koh_liang", "loss", "random")
-HESSIANS = ("exact", "published", "none")
+HESSIANS = (BOUNDED, "exact", "published", "none")
 EPOCHS = ("last", "all")
 PUBLISHED = {"hessian": "published", "normalization": "single"}    # choices of the published code
 
@@ -54,9 +54,9 @@ def _random_order(problem):
 
 METHODS = {
     FINAL: Method("Ours", partial(walk.scores, parameters_of=walk.final_parameters), ("published",),
-                  Choices("exact", "batch", "last")),
+                  Choices(BOUNDED, "batch", "last")),
     EVERY_STEP: Method("Hara", partial(walk.scores, parameters_of=walk.parameters_before_steps), ("published",),
-                       Choices("exact", "batch", "last")),
+                       Choices(BOUNDED, "batch", "last")),
     CHECKPOINTS: Method("Checkpoints", partial(walk.scores, parameters_of=walk.parameters_after_epochs, renew=True),
                         ("published",), Choices(None, "test", "all")),
     KOH_LIANG: Method("Influence_functions", koh_liang.scores, ("published", "damping")),

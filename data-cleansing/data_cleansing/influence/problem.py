@@ -10,6 +10,8 @@ from data_cleansing.graphs.rewriting import Network
 from data_cleansing.training.parameters import Layout, ParameterCache
 from data_cleansing.training.record import TrainingRecord
 
+BOUNDED = "bounded"    # the kind of Hessian that is left out where u grows too much with it
+
 
 @attrs.frozen
 class Choices:

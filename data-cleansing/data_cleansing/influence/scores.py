@@ -16,7 +16,7 @@ from pathlib import Path
 import nnabla as nn
 import numpy as np
 
-from common.machine.errors import UsageError
+from common.machine.errors import UsageError, UserError
 from common.machine.threads import NNABLA
 from data_cleansing.data.images import Images
 from data_cleansing.graphs.rewriting import Network, trace
@@ -54,7 +54,9 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
         Compute as the published code does: `hessian="published"` and `normalization="single"` unless given, and for
         `koh_liang` the opposite sign, and u divided once more by the size of the groups that it was computed in.
     hessian : str, for `final` and `every_step`
-        `exact`; `published`: divided once more by the size of the batch; `none`: u stays what it is.
+        `exact`; `published`: divided once more by the size of the batch; `none`: u stays what it is (as in TracIn, G.
+        Pruthi et al., arXiv 2002.08484). `bounded`, the default: `exact`, but `none` for all steps where u grows with
+        it to more than `data_cleansing.influence.growth.LIMIT` times its length at the end of the training.
     normalization : str, for `final`, `every_step` and `checkpoints`
         How batch normalization treats the images whose gradients are taken: `single`: each as a batch of one; `batch`:
         as in training, by the statistics of its batch; `test`: by the running ones.
@@ -69,7 +71,8 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
         goes on from there. It stays when all is done.
     on_step : callable, optional
         Called after each step as `on_step(step, u=u)`, for `koh_liang` as `on_step(step, v=v, objective=objective)`,
-        with flat parameters in the order of `data_cleansing.training.parameters.Layout`.
+        with flat parameters in the order of `data_cleansing.training.parameters.Layout`; again from the last step where
+        `bounded` begins anew without the Hessian.
 
     Returns
     -------
@@ -82,7 +85,13 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
     UsageError
         Unknown or unsuitable choices, parameters that do not exist or are not stored.
     UserError
-        The network has functions that nnabla cannot differentiate twice, or `state` belongs to other settings.
+        The network has functions that nnabla cannot differentiate twice, `state` belongs to other settings, or scores
+        are not finite.
+
+    Warns
+    -----
+    RuntimeWarning
+        u grew beyond that limit: how much, in which step, and what is done about it or to be done.
     """
     choices = choose(method, published, hessian, normalization, epochs)
     _check_fit(train, valid, record)
@@ -100,9 +109,12 @@ def _scores(network, train, valid, record, method, choices, *, published, cache,
                       method=method, choices=choices, published=published, damping=damping, seed=seed, state=state,
                       identity=identity, on_step=on_step)
     try:
-        return METHODS[method].compute(problem)
+        scores = METHODS[method].compute(problem)
     finally:
         layout.assign(final)    # normalization in training mode and stored parameters have changed them
+    if not np.isfinite(scores).all():
+        raise UserError(f"method '{method}': scores are not finite; lower the learning rate, or raise damping")
+    return scores
 
 
 def _check_fit(train, valid, record):

@@ -6,7 +6,8 @@ import numpy as np
 from common.console.progress import progress
 from common.machine.errors import UsageError
 from data_cleansing.influence.gradients import BatchScores, validation_gradient
-from data_cleansing.influence.problem import Problem
+from data_cleansing.influence.growth import Growth
+from data_cleansing.influence.problem import BOUNDED, Problem
 from data_cleansing.influence.snapshot import Snapshot
 from data_cleansing.training.trainer import Trainer
 from data_cleansing.training.trajectory import Trajectory
@@ -56,36 +57,84 @@ def scores(problem: Problem, parameters_of: Callable[[Problem], ParametersOf], r
     -------
     float64 (len(problem.train),)
     """
-    record, layout = problem.record, problem.layout
-    parameters = parameters_of(problem)
-    first = 0 if problem.choices.epochs == "all" else record.epoch_starts[-2]
-    assert problem.choices.normalization is not None
-    scorer = BatchScores(problem.network, problem.train.shape, problem.choices.normalization, layout)
-
-    def start():
-        return {"next": np.array(record.num_steps - 1), "scores": np.zeros(len(problem.train)),
-                "u": validation_gradient(problem.network, problem.valid, layout)}
-
-    shapes = {"next": (), "scores": (len(problem.train),), "u": (layout.size,)}
-    with Snapshot(problem.state, problem.identity, shapes, start) as snapshot:
-        for step in progress(range(int(snapshot.values["next"]), first - 1, -1), desc="scoring"):
-            layout.assign(parameters(step))
-            u, found = snapshot.values["u"], snapshot.values["scores"].copy()
-            if renew and step + 1 == record.first_step(record.epochs[step] + 1):
-                u = validation_gradient(problem.network, problem.valid, layout)
-            u = score_step(problem, scorer, step, u, found)
-            snapshot.update(next=np.array(step - 1), u=u, scores=found)
-            if problem.on_step is not None:
-                problem.on_step(step, u=u)
+    walk = _Walk(problem, parameters_of(problem), renew)
+    with Snapshot(problem.state, problem.identity, walk.shapes, walk.start) as snapshot:
+        walk.run(snapshot)
+    _warn(problem, snapshot.values)
     return snapshot.values["scores"]
 
 
-def score_step(problem: Problem, scorer: BatchScores, step: int, u: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _warn(problem, state):
+    """Say it where u grew too much."""
+    growth = Growth(*state["growth"])
+    if growth.is_bounded:
+        return
+    remedy = "scored without the Hessian" if state["given_up"] else f"scores mean little: take {BOUNDED!r} or 'none'"
+    growth.warn(f"{problem.method}, hessian {problem.choices.hessian!r}", remedy)
+
+
+class _Walk:
+    """Steps backwards, each from one state to another.
+
+    A state is the arrays of a `Snapshot`: the `next` step; `scores` so far; `u` after that step; `growth`, the values
+    of a `Growth`; and whether the Hessian was `given_up` because u had grown too much with it.
+    """
+
+    def __init__(self, problem, parameters, renew):
+        self.problem, self.parameters, self.renew = problem, parameters, renew
+        self.shapes = {"next": (), "scores": (len(problem.train),), "u": (problem.layout.size,), "growth": (3,),
+                       "given_up": ()}
+        assert problem.choices.normalization is not None
+        self.scorer = BatchScores(problem.network, problem.train.shape, problem.choices.normalization, problem.layout)
+
+    def start(self):
+        """Return the state after the last step."""
+        problem, steps = self.problem, self.problem.record.num_steps
+        problem.layout.assign(problem.final)
+        u = validation_gradient(problem.network, problem.valid, problem.layout)
+        return {"next": np.array(steps - 1), "scores": np.zeros(len(problem.train)), "u": u,
+                "growth": Growth.begin(u, steps).values(), "given_up": np.array(False)}
+
+    def run(self, snapshot):
+        """Walk to the first step; with a bounded Hessian begin anew without it where u grows beyond the limit."""
+        problem = self.problem
+        first = 0 if problem.choices.epochs == "all" else problem.record.epoch_starts[-2]
+        for step in progress(range(int(snapshot.values["next"]), first - 1, -1), desc="scoring"):
+            state = self.before(step, snapshot.values)
+            if self.gives_up(state):
+                snapshot.update(**{**self.start(), "growth": state["growth"], "given_up": np.array(True)})
+                self.run(snapshot)
+                return
+            snapshot.update(**state)
+            if problem.on_step is not None:
+                problem.on_step(step, u=state["u"])
+
+    def gives_up(self, state):
+        """Whether u has grown too much with a Hessian that may be left out."""
+        return (self.problem.choices.hessian == BOUNDED and not state["given_up"]
+                and not Growth(*state["growth"]).is_bounded)
+
+    def before(self, step, state):
+        """Return the state before a step, from that after it."""
+        problem, record = self.problem, self.problem.record
+        problem.layout.assign(self.parameters(step))
+        u, growth, found = state["u"], Growth(*state["growth"]), state["scores"].copy()
+        if self.renew and step + 1 == record.first_step(record.epochs[step] + 1):
+            u = validation_gradient(problem.network, problem.valid, problem.layout)
+        without = problem.choices.hessian in (None, "none") or bool(state["given_up"])
+        u = score_step(problem, self.scorer, step, u, found, without)
+        return {"next": np.array(step - 1), "scores": found, "u": u,
+                "growth": state["growth"] if without else growth.with_(u, step).values(),
+                "given_up": state["given_up"]}
+
+
+def score_step(problem: Problem, scorer: BatchScores, step: int, u: np.ndarray, scores: np.ndarray,
+               without_hessian: bool) -> np.ndarray:
     """Add the scores of the images of a step to `scores`, float64 (num_images,); returns u before the step."""
     rows, seeds = problem.record.batch(step)
     image, label = problem.train.inputs(rows, seeds), problem.train.targets(rows)
     learning_rate = problem.record.learning_rates[step]
-    if problem.choices.hessian in (None, "none"):
+    if without_hessian:
         in_batch = scorer.scores(u, image, label)
     else:
         in_batch, product = scorer.scores_and_product(u, image, label)
