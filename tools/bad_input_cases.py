@@ -31,7 +31,8 @@ COMMANDS = {
     "mixed-precision-dnns/train_resnet.py": "DEFAULT_ --dataset digits -o out",
     "out-of-core-training/benchmark.py": "resnet50 --memory 1GB -o out", "out-of-core-training/plan.py": "resnet50",
     "out-of-core-training/train.py": "SMALL -o out", "data-cleansing/benchmark.py": "",
-    "data-cleansing/cleanse.py": "--dataset digits -o out", "data-cleansing/eval.py": "nosuch",
+    "data-cleansing/cleanse.py": "--dataset digits -o out", "data-cleansing/compare_lists.py": "nosuch",
+    "data-cleansing/eval.py": "nosuch",
     "data-cleansing/leave_one_out.py": "-o out", "data-cleansing/report.py": "nosuch",
     "data-cleansing/score.py": "nosuch", "data-cleansing/train.py": "--dataset digits -o out",
 }

@@ -211,6 +211,7 @@ WRITERS = {
     ("d3net", "separate"): ["song.wav", "--out-dir", "RUN"],
     ("d3net", "train"): ["segmentation", "SYNTHETIC", "-o", "RUN"],
     ("data_cleansing", "cleanse"): ["DIGITS", "-o", "RUN", "--resume"],
+    ("data_cleansing", "compare_lists"): ["RUN"],
     ("data_cleansing", "eval"): ["RUN"],
     ("data_cleansing", "leave_one_out"): ["-o", "RUN"],
     ("data_cleansing", "report"): ["RUN"],

@@ -1,5 +1,6 @@
 """The commands: what they write, how they go on after an interrupt, and what they say to bad input."""
 import html.parser
+import importlib.util
 import json
 import re
 import shutil
@@ -17,11 +18,14 @@ from PIL import Image
 from common.machine.errors import UsageError
 from common.runs.config import find_cfg, load_section, section_names
 from common.workbench.testing import content, disturbed, rows_of, script_of
-from data_cleansing import cleanse, eval, report, score, train, trial
+from data_cleansing import cleanse, compare_lists, eval, report, score, train, trial
 from data_cleansing.command_line import read_experiment
 from data_cleansing.config import Config
+from data_cleansing.data.sets import load_data
 from data_cleansing.influence import METHODS, walk
+from data_cleansing.results.cleaned_lists import read_cleaned
 from data_cleansing.results.html_report import cache_sizes
+from data_cleansing.results.run_folder import read_config
 from data_cleansing.results.score_files import SIGN, influence_path, read_influence
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
@@ -124,6 +128,31 @@ def test_the_cleaned_list_marks_as_many_labels_as_are_estimated_to_be_wrong(fini
         joint = rows_of(finished / "cleaned" / f"joint_{estimate['seed']}.csv")
         right = sum(float(row[row["given label"]]) for row in joint)
         assert round(28 - right) == len(suspects)
+
+
+def test_lists_are_compared_where_wrong_labels_were_planted(finished, tmp_path, command):
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    status, out, err = command(compare_lists, folder, "-c", "cpu")
+    assert (status, err) == (0, "")
+    assert ("cleanlab is not installed" in out) == (importlib.util.find_spec("cleanlab") is None)
+    rows = {(row["list"], row["seed"]): row for row in rows_of(folder / "list_comparison.csv")}
+    assert {(name, seed) for name in ("cleanse.py", "its probabilities alone", "final", "loss", "random")
+            for seed in "01"} <= set(rows)
+    wrong = load_data(read_config(folder), 1)[3]
+    table = read_cleaned(folder, 1)
+    marked = np.array([row["suggested_label"] != "" for row in table])
+    first = np.argsort([int(row["rank"]) for row in table])[:50]
+    row = rows["cleanse.py", "1"]
+    assert (int(row["wrong"]), int(row["marked"])) == (6, marked.sum())
+    assert float(row["recall"]) == pytest.approx(marked[wrong].mean())
+    assert float(row["precision"]) == pytest.approx(wrong[marked].mean())
+    assert float(row["precision_at_50"]) == pytest.approx(wrong[first].mean())
+    assert all(rows[name, "1"]["marked"] == row["marked"] for name in ("its probabilities alone", "final", "random"))
+
+
+def test_without_wrong_labels_there_is_nothing_to_compare(single, refused):
+    status, line = refused(compare_lists, single)
+    assert status == 2 and "no labels were made wrong" in line and "--flip-labels" in line
 
 
 def test_lists_keep_the_columns_of_influence_files(finished):

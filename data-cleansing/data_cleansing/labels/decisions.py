@@ -17,7 +17,7 @@ from data_cleansing.labels.neighbours import exact_duplicates, pixel_similarity
 
 LABEL, CONFLICT, DUPLICATE, OUTLIER = "label", "conflict", "duplicate", "outlier"
 FAR = 4.0    # times the usual distance to its neighbours: an outlier
-ALIKE = 0.98    # correlation of pixels: a near-duplicate
+ALIKE = 0.995    # correlation of pixels: a near-duplicate
 
 
 @attrs.frozen(eq=False, kw_only=True)

@@ -14,7 +14,7 @@ from data_cleansing.config import Config
 
 CONFIG = "config.json"
 FOLDERS = ("training", "influence", "score", "summary", "fig", "cleaned")    # folders that a run makes
-FILES = ("report.html", "detection.csv", "cache.csv", "leave_one_out.csv", CONFIG)
+FILES = ("report.html", "detection.csv", "list_comparison.csv", "cache.csv", "leave_one_out.csv", CONFIG)
 # Data may move while a run rests; the other keys only say how much there is to do.
 MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials", "jobs")
 
