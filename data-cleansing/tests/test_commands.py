@@ -130,6 +130,22 @@ def test_the_cleaned_list_marks_as_many_labels_as_are_estimated_to_be_wrong(fini
         assert round(28 - right) == len(suspects)
 
 
+def test_one_list_has_the_images_of_all_trials(pictures, tmp_path_factory, command):
+    folder = tmp_path_factory.mktemp("merged") / "run"
+    assert command(cleanse, "--data-dir", pictures, "-o", folder, *SHORT, "-r", "2")[0] == 0
+    table, parts = rows_of(folder / "cleaned" / "cleaned.csv"), [read_cleaned(folder, seed) for seed in (0, 1)]
+    by_path = {row["x:image"]: row for row in table}
+    assert len(by_path) == len(table) and set(by_path) == {row["x:image"] for part in parts for row in part}
+    assert [int(row["rank"]) for row in table] == list(range(1, len(table) + 1))
+    both = {row["x:image"] for row in parts[0]} & {row["x:image"] for row in parts[1]}
+    assert both
+    for path in both:
+        of_each = [float(row["self_confidence"]) for part in parts for row in part if row["x:image"] == path]
+        assert float(by_path[path]["self_confidence"]) == pytest.approx(np.mean(of_each), abs=2e-6)
+        assert (folder / "cleaned" / path).is_file()
+    assert [row["seed"] for row in rows_of(folder / "cleaned" / "estimates.csv")] == ["0", "1", "all"]
+
+
 def test_lists_are_compared_where_wrong_labels_were_planted(finished, tmp_path, command):
     folder = Path(shutil.copytree(finished, tmp_path / "run"))
     status, out, err = command(compare_lists, folder, "-c", "cpu")

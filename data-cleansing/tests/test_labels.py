@@ -19,6 +19,7 @@ from data_cleansing.labels.confident_learning import (
 from data_cleansing.labels.cross_validation import Evidence, Plan, assign_folds, cross_validate, softmax
 from data_cleansing.labels.decisions import CONFLICT, DUPLICATE, LABEL, OUTLIER, judge
 from data_cleansing.labels.features import logits_and_features
+from data_cleansing.labels.merging import merge
 from data_cleansing.labels.neighbours import exact_duplicates, nearest, pixel_similarity
 from data_cleansing.results.flipped_labels import ranking_area
 from data_cleansing.training.trainer import Trainer
@@ -158,7 +159,7 @@ def test_duplicates_with_other_labels_are_to_look_at(pairs):
     assert found.problems[0] == found.problems[4] == (DUPLICATE,)
     assert found.problems[1] == found.problems[5] == (CONFLICT,)
     assert set(np.flatnonzero(found.to_look_at)) == {1, 5} and found.num_wrong == 0
-    assert found.reasons[5] == "nearly the same picture as 1, which is labelled 1"
+    assert found.reasons[5] == "nearly the same picture as row 1, which is labelled 1"
     np.testing.assert_array_equal(found.suggested, images.labels)
 
 
@@ -168,6 +169,38 @@ def test_the_right_one_of_two_duplicates_is_kept(pairs):
     assert found.num_wrong == 1 and found.problems[5] == (LABEL, CONFLICT) and found.problems[1] == (DUPLICATE,)
     assert list(np.flatnonzero(found.to_look_at)) == [5] and found.suggested[5] == 1 and found.ranks[5] == 1
     assert found.reasons[5].startswith("looks like 1 (90%), the given label has 10%; nearly")
+
+
+def test_reasons_name_files_by_folder_and_name(pairs):
+    images, neighbours, probabilities = pairs
+    named = attrs.evolve(images, paths=[f"/pictures/class/{k}.png" for k in range(12)])
+    assert judge(_evidence(probabilities, neighbours), named).reasons[4] == "nearly the same picture as class/0.png"
+
+
+def test_what_is_said_of_one_image_is_averaged(random_images):
+    images = random_images(6, num_classes=2)
+    images = attrs.evolve(images, paths=[f"{k}.png" for k in range(6)], labels=[0, 1, 0, 1, 0, 1])
+    rng, parts = np.random.default_rng(0), (np.array([0, 1, 3, 4]), np.array([1, 2, 3, 5]))
+    judged = [(images.subset(part), Evidence(rng.random((4, 2)), rng.random(4), np.array([[1], [0], [3], [2]]),
+                                             rng.random((4, 1)))) for part in parts]
+    merged, evidence, rows = merge(judged)
+    assert merged.paths == ("0.png", "1.png", "3.png", "4.png", "2.png", "5.png")
+    np.testing.assert_array_equal(merged.pixels, images.pixels[[0, 1, 3, 4, 2, 5]])
+    np.testing.assert_array_equal(merged.labels, images.labels[[0, 1, 3, 4, 2, 5]])
+    np.testing.assert_array_equal(np.concatenate(rows), [0, 1, 2, 3, 1, 4, 2, 5])
+    (_, first), (_, second) = judged
+    np.testing.assert_allclose(evidence.probabilities[1], (first.probabilities[1] + second.probabilities[0]) / 2)
+    np.testing.assert_allclose(evidence.training_margins[[0, 2]], [
+        first.training_margins[0], (first.training_margins[2] + second.training_margins[2]) / 2])
+    np.testing.assert_allclose(evidence.distances[[4, 5]], second.distances[[1, 3]])
+    np.testing.assert_array_equal(evidence.neighbours[:, 0], [1, 0, 3, 2, 1, 2])
+
+
+def test_a_picture_that_is_listed_with_two_labels_stays_two(random_images):
+    images = attrs.evolve(random_images(4, num_classes=2), paths=["a.png", "a.png", "b.png", "c.png"],
+                          labels=[0, 1, 0, 1])
+    judged = images, _evidence(np.full((4, 2), 0.5), np.array([[1], [0], [0], [0]]))
+    assert merge([judged, judged])[0].paths == images.paths
 
 
 def test_outliers_are_to_look_at(pairs):

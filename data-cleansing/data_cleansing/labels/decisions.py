@@ -1,5 +1,6 @@
 """Which images a person should look at, in which order, and why."""
 from collections.abc import Sequence
+from pathlib import Path
 
 import attrs
 import numpy as np
@@ -120,10 +121,11 @@ def find_duplicates(evidence: Evidence, images: Images) -> np.ndarray:
 
 def _reason(found: Sequence[str], images, likely, probability, confidence, outlier, duplicate):
     names, labels = images.list_names, images.labels
+    other = "/".join(Path(images.paths[duplicate]).parts[-2:]) if images.paths else f"row {duplicate}"
     words = {
         LABEL: f"looks like {names[likely]} ({probability:.0%}), the given label has {confidence:.0%}",
-        CONFLICT: f"nearly the same picture as {duplicate}, which is labelled {names[labels[duplicate]]}",
+        CONFLICT: f"nearly the same picture as {other}, which is labelled {names[labels[duplicate]]}",
         OUTLIER: f"unlike the other pictures: {outlier:.1f} times the usual distance to the nearest",
-        DUPLICATE: f"nearly the same picture as {duplicate}",
+        DUPLICATE: f"nearly the same picture as {other}",
     }
     return "; ".join(words[problem] for problem in found)

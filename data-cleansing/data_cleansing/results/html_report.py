@@ -12,7 +12,13 @@ from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL, RANDOM
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import accuracy
-from data_cleansing.results.cleaned_lists import ESTIMATES_HEADER, estimates_row, format_estimates, write_cleaned
+from data_cleansing.results.cleaned_lists import (
+    ESTIMATES_HEADER,
+    estimates_row,
+    format_estimates,
+    write_cleaned,
+    write_merged,
+)
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
 from data_cleansing.results.score_files import SIGN, influence_path, methods_with_scores, read_influence
 from data_cleansing.training.record import TrainingRecord
@@ -45,14 +51,16 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     measures = accuracy.summarize(folder)
     accuracy.write_figure(folder, measures, cfg.dataset)
     method = cfg.methods[0]
-    detection, estimates, cache, images = [], [], [], ""
+    detection, estimates, cache, images, trials = [], [], [], "", []
     for seed in cfg.seeds:
-        trial = Trial(cfg, folder, seed)
+        trials.append(trial := Trial(cfg, folder, seed))
         detection += detection_rows(folder, trial)
         estimates.append(estimates_row(seed, write_cleaned(folder, trial, method)))
         if not cache:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
             images = _rankings(folder, trial, num_images)
+    if not cfg.flip_labels:    # each trial makes other labels wrong
+        estimates.append(estimates_row("all", write_merged(folder, trials, method)))
     write_csv(folder / "cleaned" / "estimates.csv", ESTIMATES_HEADER, estimates)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
