@@ -101,6 +101,14 @@ class Browser:
             assert time.monotonic() < end, f"never: {condition}"
             time.sleep(0.02)
 
+    def downloaded(self, name: str) -> Path:
+        """Wait for a file that a page offers, and return its path."""
+        path, end = self._downloads / name, time.monotonic() + _SECONDS
+        while not path.exists():    # until it is whole it has another name
+            assert time.monotonic() < end, f"never downloaded: {name}"
+            time.sleep(0.02)
+        return path
+
     def screenshot(self, path: str | Path, whole: bool = False) -> None:
         """Write a PNG file of what is in the window, or of the whole page."""
         picture = self.call("Page.captureScreenshot", captureBeyondViewport=whole)["data"]

@@ -14,7 +14,8 @@ from common.machine.context import use_context
 from common.machine.errors import UsageError
 from common.machine.output_folders import claimed
 from data_cleansing.command_line import add_published_flags
-from data_cleansing.results.html_report import NUM_IMAGES, write_report
+from data_cleansing.results.html_report import write_report
+from data_cleansing.results.report_images import LOOK_AT, NUM_IMAGES
 from data_cleansing.results.run_folder import read_config
 from data_cleansing.results.score_files import methods_with_scores
 from data_cleansing.trial import Trial, run_trials
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of cleanse.py, or of train.py after score.py")
     parser.add_argument("--num-images", type=positive_int, default=NUM_IMAGES, metavar="N",
-                        help="worst and best images of each method to show (default: %(default)s)")
+                        help="worst and best images of each method to show, and up to "
+                             f"{LOOK_AT} times as many of those to look at (default: %(default)s)")
     cli.add_context_flags(parser)
     add_published_flags(parser, "device_id")
     args = parser.parse_args(argv)

@@ -1,5 +1,4 @@
 """The commands: what they write, how they go on after an interrupt, and what they say to bad input."""
-import html.parser
 import importlib.util
 import json
 import re
@@ -17,6 +16,7 @@ from PIL import Image
 
 from common.machine.errors import UsageError
 from common.runs.config import find_cfg, load_section, section_names
+from common.workbench.pages import Page
 from common.workbench.testing import content, disturbed, rows_of, script_of
 from data_cleansing import cleanse, compare_lists, eval, report, score, train, trial
 from data_cleansing.command_line import read_experiment
@@ -203,21 +203,35 @@ def test_planted_errors_are_measured(finished):
 
 
 def test_the_report_needs_nothing_else(finished):
-    page = (finished / "report.html").read_text()
-    assert re.findall(r"(?:src|href)='(?!data:image/png;base64,)", page) == []
-    assert "http" not in page and "<b>plum" not in page and "&lt;b&gt;plum" in page
-    tags = []
-    parser = html.parser.HTMLParser()
-    parser.handle_starttag = lambda tag, attributes: tags.append(tag)
-    parser.feed(page)
-    assert tags.count("figure") == 2 * 2 * 24    # worst and best of final and loss
-    assert SIGN in page
+    page = Page(finished / "report.html")
+    page.assert_whole(num_scripts=2)
+    assert page.addresses() == [] and SIGN in page.source
+    assert "<b>plum" not in page.source and "<b>plum" in page.data["classes"]
+    estimates = rows_of(finished / "cleaned" / "estimates.csv")[0]
+    assert len(page.data["groups"]["to look at"]) == int(estimates["look_at"])
+    assert {name: len(rows) for name, rows in page.data["groups"].items() if name != "to look at"} == {
+        "worst by final": 24, "best by final": 24, "worst by loss": 24, "best by loss": 24}
+
+
+def test_the_report_says_of_an_image_what_the_lists_say(finished):
+    page = Page(finished / "report.html")
+    rows = {int(row["datasource_index"]): row for row in rows_of(finished / "cleaned" / "cleaned_0.csv")}
+    scores = read_influence(influence_path(finished, "final", 0), 28)
+    for image in page.data["images"]:
+        row = rows[image["row"]]
+        assert page.data["classes"][image["label"]] == row["y:label"] and str(image["rank"]) == row["rank"]
+        suggested = "" if image["suggested"] is None else page.data["classes"][image["suggested"]]
+        assert suggested == row["suggested_label"] and image["reason"] == row["reason"]
+        assert image["scores"][page.data["methods"].index("final")] == pytest.approx(scores[image["row"]], rel=1e-3)
+        assert (finished / image["path"]).is_file()
+    assert len({image["row"] for image in page.data["images"]}) == len(page.data["images"])
 
 
 def test_the_number_of_images_bounds_the_report(finished, command, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     command(report, tmp_path / "run", "--num-images", 2)
-    assert (tmp_path / "run" / "report.html").read_text().count("<figure>") == 2 * 2 * 2
+    groups = Page(tmp_path / "run" / "report.html").data["groups"]
+    assert len(groups.pop("to look at")) <= 20 and {len(rows) for rows in groups.values()} == {2}
 
 
 def test_sizes_of_the_caches(finished):

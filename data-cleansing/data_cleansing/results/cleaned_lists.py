@@ -15,6 +15,8 @@ KEPT, SUSPECT = "keep", "look at"
 CLEANED_HEADER = (*INFLUENCE_HEADER, "action", "suggested_label", "rank", "self_confidence", "margin", "outlier",
                   "duplicate_of", "reason")
 ESTIMATES_HEADER = ("seed", "images", "estimated_wrong", "look_at", LABEL, CONFLICT, OUTLIER, DUPLICATE)
+ESTIMATES_NAMES = ("seed", "images", "labels wrong, estimated", "to look at", "seem wrong",
+                   "duplicates with other labels", "outliers", "duplicates")    # the same for the eye
 
 
 def cleaned_path(folder: str | Path, seed: int) -> Path:
@@ -103,6 +105,4 @@ def estimates_row(seed: int | str, found: Judgement) -> tuple[int | str, ...]:
 
 def format_estimates(rows: Sequence[Sequence[int | str]]) -> str:
     """Return a table of `estimates_row` of all trials."""
-    names = ("seed:", "images", "labels wrong, estimated", "to look at", "seem wrong", "duplicates with other labels",
-             "outliers", "duplicates")
-    return align([names, *rows])
+    return align([("seed:", *ESTIMATES_NAMES[1:]), *rows])

@@ -1,38 +1,29 @@
 """The report of a run: one HTML file that needs nothing else, and lists beside it."""
-import base64
-import html
-import io
 from pathlib import Path
-
-import numpy as np
 
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
+from common.pages.document import document, escape, table
+from common.pages.pictures import figure_uri
 from data_cleansing.config import Config
-from data_cleansing.influence.methods import EVERY_STEP, FINAL, RANDOM
+from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
 from data_cleansing.results import accuracy
 from data_cleansing.results.cleaned_lists import (
     ESTIMATES_HEADER,
+    ESTIMATES_NAMES,
     estimates_row,
     format_estimates,
     write_cleaned,
     write_merged,
 )
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
-from data_cleansing.results.score_files import SIGN, influence_path, methods_with_scores, read_influence
+from data_cleansing.results.report_images import FULL_BYTES, FULL_SIDE, NUM_IMAGES, TO_LOOK_AT, page_data, read_scores
+from data_cleansing.results.score_files import SIGN
 from data_cleansing.training.record import TrainingRecord
 from data_cleansing.trial import Trial
 
-NUM_IMAGES = 24    # worst images of each method, and as many best ones
-LARGEST = 64    # pixels: side of an image in the report
 CACHE_HEADER = ("cache", "what is kept", "bytes")
-STYLE = """body { font: 15px/1.5 sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse } td, th { padding: .2em .8em; border-bottom: 1px solid #ddd; text-align: right }
-td.text, th.text { text-align: left } .images { display: flex; flex-wrap: wrap; gap: .6em }
-figure { margin: 0 0 .4em; width: 9em; font-size: 12px; line-height: 1.3; white-space: nowrap; overflow: hidden }
-figure img { width: 64px; height: 64px; image-rendering: pixelated; display: block; margin: 3px }
-.flipped { outline: 3px solid #D55E00 } img.plot { max-width: 100% }"""
 
 
 def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) -> None:
@@ -51,14 +42,16 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     measures = accuracy.summarize(folder)
     accuracy.write_figure(folder, measures, cfg.dataset)
     method = cfg.methods[0]
-    detection, estimates, cache, images, trials = [], [], [], "", []
+    detection, estimates, cache, data, histograms, trials = [], [], [], {}, "", []
     for seed in cfg.seeds:
         trials.append(trial := Trial(cfg, folder, seed))
         detection += detection_rows(folder, trial)
-        estimates.append(estimates_row(seed, write_cleaned(folder, trial, method)))
+        found = write_cleaned(folder, trial, method)
+        estimates.append(estimates_row(seed, found))
         if not cache:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
-            images = _rankings(folder, trial, num_images)
+            scores = read_scores(folder, trial)
+            data, histograms = page_data(folder, trial, scores, found, num_images), _histograms(scores)
     if not cfg.flip_labels:    # each trial makes other labels wrong
         estimates.append(estimates_row("all", write_merged(folder, trials, method)))
     write_csv(folder / "cleaned" / "estimates.csv", ESTIMATES_HEADER, estimates)
@@ -67,8 +60,9 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
         write_csv(folder / "detection.csv", DETECTION_HEADER, detection)
     comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    text = _page(folder, cfg, measures, detection, cache, images + _beside_retraining(comparison), estimates)
-    write_text(folder / "report.html", text)
+    body = "".join([_head(folder, cfg), _estimates(estimates), _workplace(data, cfg.seeds[0]), _accuracy(measures, cfg),
+                    _detection(detection), _cache(cache), histograms, _beside_retraining(comparison)])
+    write_text(folder / "report.html", document("Data cleansing", body, __file__, data))
     print(accuracy.format_table(measures))
     if detection:
         print(format_detection(detection))
@@ -100,24 +94,51 @@ def _stored(trial):
     return "this run", f"in {len(trial.cache.steps())} files, those for retraining included", size
 
 
-def _page(folder, cfg, measures, detection, cache, images, estimates):
+def _head(folder, cfg):
     settings = ", ".join(f"{key} {value}" for key, value in (
         ("data", cfg.data_dir or cfg.dataset), ("epochs", cfg.n_epochs), ("batch", cfg.batch_size), ("lr", cfg.lr),
         ("trials", cfg.n_trials)))
-    parts = [f"<h1>Data cleansing of {_text(folder.resolve().name)}</h1><p>{_text(settings)}"
-             f"{', scored as published' if cfg.published else ''}. A score predicts how the "
-             f"validation loss changes when an image is left out: {_text(SIGN)}.</p>", _accuracy(measures, cfg),
-             "<h2>Labels that seem wrong</h2><p>Numbers of images, by networks that were trained without them; the "
-             f"lists in <code>cleaned/</code> name them.</p>{_table(ESTIMATES_HEADER, estimates)}"]
-    if detection:
-        parts.append("<h2>Labels that were flipped</h2><p>Means over trials. AUC: chance that a wrong label ranks "
-                     "before a right one. 'loss' ranks by the loss of the image itself, without any influence.</p>"
-                     + _table(("method", *DETECTION_HEADER[3:]),
-                              [(method, *(f"{value:.3f}" for value in values))
-                               for method, values in detection_means(detection).items()]))
-    parts.append("<h2>Parameters to store</h2>" + _table(CACHE_HEADER, [(*row[:2], f"{row[2]:,}") for row in cache]))
-    return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><title>Data cleansing</title><style>{STYLE}"
-            f"</style></head><body>{''.join(parts)}{images}</body></html>\n")
+    return (f"<h1>Data cleansing of {escape(folder.resolve().name)}</h1><p class='faint'>{escape(settings)}"
+            f"{', scored as published' if cfg.published else ''}.</p>")
+
+
+def _estimates(estimates):
+    return ("<h2>Labels that seem wrong</h2><p>Numbers of images, by networks that were trained without them; the "
+            f"lists in <code>cleaned/</code> name them.</p>{table(ESTIMATES_NAMES, estimates)}")
+
+
+def _workplace(data, seed):
+    """Return what the script fills with the images of a trial, and with what is needed to go through them."""
+    shown, total = len(data["groups"][TO_LOOK_AT]), data["look_at"]
+    limit = f" The {shown} most suspicious of {total} are here (--num-images)." if shown < total else ""
+    return (f"<h2>Images to look at</h2><p>Of the trial with seed {seed}.{limit} A score predicts how the validation "
+            f"loss changes when an image is left out: {escape(SIGN)}. Decide for each picture; marks stay in this "
+            "browser, and Export saves them as a list. A click enlarges a picture: that of the file, at "
+            f"{FULL_SIDE} pixels at most, as far as {FULL_BYTES >> 20} MB go, and then what the network sees. There, "
+            "arrow keys go on, and K, R and L keep, remove and relabel.</p>"
+            "<div id='choices'><label>Show <select id='group'></select></label>"
+            "<label>Label <select id='label'></select></label><label>Predicted <select id='predicted'></select></label>"
+            "<label>Sort by <select id='order'></select></label></div>"
+            "<div id='progress'><span id='count' role='status'></span>"
+            "<button id='export' class='main' type='button'>Export marks</button></div>"
+            "<p id='problem' role='alert'></p><div id='images'></div>"
+            "<button id='more' type='button' hidden>Show more</button>"
+            "<noscript><p>This page needs JavaScript to show images.</p></noscript>"
+            "<dialog id='large' aria-label='Enlarged picture'><form method='dialog'><button id='close'>Close</button>"
+            "</form><img id='picture' alt=''><div id='details'></div></dialog>")
+
+
+def _detection(detection):
+    if not detection:
+        return ""
+    means = [(method, *(f"{value:.3f}" for value in values)) for method, values in detection_means(detection).items()]
+    return ("<h2>Labels that were flipped</h2><p>Means over trials. AUC: chance that a wrong label ranks before a "
+            "right one. 'loss' ranks by the loss of the image itself, without any influence.</p>"
+            + table(("method", *DETECTION_HEADER[3:]), means))
+
+
+def _cache(cache):
+    return "<h2>Parameters to store</h2>" + table(CACHE_HEADER, [(*row[:2], f"{row[2]:,}") for row in cache])
 
 
 def _accuracy(measures, cfg):
@@ -130,7 +151,7 @@ def _accuracy(measures, cfg):
     return (f"<h2>Accuracy without the worst images</h2><p>After training {kind} again. Bars: standard deviation over "
             f"trials.</p>{_plot(accuracy.draw_accuracy(measures, cfg.dataset))}"
             "<details><summary>Numbers</summary>"
-            f"{_table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
+            f"{table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
 
 
 def _beside_retraining(comparison):
@@ -139,56 +160,16 @@ def _beside_retraining(comparison):
     return (f"<h2>Are the scores right?</h2><p>Not of these images: {len(comparison.changes)} digits, softmax "
             "regression. Each is left out of the last epoch, and the true change of the validation loss is set beside "
             "its score. Points on the line are right.</p>"
-            f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{_table(HEADER, rows)}</details>")
+            f"{_plot(comparison.draw())}<details><summary>Numbers</summary>{table(HEADER, rows)}</details>")
 
 
-def _rankings(folder, trial, num_images):
-    """The worst and the best images of each method but chance, and the histogram of its scores."""
-    classes, losses = trial.predictions()
-    parts = []
-    for method in methods_with_scores(folder, trial.seed):
-        if method == RANDOM:
-            continue
-        scores = read_influence(influence_path(folder, method, trial.seed), len(classes))
-        order = np.argsort(scores, kind="stable")
-        parts.append(f"<h2>{_text(method)}, seed {trial.seed}</h2>{_plot(_histogram(scores))}")
-        parts += [f"<h3>{title}</h3><div class='images'>"
-                  + "".join(_image(trial, int(row), scores[row], classes[row], losses[row]) for row in rows)
-                  + "</div>" for title, rows in (("Worst: lowest scores", order[:num_images]),
-                                                 ("Best: highest scores", order[::-1][:num_images]))]
-    return "".join(parts)
-
-
-def _image(trial, row, score, predicted, loss):
-    images = trial.train_images
-    names = images.class_names
-    title = _text(images.paths[row])
-    flipped = " class='flipped'" if trial.flipped[row] else ""
-    return (f"<figure><img{flipped} alt='{title}' title='{title}' src='{_png(_picture(images.pixels[row]))}'>"
-            f"row {row}<br>label {_text(names[images.labels[row]])}{' (flipped)' if flipped else ''}<br>"
-            f"predicted {_text(names[predicted])}<br>score {score:.2e}<br>loss {loss:.2f}</figure>")
-
-
-def _picture(pixels):
-    """Make a Pillow image of pixels, (1 or 3, height, width), no larger than the report shows it."""
-    from PIL import Image
-
-    values = pixels if pixels.dtype == np.uint8 else np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8)
-    picture = Image.fromarray(values[0] if len(values) == 1 else values.transpose(1, 2, 0))
-    picture.thumbnail((LARGEST, LARGEST))
-    return picture
-
-
-def _png(picture):
-    buffer = io.BytesIO()
-    picture.save(buffer, format="png", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def _histograms(scores):
+    parts = [f"<h3>{escape(method)}</h3>{_plot(_histogram(values))}" for method, values in scores.items()]
+    return f"<h2>Scores</h2><p>Of all training images of one trial.</p>{''.join(parts)}"
 
 
 def _plot(figure):
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90, bbox_inches="tight")
-    return f"<img class='plot' alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<img class='plot' alt='' src='{figure_uri(figure)}'>"
 
 
 def _histogram(scores):
@@ -201,18 +182,3 @@ def _histogram(scores):
     axes.set_xlabel("score")
     axes.set_ylabel("images")
     return figure
-
-
-def _table(header, rows):
-    head = "".join(_cell("th", name.replace("_", " "), row) for name, row in zip(header, rows[0], strict=True))
-    body = "".join("<tr>" + "".join(_cell("td", cell, cell) for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _cell(tag, value, like):
-    """A cell that is aligned as suits a value `like` that: words to the left."""
-    return f"<{tag}{' class=text' if str(like)[:1].isalpha() else ''}>{_text(value)}</{tag}>"
-
-
-def _text(value):
-    return html.escape(str(value), quote=True)
