@@ -3,7 +3,8 @@
     python d3net/segment.py -i street.jpg [more images, folders] [-o segmented] [--config D3Net_S]
     python d3net/segment.py -i synthetic    # generated scenes
 
-Writes for each image <name>_overlay.png, <name>_labelTrainIds.png (0 to 18) and <name>_color.png to the output folder.
+Writes for each image <name>_overlay.png, <name>_labelTrainIds.png (0 to 18) and <name>_color.png to the output folder;
+with --page also page.html, to look at them in a browser.
 """
 import argparse
 import contextlib
@@ -27,14 +28,17 @@ from common.machine.output_folders import claimed
 from common.pictures.image_files import SUFFIXES, encode_png
 from d3net.scenes.flags import SegmenterFlags, add_model_flags
 from d3net.scenes.overlay import colour_map, overlay
+from d3net.scenes.page import ScenePage
 
 if TYPE_CHECKING:
+    from d3net.hyperparameters import SegmentationHyperParameters
     from d3net.scenes.segmenter import Segmenter
 
 __all__ = ["Segmenter", "main"]
 __getattr__ = lazy_names({"Segmenter": "d3net.scenes.segmenter"})
 
 OVERLAY, LABELS, COLOURS = "_overlay.png", "_labelTrainIds.png", "_color.png"
+PAGE = "page.html"
 NAMED_CLASSES = 4    # in the line of an image
 
 
@@ -57,6 +61,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="more of them; 'synthetic' generates scenes")
     parser.add_argument("--output", "-o", default="segmented", metavar="DIR",
                         help="where results go (default: %(default)s)")
+    parser.add_argument("--page", action="store_true",
+                        help=f"also write {PAGE}: pictures, their classes over them by a slider, and shares of classes")
     add_model_flags(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -67,7 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     inputs = find_inputs([*args.files, *args.inputs])
     check_outputs(inputs, folder)
     with claimed(folder):    # now, so that an error does not wait for the first image
-        num_failed = segment_files(SegmenterFlags.of_flags(args).make(), inputs, folder)
+        segmenter = SegmenterFlags.of_flags(args).make()
+        page = ScenePage(class_names(segmenter.hparams), segmenter.hparams.palette) if args.page else None
+        num_failed = segment_files(segmenter, inputs, folder, page)
+        if page is not None and num_failed < len(inputs):
+            print(f"{folder / PAGE}: {page.write(folder / PAGE)}")
     print(f"{len(inputs) - num_failed} of {len(inputs)} images are segmented in {folder}")
     return 1 if num_failed else 0
 
@@ -133,8 +143,10 @@ def check_outputs(inputs: Sequence[Input], folder: Path) -> None:
             raise UsageError(f"{path}: an input that would be overwritten; choose another --output")
 
 
-def segment_files(segmenter: "Segmenter", inputs: Sequence[Input], folder: Path) -> int:
+def segment_files(segmenter: "Segmenter", inputs: Sequence[Input], folder: Path, page: ScenePage | None = None) -> int:
     """Segment images one by one. One that cannot be read is named in a line on stderr, and the others go on.
+
+    Those that are done are added to `page`.
 
     Returns
     -------
@@ -144,7 +156,7 @@ def segment_files(segmenter: "Segmenter", inputs: Sequence[Input], folder: Path)
     try:
         for item in progress(inputs, unit="image"):
             try:
-                labels = segment_file(segmenter, item, folder)
+                labels = segment_file(segmenter, item, folder, page)
             except UserError as error:
                 num_failed += 1
                 tqdm.write(f"error: {error}", sys.stderr)
@@ -156,7 +168,7 @@ def segment_files(segmenter: "Segmenter", inputs: Sequence[Input], folder: Path)
     return num_failed
 
 
-def segment_file(segmenter: "Segmenter", item: Input, folder: Path) -> np.ndarray:
+def segment_file(segmenter: "Segmenter", item: Input, folder: Path, page: ScenePage | None = None) -> np.ndarray:
     """Segment an image and write overlay, labels and colours: all of them or none.
 
     Returns
@@ -176,12 +188,19 @@ def segment_file(segmenter: "Segmenter", item: Input, folder: Path) -> np.ndarra
     with contextlib.ExitStack() as stack:    # no file gets its name before all are written
         for path, pixels in zip(paths, pictures, strict=True):
             stack.enter_context(replacing(path)).write_bytes(encode_png(pixels))
+    if page is not None:
+        page.add(item.name, image, labels)
     return labels
+
+
+def class_names(hparams: "SegmentationHyperParameters") -> Sequence[str]:
+    """Return the names of the classes, or their numbers if they are not those of Cityscapes."""
+    return CLASSES if hparams.num_classes == len(CLASSES) else [str(number) for number in range(hparams.num_classes)]
 
 
 def describe(labels: np.ndarray, segmenter: "Segmenter") -> str:
     """Say which classes cover most of an image: 'road 41 %, sky 20 %'."""
-    classes = CLASSES if segmenter.hparams.num_classes == len(CLASSES) else range(segmenter.hparams.num_classes)
+    classes = class_names(segmenter.hparams)
     shares = np.bincount(labels.ravel(), minlength=len(classes)) / labels.size
     largest = np.argsort(-shares, kind="stable")[:NAMED_CLASSES]
     return ", ".join(f"{classes[number]} {shares[number]:.0%}" for number in largest if shares[number] > 0)

@@ -1,4 +1,5 @@
 """The command that segments, with a small network."""
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from common.datasets.synthetic_scenes import make_scene
 from common.machine.errors import UsageError, UserError
 from common.pictures.image_files import read_image, read_indices, write_png
+from common.workbench.pages import Page
 from common.workbench.testing import assert_one_line, disturbed, run_python, script_of
 from d3net import segment
 from d3net.hyperparameters import load_segmentation
@@ -99,6 +101,27 @@ def test_images_of_all_sorts(run, mode):
     image.save("image.tif", exif=exif)
     assert run("image.tif") == 0
     assert read_indices("segmented/image_labelTrainIds.png").shape == ((64, 48) if mode == "rotated" else (48, 64))
+
+
+def test_a_page_shows_all_that_were_segmented(run, capsys):
+    for number, name in enumerate(("a/x.png", "a/y.png")):
+        scene(name, number)
+    Path("a/bad.png").write_bytes(b"no image")
+    assert run("a", "--page") == 1
+    assert written() == sorted([*results("x", "y"), "page.html"])
+    page = Page("segmented/page.html")
+    page.assert_whole(num_scripts=1)
+    assert page.texts["h2"] == "xy" and "segmented/page.html: 2 of 2 pictures" in capsys.readouterr().out
+    labels = [read_indices(f"segmented/{name}_labelTrainIds.png") for name in "xy"]
+    shares = [np.mean(image == number) for image in labels for number in np.unique(image)]
+    found = sorted(float(number) / 100 for number in re.findall(r"([\d.]+)%", page.texts["b"]))
+    np.testing.assert_allclose(found, np.sort(shares), atol=0.0011)    # below 0.05 % it says "< 0.1%"
+
+
+def test_no_page_of_nothing(run):
+    Path("bad.png").write_bytes(b"no image")
+    assert run("bad.png", "--page") == 1
+    assert not Path("segmented/page.html").exists()
 
 
 def test_generated_scenes(run, monkeypatch):
