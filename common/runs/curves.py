@@ -3,9 +3,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.machine.files import write_text
-from common.pictures.figures import save_figure
+from common.pictures.figures import figure_style, save_figure
+
+_DASHES = ("-", (0, (4, 2)), ":")
 
 
+@figure_style()
 def plot_curves(path: str | Path, rows: Sequence[Mapping[str, float]], panels: Sequence[tuple[str, Sequence[str]]],
                 x: str = "epoch") -> None:
     """Plot columns of a log as curves, one panel below the other.
@@ -17,7 +20,8 @@ def plot_curves(path: str | Path, rows: Sequence[Mapping[str, float]], panels: S
     rows
         One for each epoch.
     panels
-        Label of the vertical axis, and columns to draw; columns that `rows` do not have are left out.
+        Label of the vertical axis, and columns to draw; columns that `rows` do not have are left out. Of curves in one
+        place, the later ones are broken, so that all can be seen.
     x
         Column of the horizontal axis.
     """
@@ -29,12 +33,12 @@ def plot_curves(path: str | Path, rows: Sequence[Mapping[str, float]], panels: S
     figure = Figure(figsize=(7, 2.4 * len(panels)))
     stack = figure.subplots(len(panels), squeeze=False, sharex=True)[:, 0]
     for axes, (label, columns) in zip(stack, panels, strict=True):
-        for column in columns:
+        for number, column in enumerate(columns):
             axes.plot([row[x] for row in rows], [row[column] for row in rows], label=column.replace("_", " "),
-                      marker="o" if len(rows) < 30 else None, markersize=3)
+                      linestyle=_DASHES[number % len(_DASHES)], marker="o" if len(rows) < 30 else None, markersize=3)
         axes.set_ylabel(label)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        # Beside the curves, which may be anywhere.
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_xlabel(x)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()

@@ -12,7 +12,7 @@ from mixed_precision_dnns.config import QuantizationConfig
 from mixed_precision_dnns.network_size import QuantizedTensor
 
 LOSSES = ("loss", "loss1", "loss2", "loss3")    # all together; cross entropy, weights and activations over budget
-PANELS = (("error", ("train_error", "valid_error", "valid_top5_error")), ("loss", ("loss", "loss1")),
+PANELS = (("error [share]", ("train_error", "valid_error", "valid_top5_error")), ("loss", ("loss", "loss1")),
           ("weights [kB]", ("weight_kbytes",)), ("activations [kB]", ("activation_kbytes",)))
 _KINDS = {"w": "weights", "a": "activations", "b": "bias"}    # letter in the file name -> kind of tensor
 

@@ -41,6 +41,7 @@ from common.machine import files
 from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.machine.output_folders import claimed
+from common.pictures.figures import GREEN, figure_style, save_figure
 from common.quantizers import DEFAULT_LIMITS, GRIDS, QUANTIZERS, SCALARS, Grid, Limits, range_quantizer
 from common.quantizers.layers import LIMIT_MARGIN
 
@@ -187,6 +188,7 @@ def fit_all(x: np.ndarray, learning_rate: float, steps: int) -> dict[tuple[str, 
 # Results ----------------------------------------------------------------------------------------------------------
 
 
+@figure_style()
 def draw(path: Path, fits: Mapping[tuple[str, str], Fit], best: Mapping[str, float]) -> None:
     """Draw error and bit width over the steps.
 
@@ -212,8 +214,7 @@ def draw(path: Path, fits: Mapping[tuple[str, str], Fit], best: Mapping[str, flo
         _finish_panels(upper, lower, best[grid.name], grid.label)
     panels[0, 0].set_ylabel("error ½ mean (Q(x) − x)²")
     panels[1, 0].set_ylabel("bit width (bits)")
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save_figure(path, figure)
 
 
 def _line_style(start, name):
@@ -224,7 +225,7 @@ def _line_style(start, name):
 
 
 def _finish_panels(upper, lower, best, title):
-    upper.axhline(best, color="#009E73", linestyle=":", linewidth=1.8, label="best by grid search")
+    upper.axhline(best, color=GREEN, linestyle=":", linewidth=1.8, label="best by grid search")
     upper.set_title(title)
     upper.set_yscale("log")
     lower.set_xlabel("step")
@@ -233,9 +234,6 @@ def _finish_panels(upper, lower, best, title):
     column = len(lines) // len(STARTS)    # of the legend, one for each start
     lower.legend(handles=[*lines[:column], dotted, *lines[column:]], loc="upper center", bbox_to_anchor=(0.5, -0.22),
                  ncols=len(STARTS), frameon=False, fontsize=9)
-    for axis in (upper, lower):
-        axis.grid(alpha=0.25)
-        axis.spines[["top", "right"]].set_visible(False)
 
 
 def write_history(path: Path, fits: Mapping[tuple[str, str], Fit]) -> None:

@@ -7,7 +7,7 @@
 A picture goes into the folder of its run, the last one into the current folder, unless --output names a file.
 """
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from common.console import cli
 from common.machine.errors import UsageError, UserError
-from common.pictures.figures import save_figure
+from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, save_figure
 from common.quantizers import QUANTIZERS, SCALARS
 from common.reading.texts import read_json
 from common.runs.training import CHECKPOINT, read_state
@@ -23,7 +23,8 @@ from common.runs.training import CHECKPOINT, read_state
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = {"weights": "#0072B2", "activations": "#E69F00"}    # colours that a colour-blind eye tells apart
+KINDS = {"weights": BLUE, "activations": ORANGE}
+LEGEND_COLUMNS = 2
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -43,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for group in ([[run] for run in runs] if one_each else [runs]):
         folder = group[0] if one_each else Path()
         path = Path(args.output) if args.output else folder / f"{args.picture}.png"
-        save_figure(path, draw(*group))
+        with figure_style():
+            save_figure(path, draw(*group))
         print(path)
 
 
@@ -65,7 +67,7 @@ def draw_bits(run: Path) -> "Figure":
     figure = Figure(figsize=(10, 3.2 * len(kinds)))
     for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
         of_kind = [row for row in rows if row["kind"] == kind]
-        names = [row["tensor"].replace("/quantized_conv/W", "").replace("/quantized_affine/W", "") for row in of_kind]
+        names = [short_name(row) for row in of_kind]
         bars = axes.bar(names, [row["bits"] for row in of_kind], color=KINDS[kind])
         axes.bar_label(bars, fontsize=8, padding=1)
         axes.set_ylabel(f"bits, {kind}")
@@ -75,15 +77,20 @@ def draw_bits(run: Path) -> "Figure":
             label.set(ha="right", rotation_mode="anchor")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.01, y=0.12)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(visible=False, axis="x")
     figure.tight_layout()
     return figure
+
+
+def short_name(row: Mapping[str, Any]) -> str:
+    """What a figure calls a tensor, a row of `layers.json`."""
+    return row["tensor"].replace("/quantized_conv/W", "").replace("/quantized_affine/W", "")
 
 
 def draw_scalars(run: Path) -> "Figure":
     """Draw the scalars of all quantizers of a run over epochs: a column for each kind of tensor, a row for each scalar.
 
-    The checkpoint of the run holds them; a line is a tensor, darker towards the end of the network.
+    The checkpoint of the run holds them; a line is a tensor, lighter towards the end of the network.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -94,30 +101,34 @@ def draw_scalars(run: Path) -> "Figure":
         raise UserError(f"{run}: nothing was learned by quantizers")
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in tensors)]
     names = [name for name in SCALARS if any(name in scalars for scalars in epochs[0])]
-    figure = Figure(figsize=(5 * len(kinds), 2.8 * len(names)))
+    figure = Figure(figsize=(5.5 * len(kinds), 2.8 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True)
     for column, kind in enumerate(kinds):
         indices = [k for k, row in enumerate(tensors) if row["kind"] == kind]
         for axes, name in zip(panels[:, column], names, strict=True):
-            _draw_scalar(axes, epochs, indices, name)
+            _draw_scalar(axes, epochs, indices, name, [short_name(tensors[k]) for k in indices])
+        panels[-1, column].legend(ncols=LEGEND_COLUMNS, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3))
         panels[0, column].set_title(f"{run.name}: {kind}", fontsize=10)
         panels[-1, column].set_xlabel("epoch")
         panels[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.tight_layout()
     return figure
 
 
-def _draw_scalar(axes, epochs, indices, name):
-    for place, k in enumerate(indices):
+def _draw_scalar(axes, epochs, indices, name, labels):
+    from matplotlib import colormaps
+
+    colours = colormaps[ORDERED](np.linspace(0, 0.95, len(indices)))
+    for place, (k, label) in enumerate(zip(indices, labels, strict=True)):
         if name in epochs[0][k]:
-            axes.plot(range(1, len(epochs) + 1), [scalars[k][name] for scalars in epochs], linewidth=1,
-                      color=str(0.75 * (1 - place / len(indices))), marker="." if len(epochs) < 30 else None)
+            # Neighbours in the legend differ in their dashes, too.
+            axes.plot(range(1, len(epochs) + 1), [scalars[k][name] for scalars in epochs], linewidth=1.2, label=label,
+                      color=colours[place], linestyle="-" if place % 2 == 0 else (0, (4, 1.5)),
+                      marker="." if len(epochs) < 30 else None)
     axes.set_ylabel(SCALARS[name].label)
     if SCALARS[name].is_log:
         values = np.log2([scalars[k][name] for scalars in epochs for k in indices if name in scalars[k]])
         axes.set_yscale("log", base=2)
         axes.set_ylim(2 ** np.floor(values.min() - 0.1), 2 ** np.ceil(values.max() + 0.1))
-    axes.grid(alpha=0.3)
 
 
 def draw_tradeoff(*runs: Path) -> "Figure":
@@ -134,7 +145,7 @@ def draw_tradeoff(*runs: Path) -> "Figure":
     axes.set_xlabel("size of the weights [kB]")
     axes.set_ylabel("test error [%]")
     axes.set_xscale("log")
-    axes.grid(alpha=0.3, which="both")
+    axes.grid(which="both")
     axes.margins(0.15)
     figure.tight_layout()
     return figure

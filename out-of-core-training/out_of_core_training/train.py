@@ -29,7 +29,7 @@ from out_of_core_training import models
 from out_of_core_training.config import Config, learning_rate
 from out_of_core_training.data import RandomBatches, load_data, validate
 
-PANELS = (("loss", ("loss", "loss_generator", "loss_discriminator")), ("validation error", ("valid_error",)))
+PANELS = (("loss", ("loss", "loss_generator", "loss_discriminator")), ("validation error [share]", ("valid_error",)))
 RANDOM_STEPS = 10    # of an epoch
 
 

@@ -2,7 +2,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.pictures.figures import save_figure
+from common.pictures.figures import BLUE, GREEN, ORANGE, figure_style, save_figure
 from out_of_core_training.models import NETWORKS
 
 MODES = {"in-core": "baseline", "scheduler": "scheduling", "virtual": "VA"}    # our names -> those of the figure
@@ -23,10 +23,11 @@ PUBLISHED = {
         "scheduler": {2: 4.9, 4: 9.4, 6: 12.2, 8: 13.5, 12: 14.3, 24: 13.2, 32: 12.6},
         "virtual": {2: 4.9, 4: 9.2, 6: 12.1, 8: 12.2, 12: 12.4, 24: 12.6, 32: 12.6, 48: 12.4, 64: 12.6}},
 }
-_COLOURS = {"in-core": "C0", "scheduler": "C1", "virtual": "C2"}
+_COLOURS = {"in-core": BLUE, "scheduler": ORANGE, "virtual": GREEN}
 _RATIO = 20    # of speeds, above which an axis is logarithmic
 
 
+@figure_style()
 def draw(path: Path, measured: Mapping[str, Mapping[str, Mapping[int, float]]], note: str) -> None:
     """Draw a panel for each network.
 
@@ -55,9 +56,8 @@ def draw(path: Path, measured: Mapping[str, Mapping[str, Mapping[int, float]]], 
             axes.set_yscale("log")
         elif speeds:
             axes.set_ylim(0, 1.15 * max(speeds))
-        axes.set(title=NETWORKS[network].title, xlabel="batch size", ylabel="images/s")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=7)
+        axes.set(title=NETWORKS[network].title, xlabel="batch size", ylabel="speed [images/s]")
+        axes.legend(fontsize=7, loc="lower right")
     figure.suptitle(note, y=0, fontsize=8)
     figure.tight_layout()
     save_figure(path, figure)

@@ -2,13 +2,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.pictures.figures import save_figure
+from common.pictures.figures import BLUE, GREEN, GREY, ORANGE, RED, figure_style, save_figure
 from out_of_core_training.planner import Plan
 from out_of_core_training.planning.timeline import Timeline
 
-COLORS = {"computation": "tab:blue", "to the GPU": "tab:green", "to the host": "tab:orange"}
+COLORS = {"computation": BLUE, "to the GPU": GREEN, "to the host": ORANGE}
 
 
+@figure_style()
 def plot_timeline(path: str | Path, plan: Plan, timeline: Timeline, budget: int, title: str) -> None:
     """Draw memory over time against the budget, and the copy streams beside the computation, as PNG."""
     from matplotlib.figure import Figure
@@ -19,17 +20,18 @@ def plot_timeline(path: str | Path, plan: Plan, timeline: Timeline, budget: int,
     swapped = [size / 1e9 for size in plan.transfers.resident]
     in_core = [size / 1e9 for size in plan.record.in_core()[1:]]
     memory.step(starts, swapped, where="post", label="on the GPU or on its way out")
-    memory.step(starts, in_core, where="post", color="0.6", label="in-core")
-    memory.axhline(budget / 1e9, color="tab:red", linestyle="--", label="budget")
-    memory.set(ylabel="GB", title=title, ylim=(0, None))
-    memory.legend(loc="upper right")
+    memory.step(starts, in_core, where="post", color=GREY, label="in-core")
+    memory.axhline(budget / 1e9, color=RED, linestyle="--", label="budget")
+    memory.set(ylabel="memory [GB]", title=title, ylim=(0, None))
+    memory.legend(loc="upper left", bbox_to_anchor=(1, 1))
     rows = (timeline.compute, timeline.swap_in, timeline.swap_out)
     for row, (name, spans) in enumerate(zip(COLORS, rows, strict=True)):
         streams.broken_barh([(start, end - start) for start, end in spans], (-row - 0.4, 0.8), color=COLORS[name])
-    streams.set(yticks=[0, -1, -2], yticklabels=list(COLORS), xlabel="seconds")
+    streams.set(yticks=[0, -1, -2], yticklabels=list(COLORS), xlabel="time [s]")
     save_figure(path, figure)
 
 
+@figure_style()
 def plot_sweep(path: str | Path, rows: Sequence[tuple[int, float, float]], in_core: int, title: str) -> None:
     """Draw images per second over batch sizes as PNG; `rows` holds (batch, swapped, in-core)."""
     from matplotlib.figure import Figure
@@ -38,7 +40,7 @@ def plot_sweep(path: str | Path, rows: Sequence[tuple[int, float, float]], in_co
     axes = figure.subplots()
     axes.plot([row[0] for row in rows], [row[1] for row in rows], "o-", label="swapped, predicted")
     fitting = [row for row in rows if row[0] <= in_core]
-    axes.plot([row[0] for row in fitting], [row[2] for row in fitting], "s-", color="0.5", label="in-core, predicted")
-    axes.set(xlabel="batch size", ylabel="images/s", title=title, ylim=(0, None))
+    axes.plot([row[0] for row in fitting], [row[2] for row in fitting], "s-", color=GREY, label="in-core, predicted")
+    axes.set(xlabel="batch size", ylabel="speed [images/s]", title=title, ylim=(0, None))
     axes.legend()
     save_figure(path, figure)
