@@ -21,7 +21,7 @@ from common.machine.errors import UsageError
 from common.machine.files import write_csv
 from common.machine.output_folders import claimed
 from data_cleansing.command_line import add_published_flags
-from data_cleansing.labels.confident_learning import estimated_joint, margins, number_wrong
+from data_cleansing.labels.confident_learning import estimated_joint, number_wrong, self_confidence
 from data_cleansing.labels.cross_validation import Evidence
 from data_cleansing.labels.decisions import LABEL, judge
 from data_cleansing.results.flipped_labels import precision_at, ranking_area
@@ -59,7 +59,7 @@ def compare(trial: Trial) -> list[tuple]:
     labels = trial.train_images.labels
     lists: dict[str, Marking] = {
         "cleanse.py": partial(_own_list, evidence, trial),
-        "its probabilities alone": partial(_by_margin, evidence, labels),
+        "its probabilities alone": partial(_by_confidence, evidence, labels),
         **_cleanlab_lists(evidence.probabilities, labels),
         **{method: partial(_by_influence, trial, method, evidence)
            for method in methods_with_scores(trial.folder, trial.seed)}}
@@ -80,8 +80,8 @@ def _own_list(evidence: Evidence, trial: Trial):
     return found.ranks, np.array([LABEL in problems for problems in found.problems])
 
 
-def _by_margin(evidence, labels):
-    return _lowest(margins(evidence.probabilities, labels), evidence, labels)
+def _by_confidence(evidence, labels):
+    return _lowest(self_confidence(evidence.probabilities, labels), evidence, labels)
 
 
 def _by_influence(trial, method, evidence):

@@ -130,6 +130,13 @@ def test_duplicates_by_pixels():
     assert similar[0] > 0.999 and abs(similar[1]) < 0.5 and similar[2] == 0
 
 
+def test_more_pairs_than_are_compared_at_once():
+    rng = np.random.default_rng(0)
+    pixels, rows, others = rng.random((20, 1, 4, 4)), rng.integers(0, 20, 1500), rng.integers(0, 20, 1500)
+    expected = np.corrcoef(pixels.reshape(20, -1))[rows, others]
+    np.testing.assert_allclose(pixel_similarity(pixels, rows, others), expected)
+
+
 def _evidence(probabilities, neighbours, distances=None, training_margins=None):
     num = len(probabilities)
     return Evidence(probabilities, np.zeros(num) if training_margins is None else training_margins, neighbours,

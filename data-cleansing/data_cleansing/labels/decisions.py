@@ -8,7 +8,6 @@ import numpy as np
 from data_cleansing.data.images import Images
 from data_cleansing.labels.confident_learning import (
     estimated_joint,
-    margins,
     number_wrong,
     other_class,
     self_confidence,
@@ -17,8 +16,8 @@ from data_cleansing.labels.cross_validation import Evidence
 from data_cleansing.labels.neighbours import exact_duplicates, pixel_similarity
 
 LABEL, CONFLICT, DUPLICATE, OUTLIER = "label", "conflict", "duplicate", "outlier"
-FAR = 4.0    # times the usual distance to its neighbours: an outlier
-ALIKE = 0.995    # correlation of pixels: a near-duplicate
+FAR = 2.75    # times the usual distance to its neighbours: an outlier; digits of 8x8 pixels reach 2.5, MNIST 2.0
+ALIKE = 0.995    # correlation of pixels: a near-duplicate; other digits of 8x8 pixels reach 0.99
 
 
 @attrs.frozen(eq=False, kw_only=True)
@@ -71,10 +70,11 @@ class Judgement:
 def suspicion(evidence: Evidence, labels: np.ndarray) -> np.ndarray:
     """Rank images by how suspicious their labels are, 1 to n, the most suspicious first.
 
-    The order is that of the mean of two ranks: by the margin of the out-of-sample probabilities, and by the mean margin
-    in training.
+    The order is that of the mean of two ranks: by the out-of-sample probability of the given label, and by the mean
+    margin in training. Where 10 % of the labels of digits or of 2000 images of MNIST are wrong, this finds them better
+    than either alone, or than margins of the probabilities; with influence scores as a third rank, it finds fewer.
     """
-    both = _rank(margins(evidence.probabilities, labels)) + _rank(evidence.training_margins)
+    both = _rank(self_confidence(evidence.probabilities, labels)) + _rank(evidence.training_margins)
     ranks = np.empty(len(labels), np.int64)
     ranks[np.argsort(both, kind="stable")] = np.arange(1, len(labels) + 1)
     return ranks

@@ -1,10 +1,11 @@
 """Images that are alike: nearest neighbours by features of a network, duplicates by pixels."""
+import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 
-_ROWS_AT_ONCE = 512    # queries whose distances are held in memory
+_ROWS_AT_ONCE = 512    # images, or pairs of them, that are compared at once: bounds the memory
 
 
 def nearest(features: np.ndarray, queries: Sequence[int] | np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,16 +53,20 @@ def pixel_similarity(pixels: np.ndarray, rows: np.ndarray, others: np.ndarray) -
         values = pixels[chosen].reshape(len(chosen), -1).astype(np.float64)
         return values - values.mean(1, keepdims=True)
 
-    a, b = centred(rows), centred(others)
-    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return np.divide((a * b).sum(1), lengths, where=lengths > 0, out=np.zeros(len(a)))
+    correlations = np.zeros(len(rows))
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        a, b = centred(rows[part]), centred(others[part])
+        lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        np.divide((a * b).sum(1), lengths, where=lengths > 0, out=correlations[part])
+    return correlations
 
 
 def exact_duplicates(pixels: np.ndarray) -> np.ndarray:
     """Return for each image the first other one with the very same pixels, int (n,), -1 where there is none."""
     groups = defaultdict(list)
     for row, image in enumerate(pixels):
-        groups[image.tobytes()].append(row)
+        groups[hashlib.blake2b(image.tobytes()).digest()].append(row)
     twins = np.full(len(pixels), -1)
     for rows in groups.values():
         if len(rows) > 1:
