@@ -1,4 +1,4 @@
-"""Run a test-mode network on nnabla, onnxruntime or openvino, with the same float32 numbers.
+"""Run a test-mode network on nnabla, onnxruntime, openvino or our own loops, with the same float32 numbers.
 
 Which is fastest depends on the network: seconds on two cores at the published sizes, and memory that compiling and
 running take beside the parameters,
@@ -28,7 +28,7 @@ from common.machine.errors import UsageError
 from common.machine.threads import NNABLA
 
 REQUIREMENTS = {"onnxruntime": "requirements.txt", "openvino": "requirements-openvino.txt"}
-ENGINES = ("nnabla", *REQUIREMENTS)
+ENGINES = ("nnabla", *REQUIREMENTS, "winograd")
 PRECISIONS = {"float32": "f32", "bf16": "bf16"}    # names of openvino
 
 
@@ -67,8 +67,9 @@ def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], s
     shapes
         Of the inputs.
     engine
-        `nnabla`, `onnxruntime`, `openvino`; or `auto`: nnabla on a GPU; otherwise openvino if it is installed and the
-        network has no LSTM, else onnxruntime.
+        `nnabla`, `onnxruntime`, `openvino`, `winograd` (see `common.inference.winograd`); or `auto`: nnabla on a GPU;
+        otherwise winograd for a network that it can run, openvino if it is installed and the network has no LSTM, else
+        onnxruntime.
     precision
         `float32`, or `bf16` (openvino only): products of numbers with 8 significant bits.
 
@@ -80,7 +81,8 @@ def compile_network(build: Callable[..., nn.Variable | Sequence[nn.Variable]], s
     Raises
     ------
     UsageError
-        An engine that is unknown or not installed; a precision that it, or this CPU, does not have.
+        An engine that is unknown, not installed or without a function of the network; a precision that it, or this
+        CPU, does not have.
     UserError
         As `common.inference.forks.check_process`.
     """
@@ -93,6 +95,12 @@ def _compile(build, shapes, engine, precision):
     if engine == "nnabla" or (engine == "auto" and on_gpu()):
         check_process("nnabla")
         return CompiledNetwork("nnabla", shapes, _nnabla(*_build_graph(build, shapes)))
+    if engine in ("auto", "winograd"):
+        try:
+            return CompiledNetwork("winograd", shapes, left_alone_by_forks(_winograd(build, shapes)))
+        except ValueError as error:
+            if engine == "winograd":
+                raise UsageError(f"--engine winograd: it cannot run this network ({error}); choose another") from error
     with native_functions():
         inputs, outputs = _build_graph(build, shapes)
     inputs = {f"x{k}": variable for k, variable in enumerate(inputs)}
@@ -142,6 +150,14 @@ def _nnabla(inputs, outputs):
             nn.forward_all(outputs, clear_no_need_grad=True)
             return [variable.d.copy() for variable in outputs]
     return compute
+
+
+def _winograd(build, shapes):
+    from common.inference.winograd import Program
+
+    with native_functions():
+        graphs = _build_graph(build, [(1, *shape[1:]) for shape in shapes])    # one picture at a time
+    return Program(*({str(k): variable for k, variable in enumerate(variables)} for variables in graphs))
 
 
 def _onnx_model(inputs, outputs):

@@ -4,7 +4,10 @@ Functions and arguments that no network here needs are missing. Functions that a
 statistics of a batch) cannot be exported.
 """
 import numpy as np
+from nnabla.function import Function
 from onnx import TensorProto
+
+from common.inference.graph import Graph
 
 LSTM_GATES = [0, 3, 1, 2]    # nnabla: input, forget, cell, output; ONNX: input, output, forget, cell
 
@@ -12,13 +15,24 @@ LSTM_GATES = [0, 3, 1, 2]    # nnabla: input, forget, cell, output; ONNX: input,
 # Scale and shift that a function applies, as arrays that broadcast: (writer, function, its variable input) -> (a, b).
 
 
-def _normalization(writer, function, variable):
+def batch_scale_shift(graph: Graph, function: Function) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift, float64 arrays that broadcast, that a normalization by running statistics comes to.
+
+    Raises
+    ------
+    ValueError
+        It normalizes by the statistics of the batch.
+    """
     args = function.info.args
     if args["batch_stat"]:
         raise ValueError(f"{function.name}: it normalizes by the statistics of the batch, which is for training")
-    beta, gamma, mean, var = (writer.values(v).astype(np.float64) for v in function.inputs[1:])
+    beta, gamma, mean, var = (graph.values(v).astype(np.float64) for v in function.inputs[1:])
     scale = gamma / np.sqrt(var + args["eps"])
     return scale, beta - mean * scale
+
+
+def _normalization(writer, function, variable):
+    return batch_scale_shift(writer, function)
 
 
 def _operand(writer, function, variable):
@@ -108,7 +122,7 @@ def _deconvolution(writer, function):
 
 def _batch_normalization(writer, function):
     x = writer.name(function.inputs[0])
-    scale, shift = (writer.constant(a) for a in _normalization(writer, function, function.inputs[0]))
+    scale, shift = (writer.constant(a) for a in batch_scale_shift(writer, function))
     return writer.node("Add", writer.node("Mul", x, scale), shift)
 
 
