@@ -70,19 +70,30 @@ def parameter_shapes(build: Callable[[], object]) -> dict[str, tuple[int, ...]]:
     build
         Builds a graph with nnabla's parametric functions.
     """
-    # Random values drawn here must not shift those of the real network.
-    with nn.parameter_scope("scratch", OrderedDict()), _undisturbed_random_state():
+    with nn.parameter_scope("scratch", OrderedDict()), _no_random_values():
         build()
         return {name: p.shape for name, p in nn.get_parameters(grad_only=False).items()}
 
 
+class _Zeros(np.random.RandomState):
+    """Draws zeros, in no time, where nnabla's initializers draw."""
+
+    def uniform(self, low: float = 0.0, high: float = 1.0, size: Any = None) -> Any:
+        return np.zeros(size)
+
+    def randn(self, *shape: int) -> Any:
+        return np.zeros(shape)
+
+
 @contextlib.contextmanager
-def _undisturbed_random_state():
-    state = nn.random.prng.get_state()
+def _no_random_values():
+    """Let nnabla draw nothing: of values that are not used, and that would shift those of the real network."""
+    generator = nn.random.prng
+    nn.random.prng = _Zeros()
     try:
         yield
     finally:
-        nn.random.prng.set_state(state)
+        nn.random.prng = generator
 
 
 def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.signal
 
 from common.audio import stft as transform
 from common.audio.stft import num_frames, overlap_add, window, window_sum
@@ -171,6 +172,11 @@ def test_overlap_add(hop_length):
     for t in range(6):
         expected[:, t * hop_length:t * hop_length + 8] += frames[:, t]
     np.testing.assert_allclose(overlap_add(frames, hop_length), expected, atol=1e-15)
+
+
+@pytest.mark.parametrize("n_fft", [2, 10, 256, 4094, 4096])
+def test_window_has_the_bits_of_scipy(n_fft):
+    np.testing.assert_array_equal(window(n_fft), scipy.signal.get_window("hann", n_fft))
 
 
 def test_window_sum_counts_the_frames_there_are():
