@@ -23,8 +23,9 @@ import numpy as np
 from common.audio.stft import stft
 from common.console import cli
 from common.console.values import positive_int
-from common.inference.engines import compile_network
+from common.inference.engines import REQUIREMENTS, compile_network
 from common.machine.context import native_functions, on_gpu, use_context
+from common.machine.errors import UsageError
 from common.runs.checkpoint import save_parameters
 from common.separation.wiener import filter_estimates
 from common.workbench.benchmarking import (
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     print(f"computing on {use_context(args.context, args.device_id)}", flush=True)
     measure_all({
-        "vocals, a patch of 256 frames": lambda: engines(music_network(), PATCH, args.rounds),
+        "vocals, a patch of 256 frames": lambda: engines(music_network(), PATCH, args.rounds, "winograd"),
         "D3Net-S, an image of 512 x 1024": lambda: engines(street_network, IMAGE, args.rounds),
         WIENER: lambda: wiener(args.rounds),
         "D3Net-S, a training step": lambda: training_step(args.rounds),
@@ -72,18 +73,19 @@ def street_network(image: nn.Variable) -> nn.Variable:
     return d3net_segmentation(image, load_segmentation("D3Net_S"))
 
 
-def engines(build: Callable[[nn.Variable], nn.Variable], shape: tuple[int, ...], rounds: int) -> dict[str, Any]:
-    """Run a network on each engine that is installed, and as nnabla's graph."""
+def engines(build: Callable[[nn.Variable], nn.Variable], shape: tuple[int, ...], rounds: int, *further: str
+            ) -> dict[str, Any]:
+    """Run a network on each engine that is installed, on those named, and as nnabla's graph."""
     x = np.random.default_rng(0).random(shape, np.float32)
     with nn.parameter_scope("benchmark", OrderedDict()):
         with native_functions():
             published = compile_network(build, [shape], "nnabla")
         functions = {"nnabla's functions": lambda: published(x)}
         if on_gpu():
-            say_left_out("onnxruntime, openvino")
+            say_left_out(", ".join(("onnxruntime", "openvino", *further)))
             return compare(functions, rounds, "nnabla's functions")
-        for engine in ("nnabla", "onnxruntime", "openvino"):
-            if engine == "nnabla" or importlib.util.find_spec(engine) is not None:
+        for engine in ("nnabla", "onnxruntime", "openvino", *further):
+            if engine not in REQUIREMENTS or importlib.util.find_spec(engine) is not None:
                 network = compile_network(build, [shape], engine)
                 functions[engine] = lambda network=network: network(x)
         return compare(functions, rounds, "nnabla's functions")
@@ -140,14 +142,26 @@ def step_function() -> Callable[[], None]:
 
 
 def separation(seconds: int) -> dict[str, Any]:
-    """Separate audio in memory into four stems, as published: overlapping patches, averaged with sides swapped."""
-    audio = decaying_noise(seconds, SAMPLE_RATE)
+    """Separate audio in memory into four stems: as published, and with flags that trade exactness for time."""
+    audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
+    variants: dict[str, dict[str, Any]] = {
+        "": {}, ", --patch-overlap 0 --no-flip": {"patch_overlap": 0.0, "flip": False}}
+    if importlib.util.find_spec("openvino") is not None and not on_gpu():
+        variants |= {", --engine openvino": {"engine": "openvino"},
+                     ", --engine openvino --precision bf16": {"engine": "openvino", "precision": "bf16"}}
     with tempfile.TemporaryDirectory() as folder:
-        separator = Separator(random_weights(folder, {target: target for target in TARGETS}))
-        start = time.perf_counter()
-        separator.separate(audio, SAMPLE_RATE)
-        duration = time.perf_counter() - start
-    return {f"{seconds} s": {"s": duration, "real-time factor": duration / seconds}}
+        weights = random_weights(folder, {target: target for target in TARGETS})
+        for flags, options in variants.items():
+            separator = Separator(weights, **options)
+            start = time.perf_counter()
+            try:
+                separator.separate(audio, SAMPLE_RATE)
+            except UsageError as error:    # this CPU lacks bf16
+                print(f"{flags}: left out: {error}", flush=True)
+                continue
+            duration = time.perf_counter() - start
+            rows[f"{seconds} s{flags}"] = {"s": duration, "real-time factor": duration / seconds}
+    return rows
 
 
 def long_file(*flags: str) -> dict[str, Any]:
