@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from common.console import cli
+from common.workbench.pages import Page
 from common.workbench.testing import assert_one_line, run_without_packages, script_of, stems_in
 from d3net import separate
 from d3net.mss_model import TARGETS
@@ -69,6 +70,14 @@ def test_two_stems(command):
     stems = stems_in()
     assert set(stems) == {"drums", "no_drums"}
     np.testing.assert_allclose(sum(stems.values()), mixture, atol=1e-6)
+
+
+def test_a_page_to_listen_to(command):
+    song()
+    assert command("song.wav", "--page")[0] == 0
+    page = Page("stems/song/page.html")
+    page.assert_whole(num_scripts=2)
+    assert page.addresses() == [f"{name}.wav" for name in ("mixture", *TARGETS)]
 
 
 @pytest.mark.parametrize("flags", [("--no-flip",), ("--patch-overlap", "0"), ("--no-wiener",), ("--chunk-dur", "0.02"),

@@ -10,6 +10,7 @@ import soundfile
 
 from common.machine.errors import UsageError
 from common.runs.checkpoint import save_parameters
+from common.workbench.pages import Page
 from common.workbench.testing import assert_one_line, run_without_packages, script_of, stems_in
 from x_umx import separate
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
@@ -100,6 +101,15 @@ def test_stems_are_like_the_input(model, frames, channels, rate, command):
     for source in SOURCES:
         info = soundfile.info(f"stems/song/{source}.wav")
         assert (info.frames, info.channels, info.samplerate) == (frames, channels, rate)
+
+
+@pytest.mark.parametrize("flags, names", [((), SOURCES), (("--two-stems", "vocals"), ("vocals", "no_vocals"))])
+def test_a_page_to_listen_to(flags, names, command):
+    song()
+    assert command("song.wav", "--page", *flags)[0] == 0
+    page = Page("stems/song/page.html")
+    page.assert_whole(num_scripts=2)
+    assert page.addresses() == [f"{name}.wav" for name in ("mixture", *names)]
 
 
 @pytest.mark.parametrize("model, flags", [
