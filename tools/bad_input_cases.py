@@ -33,7 +33,8 @@ COMMANDS = {
     "out-of-core-training/train.py": "SMALL -o out", "data-cleansing/benchmark.py": "",
     "data-cleansing/cleanse.py": "--dataset digits -o out", "data-cleansing/compare_lists.py": "nosuch",
     "data-cleansing/eval.py": "nosuch",
-    "data-cleansing/leave_one_out.py": "-o out", "data-cleansing/report.py": "nosuch",
+    "data-cleansing/leave_one_out.py": "-o out", "data-cleansing/planted_noise.py": "DIGITS -o out",
+    "data-cleansing/report.py": "nosuch",
     "data-cleansing/score.py": "nosuch", "data-cleansing/train.py": "--dataset digits -o out",
 }
 

@@ -214,6 +214,7 @@ WRITERS = {
     ("data_cleansing", "compare_lists"): ["RUN"],
     ("data_cleansing", "eval"): ["RUN"],
     ("data_cleansing", "leave_one_out"): ["-o", "RUN"],
+    ("data_cleansing", "planted_noise"): ["DIGITS", "-o", "RUN"],
     ("data_cleansing", "report"): ["RUN"],
     ("data_cleansing", "score"): ["RUN"],
     ("data_cleansing", "train"): ["DIGITS", "-o", "RUN", "--resume"],

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from common.console import cli
 from common.machine.output_folders import claimed
 from data_cleansing.command_line import read_experiment
+from data_cleansing.new_trainings import run_new_trainings
 from data_cleansing.results.html_report import write_report
 from data_cleansing.results.run_folder import open_run
 from data_cleansing.results.score_files import SIGN
@@ -28,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         started = time.perf_counter()
         run_trials(cfg, folder, experiment.choose_context, Trial.train, Trial.score, Trial.cross_validate,
                    Trial.retrain)
+        run_new_trainings(cfg, folder, experiment.choose_context)
         write_report(folder, cfg)
     print(f"done in {time.perf_counter() - started:.0f} s")
 

@@ -65,11 +65,26 @@ def read_experiment(doc: str | None, argv: Sequence[str] | None = None) -> Exper
     UsageError
         There is no such section, or a value is not allowed; several processes were started by mpirun.
     """
+    return experiment_of(experiment_parser(doc).parse_args(argv))
+
+
+def experiment_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Start the parser of a script that begins with an experiment; `experiment_of` reads what it parsed."""
     parser = cli.parser(doc)
     add_experiment_flags(parser, Config, CFG, default_text="that of --dataset; FILES with only --data-dir",
                          swaps=False)
     add_published_flags(parser, *PUBLISHED_FLAGS)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def experiment_of(args: argparse.Namespace) -> Experiment:
+    """Read what `experiment_parser` parsed.
+
+    Raises
+    ------
+    UsageError
+        As `read_experiment`.
+    """
     if launched_size() > 1:    # scores follow the steps of one process
         raise UsageError("trials are trained in one process each; start without mpirun, with --jobs N for N at a time")
     overrides, path = overrides_of(args, Config), find_cfg(args.cfg, "data_cleansing")

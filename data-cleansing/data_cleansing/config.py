@@ -78,6 +78,9 @@ class Retraining:
 
     remove_n_list: tuple[str, ...] = names(REMOVALS, help="numbers of images to remove")
     retrain_all: bool = flag(False, help="train again from the first step, not only the last epoch")
+    new_trainings: int = integer(0, at_least=0, at_most=1000,
+                                 help="also judge each removal by so many new trainings of each trial, with first "
+                                      "values and an order of their own; 0: only train again as before")
 
     @property
     def removals(self) -> list[int]:

@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.overwrite:
             # What was retrained without the worst images is not that of the new scores.
             names = [METHODS[method].folder for method in cfg.scored_methods]
-            remove(args.run, [f"{kind}/{name}" for kind in ("influence", "score") for name in names])
+            remove(args.run, [f"{kind}/{name}" for kind in ("influence", "score", "new_trainings")
+                              for name in names])
         print(f"{args.run}: computing on {choose_context()}; {SIGN}", flush=True)
         run_trials(cfg, args.run, choose_context, _score)
     print(f"scored: {Path(args.run) / 'influence'}; next: python data-cleansing/eval.py {args.run}")

@@ -3,7 +3,7 @@ import contextlib
 import math
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ LOG_HEADER = ("epoch", "train_loss", "valid_loss", "valid_accuracy")
 
 
 @contextlib.contextmanager
-def _unwrapped_interrupts():
+def unwrapped_interrupts() -> Iterator[None]:
     """Raise a KeyboardInterrupt again where nnabla, interrupted in a Python function, has raised a SystemError."""
     try:
         yield
@@ -135,7 +135,7 @@ class Trial:
         """Whether the training is complete."""
         return (self.training_folder / "final_model.h5").exists()
 
-    @_unwrapped_interrupts()
+    @unwrapped_interrupts()
     def train(self) -> None:
         """Train, or go on from the last epoch that was finished."""
         if self.is_trained:
@@ -189,7 +189,7 @@ class Trial:
             raise UserError(f"{path}: cannot be read as {what} (of other images); {AGAIN}")
         return arrays["classes"], arrays["losses"]
 
-    @_unwrapped_interrupts()
+    @unwrapped_interrupts()
     def score(self) -> None:
         """Score by all methods of the configuration; each writes its file.
 
@@ -228,7 +228,7 @@ class Trial:
         extremes = f"from {scores.min():.3g} to {scores.max():.3g}"
         print(f"seed {self.seed}, {method}: {len(scores)} scores {extremes}, {state}", flush=True)
 
-    @_unwrapped_interrupts()
+    @unwrapped_interrupts()
     def cross_validate(self) -> Evidence:
         """Judge all training images by networks that are trained without them; each part of them writes its file.
 
@@ -243,7 +243,7 @@ class Trial:
         check_settings(folder, attrs.asdict(plan), "judged")
         return cross_validate(cfg.network(len(self.train_images.class_names)), self.train_images, plan, folder)
 
-    @_unwrapped_interrupts()
+    @unwrapped_interrupts()
     def retrain(self, methods: Sequence[str] | None = None) -> None:
         """Retrain without the worst images of each method, those of the configuration if not given; each number of
         images writes its file.
@@ -267,14 +267,15 @@ class Trial:
                 elif removed == 0 and unchanged is not None:
                     rows = unchanged    # the same for all methods
                 else:
-                    rows = self._retrain_without(self._worst(method, removed))
+                    rows = self._retrain_without(self.worst(method, removed))
                     self._print_measures(method, removed, rows[-1])
                 if not path.exists():
                     make_folder(path.parent)
                     write_csv(path, MEASURES, rows)
                 unchanged = rows if removed == 0 else unchanged
 
-    def _worst(self, method, removed):
+    def worst(self, method: str, removed: int) -> frozenset[int]:
+        """Return the rows of the `removed` images that are best removed by the scores of a method."""
         scores = read_influence(influence_path(self.folder, method, self.seed), len(self.train_images))
         return frozenset(np.argsort(scores, kind="stable")[:removed].tolist())
 
@@ -285,10 +286,14 @@ class Trial:
         rows = []
         for epoch in range(first, self.record.num_epochs):
             self.trainer.run(*self.record.epoch_starts[epoch:epoch + 2], without=without)
-            (valid_loss, valid_accuracy), (test_loss, test_accuracy) = (
-                evaluate(self.trainer.network, images) for images in (self.valid_images, self.test_images))
-            rows.append([valid_loss, test_loss, valid_accuracy, test_accuracy])
+            rows.append(self.measure())
         return rows
+
+    def measure(self) -> list[float]:
+        """Measure the current parameters: `MEASURES`."""
+        (valid_loss, valid_accuracy), (test_loss, test_accuracy) = (
+            evaluate(self.trainer.network, images) for images in (self.valid_images, self.test_images))
+        return [valid_loss, test_loss, valid_accuracy, test_accuracy]
 
     def _print_measures(self, method, removed, row):
         removed_by = f"{removed} worst of {method} removed" if removed else "nothing removed"

@@ -8,7 +8,7 @@ from common.pages.pictures import figure_uri
 from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
-from data_cleansing.results import accuracy
+from data_cleansing.results import accuracy, paired
 from data_cleansing.results.cleaned_lists import (
     ESTIMATES_HEADER,
     ESTIMATES_NAMES,
@@ -20,6 +20,7 @@ from data_cleansing.results.cleaned_lists import (
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
 from data_cleansing.results.report_images import FULL_BYTES, FULL_SIDE, NUM_IMAGES, TO_LOOK_AT, page_data, read_scores
 from data_cleansing.results.score_files import SIGN
+from data_cleansing.results.significance import CONFIDENCE
 from data_cleansing.training.record import TrainingRecord
 from data_cleansing.trial import Trial
 
@@ -41,6 +42,7 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     folder = Path(folder)
     measures = accuracy.summarize(folder)
     accuracy.write_figure(folder, measures, cfg.dataset)
+    comparisons = paired.summarize(folder)
     method = cfg.methods[0]
     detection, estimates, cache, data, histograms, trials = [], [], [], {}, "", []
     for seed in cfg.seeds:
@@ -61,9 +63,11 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
     body = "".join([_head(folder, cfg), _estimates(estimates), _workplace(data, cfg.seeds[0]), _accuracy(measures, cfg),
-                    _detection(detection), _cache(cache), histograms, _beside_retraining(comparison)])
+                    _paired(comparisons), _detection(detection), _cache(cache), histograms,
+                    _beside_retraining(comparison)])
     write_text(folder / "report.html", document("Data cleansing", body, __file__, data))
     print(accuracy.format_table(measures))
+    print(paired.format_table(comparisons))
     if detection:
         print(format_detection(detection))
     print(align((f"parameters, {name}:", f"{size:,}", f"bytes, {what}") for name, what, size in cache))
@@ -152,6 +156,21 @@ def _accuracy(measures, cfg):
             f"trials.</p>{_plot(accuracy.draw_accuracy(measures, cfg.dataset))}"
             "<details><summary>Numbers</summary>"
             f"{table(('method', 'removed', 'test accuracy', 'std'), rows)}</details>")
+
+
+def _paired(comparisons):
+    """The replay beside new trainings, as differences of pairs."""
+    if not comparisons:
+        return ""
+    rows = [(c.protocol, c.against, c.method, c.removed, c.difference.pairs, paired.format_difference(c))
+            for c in comparisons]
+    header = ("protocol", "against", "method", "removed", "pairs", "change of test accuracy, points")
+    return ("<h2>By pairs of trainings</h2><p>The replay takes the scored steps again, and so rewards undoing "
+            "the last ones. New trainings have first values and an order of their own, and tell what the images are "
+            f"worth as data (--new-trainings). Bands: {CONFIDENCE:.0%} confidence of the mean difference of "
+            "pairs; *: significant by a paired t test with Holm's correction.</p>"
+            f"{_plot(paired.draw({'': comparisons}))}<details><summary>Numbers</summary>{table(header, rows)}"
+            "</details>")
 
 
 def _beside_retraining(comparison):

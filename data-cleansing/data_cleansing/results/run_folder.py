@@ -13,10 +13,10 @@ from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
 
 CONFIG = "config.json"
-FOLDERS = ("training", "influence", "score", "summary", "fig", "cleaned")    # folders that a run makes
+FOLDERS = ("training", "influence", "score", "new_trainings", "summary", "fig", "cleaned")    # folders that a run makes
 FILES = ("report.html", "detection.csv", "list_comparison.csv", "cache.csv", "leave_one_out.csv", CONFIG)
 # Data may move while a run rests; the other keys only say how much there is to do.
-MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "n_trials", "jobs")
+MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "new_trainings", "n_trials", "jobs")
 
 
 def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: bool = False) -> Path:

@@ -27,6 +27,13 @@ def score_path(folder: str | Path, method: str, removed: int, seed: int) -> Path
     return Path(folder) / "score" / METHODS[method].folder / f"score_delete_worst_{removed}_seed_{seed}.csv"
 
 
+def new_training_path(folder: str | Path, method: str | None, removed: int, seed: int, number: int) -> Path:
+    """Path of the measures of a new training without the `removed` worst images; for 0 there is no method."""
+    name = "No_Removal" if method is None else METHODS[method].folder
+    return (Path(folder) / "new_trainings" / name
+            / f"score_delete_worst_{removed}_seed_{seed}_training_{number}.csv")
+
+
 def write_influence(path: Path, scores: np.ndarray, images: Images) -> None:
     """Write scores, float64 (n,), the images that are best removed first."""
     make_folder(path.parent)

@@ -1,4 +1,5 @@
 """The order of images in training, and the record of a training run that influence scores are computed from."""
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +118,37 @@ def published_record(num_images: int, epochs: int, batch_size: int, learning_rat
         The last batch of an epoch may be smaller.
     """
     order = permutation(num_images, split_seed)
-    rows = np.concatenate([order[permutation(num_images, epoch)] for epoch in range(epochs)])
-    starts = np.arange(0, num_images, batch_size)
-    bounds = np.append((np.arange(epochs)[:, np.newaxis] * num_images + starts).ravel(), epochs * num_images)
-    seeds = np.arange(len(rows)) if augment else np.full(len(rows), NOT_AUGMENTED)
-    steps = epochs * len(starts)
-    return TrainingRecord(num_images, rows, seeds, bounds, np.repeat(np.arange(epochs), len(starts)),
-                  np.full(steps, learning_rate))
+    rows = np.stack([order[permutation(num_images, epoch)] for epoch in range(epochs)])
+    seeds = np.arange(rows.size).reshape(rows.shape) if augment else np.full(rows.shape, NOT_AUGMENTED)
+    return _in_batches(num_images, rows, seeds, batch_size, learning_rate)
+
+
+def new_record(num_images: int, epochs: int, batch_size: int, learning_rate: float, seed: int, augment: bool = True,
+               without: Collection[int] = frozenset()) -> TrainingRecord:
+    """Plan a training with an order of its own on the images that are left.
+
+    A seed draws the order and the augmentation of all images. Those left out are then taken away, and the others fill
+    the batches: trainings of one seed differ by them alone.
+
+    Parameters
+    ----------
+    num_images, epochs, batch_size : int
+        As for `published_record`.
+    without : set of int
+        Rows of the training set; not all of them.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.stack([rng.permutation(num_images) for _ in range(epochs)])
+    seeds = rng.integers(0, 2 ** 31, rows.shape) if augment else np.full(rows.shape, NOT_AUGMENTED)
+    kept = ~np.isin(rows, list(without))    # as many in each epoch
+    return _in_batches(num_images, rows[kept].reshape(epochs, -1), seeds[kept].reshape(epochs, -1), batch_size,
+                       learning_rate)
+
+
+def _in_batches(num_images, rows, seeds, batch_size, learning_rate):
+    """Cut epochs into steps; rows and seeds are int (epochs, uses)."""
+    epochs, uses = rows.shape
+    starts = np.arange(0, uses, batch_size)
+    bounds = np.append((np.arange(epochs)[:, np.newaxis] * uses + starts).ravel(), epochs * uses)
+    return TrainingRecord(num_images, rows.ravel(), seeds.ravel(), bounds, np.repeat(np.arange(epochs), len(starts)),
+                          np.full(epochs * len(starts), learning_rate))
