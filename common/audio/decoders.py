@@ -1,10 +1,10 @@
 """Where `common.audio.files.AudioReader` gets its samples from: libsndfile, or PyAV for what that cannot seek in.
 
 A source has `sample_rate`, `channels`, `num_streams`, `num_frames`, `estimated_frames` (see `AudioReader`), `length`
-(what a header says of the bytes, or None), `promised_frames` (what it says of the frames, or None), `damaged_packets`
-(offsets of those that could not be decoded so far), and two methods: `close()` and `blocks_from(frame)`, which
-returns a frame at or before `frame` and an iterator over the audio from there on, in blocks (samples, channels) of
-float32. A new iterator ends the use of those before.
+(what a header says of the bytes, or None), `promised_frames` (what it says of the frames, or None), `encoding` (see
+`AudioReader`), `damaged_packets` (offsets of those that could not be decoded so far), and two methods: `close()` and
+`blocks_from(frame)`, which returns a frame at or before `frame` and an iterator over the audio from there on, in blocks
+(samples, channels) of float32. A new iterator ends the use of those before.
 """
 import contextlib
 import os
@@ -37,6 +37,9 @@ _OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "codec_whitelist": ",".jo
             "protocol_whitelist": "none"}
 RATES = range(1000, 1_000_001)    # Hz; a resampler would make 44,100 samples of one at 1 Hz
 MOST_CHANNELS = 255    # as many as Vorbis can hold
+_LOSSLESS = ("alac", "ape", "flac", "tta", "wavpack", "wmalossless")
+_ENCODINGS = {"s16": "int16", "s32": "int24", "flt": "float32", "dbl": "float32"}    # of decoded samples
+_SUBTYPES = {"PCM_16": "int16", "PCM_24": "int24", "PCM_32": "float32", "FLOAT": "float32", "DOUBLE": "float32"}
 _KIND, _REMEDY = "an audio file", "copy or convert it again"
 _STEP = 4096    # frames read at once: an error in a damaged file costs no more than these
 _AAC_FRAME = 1024    # frames in a packet
@@ -64,6 +67,11 @@ def open_source(path: Path, stream: int) -> "SampleSource | PacketSource":
         file.close()
         raise
     return source
+
+
+def open_container(stream: BinaryIO | CorrectedFile) -> av.container.InputContainer:
+    """Open a file with FFmpeg, which opens no other one. It raises av.error.FFmpegError where it finds no audio."""
+    return av.open(stream, metadata_errors="ignore", container_options=_OPTIONS)
 
 
 def _source_of(path: Path, file: BinaryIO, stream: int) -> "SampleSource | PacketSource":
@@ -96,6 +104,7 @@ class SampleSource:
         self._path, self._stream, self.length = path, file, length
         self._file = self._open()
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        self.encoding = _SUBTYPES.get(self._file.subtype)
         self.num_frames = self.estimated_frames = self._file.frames
         # Not so in a FLAC file that was written to a pipe, nor in MP3 under the cover of WAV.
         self.knows_length = self.num_frames < 1 << 62 and not self._file.subtype.startswith("MPEG")
@@ -147,6 +156,9 @@ class PacketSource:
         if first is None:
             raise _undecodable(path)
         self.sample_rate, self.channels = first.sample_rate, first.layout.nb_channels
+        codec = self._stream.codec_context.name
+        keeps_samples = codec in _LOSSLESS or codec.startswith("pcm_")
+        self.encoding = _ENCODINGS.get(first.format.name.removesuffix("p")) if keeps_samples else None
         self._first_pts = first.pts or 0
         duration = self._container.duration    # microseconds
         self.estimated_frames = round(duration * self.sample_rate / 1_000_000) if duration and duration > 0 else None
@@ -171,7 +183,7 @@ class PacketSource:
     def _open(self) -> tuple[av.container.InputContainer, av.audio.stream.AudioStream]:
         self._bytes.seek(0)
         try:
-            container = av.open(self._bytes, metadata_errors="ignore", container_options=_OPTIONS)
+            container = open_container(self._bytes)
         except av.error.FFmpegError as error:
             raise _undecodable(self._path) from error
         streams = container.streams.audio

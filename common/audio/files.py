@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 
+from common.audio.descriptions import NOTHING_KNOWN, TAGS, Description, complete
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
 
@@ -42,6 +43,9 @@ class AudioReader:
         AAC-LC in MP4, whose padding is left out. None where only decoding tells.
     estimated_frames : int or None
         `num_frames`, or what a header promises, or what the bit rate suggests; for progress bars.
+    encoding : str or None
+        What holds its samples, as of `AudioWriter`: 'int16', 'int24', or 'float32', which stands for 32-bit integers
+        and doubles, too. None where samples are lossy, or have fewer bits.
     position : int
         Frame that the next `read` begins with.
     damage : str or None
@@ -64,6 +68,7 @@ class AudioReader:
         self._source = source = open_source(self.path, stream)
         self.sample_rate, self.channels, self.num_streams = source.sample_rate, source.channels, source.num_streams
         self.num_frames, self.estimated_frames = source.num_frames, source.estimated_frames
+        self.encoding = source.encoding
         self.damage: str | None = None
         self.seek(0)
         if self.num_frames == 0:
@@ -200,6 +205,21 @@ FORMATS = {
 }
 
 
+def writable_rate(ext: str, sample_rate: int) -> int:
+    """Return the rate in Hz that files of a format can have, and that loses least of audio of another."""
+    rates = FORMATS[ext].rates
+    return sample_rate if sample_rate in rates else min((rate for rate in rates if rate > sample_rate),
+                                                        default=rates[-1])
+
+
+def kept_encoding(ext: str, encoding: str | None) -> str:
+    """Return the encoding of a format that keeps most of samples that were held by another; see `AudioReader`."""
+    subtypes = FORMATS[ext].subtypes
+    if encoding in subtypes:
+        return encoding
+    return "int24" if encoding == "float32" and "int24" in subtypes else next(iter(subtypes))
+
+
 def check_format(ext: str, encoding: str | None = None, sample_rate: int | None = None,
                  channels: int | None = None) -> str:
     """Check that a file of these properties, as far as they are given, can be written.
@@ -242,6 +262,8 @@ class AudioWriter:
         'int16' (default), 'int24' or 'float32' in WAV; 'int16' (default) or 'int24' in FLAC.
     num_frames
         How many frames will be written: a WAV file that would pass 4 GB becomes RF64.
+    description
+        Tags, and for more than two channels in a WAV file their places, that the file gets.
 
     Raises
     ------
@@ -252,12 +274,15 @@ class AudioWriter:
     """
 
     def __init__(self, path: str | Path, sample_rate: int, channels: int, ext: str = "wav", encoding: str | None = None,
-                 num_frames: int = 0):
+                 num_frames: int = 0, description: Description = NOTHING_KNOWN):
         self.path = Path(path)
         self._encoding = check_format(ext, encoding, sample_rate, channels)
         self._settings: dict[str, Any] = dict(
             FORMATS[ext].options, samplerate=sample_rate, channels=channels, format=FORMATS[ext].name,
             subtype=FORMATS[ext].subtypes[self._encoding])
+        self._ext, self._description = ext, description
+        if ext == "wav" and channels > 2:
+            self._settings["format"] = "WAVEX"    # has room for their places
         self._frames_left = np.inf
         if ext == "wav":
             self._frames_left = _WAV_BYTES // (channels * int(self._encoding[-2:]) // 8)
@@ -289,12 +314,16 @@ class AudioWriter:
                 # Of names that are not UTF-8, soundfile takes the bytes.
                 name: Any = temporary if os.name == "nt" else os.fsencode(temporary)
                 with soundfile.SoundFile(name, "w", **self._settings) as file:
+                    if self._ext != "mp3":    # whose text libsndfile writes in another alphabet
+                        for key, value in self._description.tags.items():
+                            setattr(file, TAGS[key], value)
                     yield file
             except soundfile.LibsndfileError as error:
                 _check_room(temporary)    # says why, where libsndfile only says that
                 raise UserError(f"{self.path}: could not be written ({error.error_string})") from error
             # libsndfile says nothing if the last bytes of a compressed file find no room.
             _check_room(temporary)
+            complete(temporary, self._ext, self._description)
 
 
 def _encode(audio: np.ndarray, encoding: str) -> np.ndarray:

@@ -116,6 +116,11 @@ def _announced_size(url, target):
                         "by hand") from error
 
 
+def is_fetched(url: str) -> bool:
+    """Whether the cache has the file at `url`."""
+    return _target(url, None).exists()
+
+
 def fetch_members(url: str, name: str, members: Sequence[str], limit: int) -> Path:
     """Fetch a ZIP archive as `fetch_first_seen` does, and unpack files of it into a folder of the cache.
 

@@ -36,11 +36,18 @@ def claimed(folder: str | Path) -> Iterator[Path]:
     if launched_rank():
         yield folder
         return
+    with vanishing(folder), _held(make_folder(folder) / LOCK):
+        remove_leftovers(folder)
+        yield folder
+
+
+@contextlib.contextmanager
+def vanishing(folder: str | Path) -> Iterator[None]:
+    """Remove a folder, and those above it, that were not there before the block and are empty after it."""
+    folder = Path(folder)
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with _held(make_folder(folder) / LOCK):
-            remove_leftovers(folder)
-            yield folder
+        yield
     finally:
         with contextlib.suppress(OSError):    # there is something in it
             for path in new:

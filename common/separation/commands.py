@@ -35,6 +35,9 @@ def separate(network: MusicNetwork, doc: str | None, argv: Sequence[str] | None 
     add_stem_flags(parser, network.chunk_seconds, network.overlap)
     network.add_separator_flags(parser)
     args = parser.parse_intermixed_args(argv)
+    if args.list_models:
+        print(network.models_table())
+        return 0
     request = stem_request(args)    # before weights are fetched
     from common.separation.stems import separate_files
 

@@ -1,15 +1,14 @@
 """The flags of the `separate.py` and of the `eval.py` of every paper, and the checks of their values."""
 import argparse
-import os
-from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import attrs
 
 from common.audio.files import FORMATS, check_format
 from common.console.values import flag_value, positive_int, to_number
-from common.datasets.musdb18 import AUDIO_SUFFIXES, SPLITS
+from common.datasets.musdb18 import SPLITS
 from common.machine.errors import UsageError
+from common.separation import track_names
 
 # separate.py ----------------------------------------------------------------------------------------------------------
 
@@ -23,7 +22,7 @@ class OutputFormat:
     ext
         A key of `common.audio.files.FORMATS`.
     encoding
-        As of `common.audio.files.AudioWriter`; None: the default of the format.
+        As of `common.audio.files.AudioWriter`; None: that of the input, as far as the format has it.
     clip_mode
         Where a stem goes beyond full scale, and samples are integers: "rescale" makes all of it softer, "clamp" limits
         its samples.
@@ -38,6 +37,11 @@ class OutputFormat:
         """Whether full scale is a limit."""
         return self.encoding != "float32"
 
+    @property
+    def step(self) -> float | None:
+        """Distance of the levels that samples can have; None where they are not integers."""
+        return {"int16": 2.0 ** -15, "int24": 2.0 ** -23}.get(self.encoding or "")
+
 
 @attrs.frozen(kw_only=True)
 class StemRequest:
@@ -45,12 +49,16 @@ class StemRequest:
 
     Attributes
     ----------
-    folders
-        For each input, the folder of its stems.
+    tracks
+        Audio file -> name of the track.
+    notes
+        Lines to print before work.
     refused
-        A line for each input that cannot be separated, such as one of the same name as another.
+        A line for each input that cannot be separated, such as a folder without audio.
     out_dir
-        The folder of these folders, which temporary files go to as well.
+        The folder that all files lie in, temporary ones, too.
+    filename
+        Template of the files in it, as of `common.separation.track_names.check_template`.
     start
         Where to start in the inputs, in seconds.
     duration
@@ -58,19 +66,24 @@ class StemRequest:
     two_stems
         Write this stem and the rest of the mixture instead of all stems.
     output
+    mixture_consistency
+        Make the stems add up to the mixture; None: where they do so but for rounding, at the rate of the networks.
     resume
         Skip inputs whose stems are all there.
     page
         Write a page to listen to the stems and the mixture, too.
     """
 
-    folders: dict[Path, Path]
+    tracks: dict[Path, PurePosixPath]
+    notes: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     out_dir: str
+    filename: str = track_names.DEFAULT
     start: float = 0.0
     duration: float | None = None
     two_stems: str | None = None
     output: OutputFormat = OutputFormat()
+    mixture_consistency: bool | None = None
     resume: bool = False
     page: bool = False
 
@@ -91,6 +104,9 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
     parser.add_argument("--inputs", "-i", nargs="+", default=[], metavar="FILE", help="more of them")
     parser.add_argument("--out-dir", "-o", default="stems", metavar="DIR",
                         help="where a folder is made for each input (default: %(default)s)")
+    parser.add_argument("--filename", type=_filename, default=track_names.DEFAULT, metavar="TEMPLATE",
+                        help="names of the files in it, with {stem} and perhaps {track}, {ext}, and {trackext}, the "
+                             "extension of the input (default: %(default)s)")
     parser.add_argument("--start", type=_seconds, default=0.0, metavar="SECONDS",
                         help="where to start in the inputs (default: %(default)s)")
     parser.add_argument("--duration", type=_duration, default=-1.0, metavar="SECONDS",
@@ -100,12 +116,18 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
     parser.add_argument("--ext", choices=tuple(FORMATS), default="wav", help="format (default: %(default)s)")
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--float32", dest="encoding", action="store_const", const="float32",
-                       help="write 32-bit floating point, which never clips, instead of 16 bits (wav)")
+                       help="write 32-bit floating point, which never clips (wav)")
     depth.add_argument("--int24", dest="encoding", action="store_const", const="int24",
-                       help="write 24 bits instead of 16 (wav, flac)")
+                       help="write 24 bits (wav, flac)")
+    depth.add_argument("--int16", dest="encoding", action="store_const", const="int16",
+                       help="write 16 bits (wav, flac; default: the depth of the input, and 16 bits where it has none)")
     parser.add_argument("--clip-mode", choices=("rescale", "clamp"), default="rescale",
                         help="where a stem goes beyond full scale: make all of it softer, or limit the samples; no "
                              "matter with --float32 (default: %(default)s)")
+    parser.add_argument("--mixture-consistency", action=argparse.BooleanOptionalAction, default=None,
+                        help="make the stems add up to the song: what they lack is shared out among them (default: if "
+                             "they do already, but for rounding, and the song has the rate of the network)")
+    parser.add_argument("--list-models", action="store_true", help="list the published models, and do nothing else")
     parser.add_argument("--resume", action="store_true", help="skip inputs whose stems are all there")
     parser.add_argument("--page", action="store_true",
                         help="also write page.html, to listen to the stems in a browser, and the mixture for it")
@@ -120,6 +142,8 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
 _seconds = flag_value("a number of seconds from 0", to_number, lambda value: value >= 0)
 _duration = flag_value("a number of seconds above 0, nor -1", to_number, lambda value: value > 0 or value == -1)
 _chunk_dur = flag_value("a number of seconds above 0", to_number, lambda value: value > 0)
+_filename = flag_value(f"a file name with {{stem}}, of the placeholders {', '.join(track_names.PLACEHOLDERS)} alone",
+                       track_names.check_template)
 _overlap = flag_value("a fraction from 0 to 0.5", to_number, lambda value: 0 <= value <= 0.5)
 
 
@@ -129,69 +153,17 @@ def stem_request(args: argparse.Namespace) -> StemRequest:
     Raises
     ------
     UsageError
-        No input is given, none exists or can have a folder for its stems, or the format cannot hold the encoding.
+        No input is given, none exists, no stem can be written, or the format cannot hold the encoding.
     """
     output = OutputFormat(ext=args.ext, encoding=args.encoding, clip_mode=args.clip_mode)
-    folders, refused = _stem_folders([Path(name) for name in (*args.files, *args.inputs)], Path(args.out_dir))
-    check_format(output.ext, output.encoding)
-    return StemRequest(folders=folders, refused=refused, out_dir=args.out_dir, start=args.start,
-                       duration=None if args.duration == -1 else args.duration, two_stems=args.two_stems, output=output,
-                       resume=args.resume, page=args.page)
-
-
-def _stem_folders(inputs: Sequence[Path], out_dir: Path) -> tuple[dict[Path, Path], tuple[str, ...]]:
-    """Return the folder of the stems of each audio file, and a line for each input that can have none.
-
-    Raises
-    ------
-    UsageError
-        No input can have one.
-    """
-    if not inputs:
-        raise UsageError("no audio file is given (see --help)")
-    if not any(os.path.exists(path) for path in inputs):    # noqa: PTH110 - which bears with names that cannot be
-        raise UsageError(f"{inputs[0]}: no such file" + (", nor any other of the inputs" if len(inputs) > 1 else ""))
-    if reason := _why_not_made(out_dir):
+    inputs = track_names.find_inputs([Path(name) for name in (*args.files, *args.inputs)], Path(args.out_dir))
+    if reason := track_names.why_not_made(Path(args.out_dir)):
         raise UsageError(reason)
-    folders, taken, refused = {}, {}, []
-    for path in inputs:
-        found = _audio_files(path, out_dir)
-        if not found:
-            refused.append(f"{path}: no audio file in this folder ({', '.join(AUDIO_SUFFIXES)})")
-        for file, name in found:
-            folder = out_dir / name
-            if file in folders:    # named twice
-                continue
-            if folder in taken:
-                refused.append(f"{file}: its stems would go to {folder}, as those of {taken[folder]}; rename it, or "
-                               "choose another --out-dir")
-            elif reason := _why_not_made(folder):
-                refused.append(reason)
-            else:
-                folders[file], taken[folder] = folder, file
-    if not folders:
-        raise UsageError(refused[0])
-    return folders, tuple(refused)
-
-
-def _audio_files(path: Path, out_dir: Path) -> list[tuple[Path, Path]]:
-    """Return the file itself, or the audio files in a folder and its folders, each with the name for its stems.
-
-    What lies in `out_dir` are stems of earlier runs.
-    """
-    if not os.path.isdir(path):    # noqa: PTH112 - which bears with names that cannot be
-        return [(path, Path(path.stem))]
-    files = (file for file in sorted(path.rglob("[!.]*")) if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file())
-    stems = out_dir.resolve()
-    return [(file, file.relative_to(path).with_suffix("")) for file in files if stems not in file.resolve().parents]
-
-
-def _why_not_made(folder: Path) -> str | None:
-    """Say why a folder cannot be made or written to; None if it can."""
-    existing = next(parent for parent in (folder, *folder.parents) if os.path.exists(parent))    # noqa: PTH110
-    if existing.is_dir() and os.access(existing, os.W_OK):
-        return None
-    return f"{existing}: {'not writable' if existing.is_dir() else 'not a folder'}; choose another --out-dir"
+    check_format(output.ext, output.encoding)
+    return StemRequest(tracks=inputs.tracks, notes=inputs.notes, refused=inputs.refused, out_dir=args.out_dir,
+                       filename=args.filename, start=args.start,
+                       duration=None if args.duration == -1 else args.duration, two_stems=args.two_stems, output=output,
+                       mixture_consistency=args.mixture_consistency, resume=args.resume, page=args.page)
 
 
 # eval.py --------------------------------------------------------------------------------------------------------------

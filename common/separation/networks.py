@@ -7,7 +7,10 @@ from typing import Any
 
 import attrs
 
+from common.console.tables import align
+from common.downloads.fetch import is_fetched
 from common.inference.flags import Computation, add_computing_flags
+from common.machine.cache import cache_dir
 from common.separation.separator import StemSeparator
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -21,12 +24,20 @@ class PublishedModel:
     ----------
     url
         Of a weight file, or of a ZIP archive with a file `<source>.h5` for each source.
+    megabytes
+        About how many are fetched.
     sdr
         Whose numbers -> source -> median SDR in dB over frames and the 50 test songs of MUSDB18.
     """
 
     url: str
+    megabytes: int
     sdr: Scores
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """What it separates."""
+        return tuple(next(iter(self.sdr.values())))
 
 
 @attrs.frozen(kw_only=True)
@@ -76,6 +87,14 @@ class MusicNetwork:
         make = functools.partial(importlib.import_module(self.separator).Separator, **options,
                                  chunk_seconds=args.chunk_dur or None, overlap=args.overlap)
         return Computation.of_flags(args).start(options["model"], make)
+
+    def models_table(self) -> str:
+        """Return a table of the published models: name, size, sources, where it comes from, whether it is there."""
+        rows = []
+        for name, model in self.published.items():
+            there = is_fetched(model.url) or (cache_dir() / name).is_dir()    # the latter: an unpacked archive
+            rows.append([name, f"{model.megabytes} MB", " ".join(model.sources), model.url, "yes" if there else "no"])
+        return align([["model", "size", "sources", "from", "in the cache"], *rows], left=5)
 
     def published_sdr(self, model: str) -> Scores:
         """Return the published scores of a model; those of all models if it is one of the user's own."""

@@ -1,22 +1,26 @@
 """What the separators of all papers share: they turn audio of any length and sample rate into stems."""
 import abc
 import contextlib
-import itertools
 import math
+import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import nnabla as nn
 import numpy as np
 
-from common.audio.files import Resampler
 from common.audio.spool import BLOCK
 from common.inference.engines import check_engine
 from common.machine.errors import UsageError
+from common.machine.output_folders import vanishing
 from common.machine.threads import NNABLA
-from common.separation.chunks import separate_in_chunks
+from common.separation.flags import OutputFormat, StemRequest
+from common.separation.monitor import Monitor, Report, unobserved
+from common.separation.song import separate_song, stem_names, stem_targets
+from common.separation.streams import separate_stream
+from common.separation.track_names import DEFAULT, check_distinct, check_template
 
 
 class StemSeparator(abc.ABC):
@@ -76,7 +80,19 @@ class StemSeparator(abc.ABC):
         return {"stems": list(self.stems), "chunk_dur": self.chunk_seconds or 0.0, "overlap": self.overlap,
                 "precision": self.precision}
 
-    def separate(self, audio: np.ndarray, sample_rate: int) -> dict[str, np.ndarray]:
+    @property
+    def complete(self) -> bool:
+        """Whether the stems are all of the mixture, so that they may be made to add up to it."""
+        return False
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether they do already, all but for rounding."""
+        return False
+
+    def separate(self, audio: np.ndarray, sample_rate: int,
+                 on_progress: Callable[[float, float], object] | None = None,
+                 cancel: threading.Event | None = None) -> dict[str, np.ndarray]:
         """Split a signal.
 
         Parameters
@@ -85,6 +101,8 @@ class StemSeparator(abc.ABC):
             Mono or stereo.
         sample_rate
             In Hz; any.
+        on_progress, cancel
+            As of `common.separation.monitor.Monitor`.
 
         Returns
         -------
@@ -95,6 +113,8 @@ class StemSeparator(abc.ABC):
         ------
         ValueError
             More than two channels, no samples, or samples that are not finite.
+        CancelledError
+            `cancel` was set.
         """
         audio = np.asarray(audio, np.float32)
         signal = audio[:, None] if audio.ndim == 1 else audio
@@ -103,11 +123,56 @@ class StemSeparator(abc.ABC):
                              "are wanted")
         blocks = (signal[start:start + BLOCK] for start in range(0, len(signal), BLOCK))
         out, done = np.empty((len(self.stems), *signal.shape), np.float32), 0
-        for block in separate_stream(self, blocks, sample_rate, signal.shape[1], self.stems):
+        report = Monitor(on_progress, cancel)
+        for block in separate_stream(self, blocks, sample_rate, signal.shape[1], self.stems, frames=len(signal),
+                                     report=report):
             block = block[:len(signal) - done]    # there are a few frames too many
             out[:, done:done + len(block)] = block.swapaxes(0, 1)
             done += len(block)
         return {name: stem.reshape(audio.shape) for name, stem in zip(self.stems, out, strict=True)}
+
+    def separate_file(self, path: str | Path, out_dir: str | Path = "stems", *, filename: str = DEFAULT,
+                      output: OutputFormat | None = None, start: float = 0.0, duration: float | None = None,
+                      two_stems: str | None = None, mixture_consistency: bool | None = None,
+                      on_progress: Callable[[float, float], object] | None = None,
+                      cancel: threading.Event | None = None) -> dict[str, Path]:
+        """Separate a file, in memory that does not grow with its length, and write its stems.
+
+        Parameters
+        ----------
+        path
+        out_dir, filename, start, duration, two_stems, mixture_consistency
+            As of `common.separation.flags.StemRequest`.
+        output
+            Format of the files; None: WAV.
+        on_progress, cancel
+            As of `common.separation.monitor.Monitor`.
+
+        Returns
+        -------
+        dict of str to pathlib.Path
+            The file of each stem. They have the rate, channels, depth and tags of the input as far as the format can.
+
+        Raises
+        ------
+        UsageError, UserError
+            As `common.separation.song.separate_song`; a file name or a stem that is not allowed.
+        CancelledError
+            After an error or `cancel`, none of the files has been written or changed that was not complete before.
+        """
+        path, track = Path(path), PurePosixPath(Path(path).stem)
+        try:
+            check_template(filename)
+        except ValueError:
+            raise UsageError(f"{filename!r} is no template of file names: it is to have {{stem}} in it") from None
+        request = StemRequest(tracks={path: track}, out_dir=str(out_dir), filename=filename, start=start,
+                              duration=duration, two_stems=two_stems, output=output or OutputFormat(),
+                              mixture_consistency=mixture_consistency)
+        targets = stem_targets(stem_names(self, request), request, path, track)
+        check_distinct([(path, targets.values())], filename)
+        with vanishing(out_dir):
+            separate_song(self, path, targets, request, Monitor(on_progress, cancel))
+        return targets
 
     @abc.abstractmethod
     def process(self, chunks: np.ndarray) -> np.ndarray:
@@ -122,7 +187,8 @@ class StemSeparator(abc.ABC):
         float32 array (batch, stems, samples, 2)
         """
 
-    def separate_whole(self, blocks: Iterable[np.ndarray], folder: str | Path | None = None) -> Iterator[np.ndarray]:
+    def separate_whole(self, blocks: Iterable[np.ndarray], folder: str | Path | None = None,
+                       report: Report = unobserved) -> Iterator[np.ndarray]:
         """Separate a signal in one piece: here all of it is in memory, in a subclass it need not be.
 
         Parameters
@@ -130,6 +196,8 @@ class StemSeparator(abc.ABC):
         blocks : iterable of float32 array (n, 2), at `sample_rate`
         folder
             Where temporary files go; see `common.audio.spool`.
+        report
+            Is told what fraction of the work before the first stems is done.
 
         Yields
         ------
@@ -139,58 +207,3 @@ class StemSeparator(abc.ABC):
         signal = np.concatenate(list(blocks))
         if len(signal):
             yield self.process(signal[None])[0].swapaxes(0, 1)
-
-
-def chunk_length(separator: StemSeparator) -> int | None:
-    """Return the samples of a chunk at the rate of the networks; None: signals are separated in one piece."""
-    seconds = separator.chunk_seconds
-    return None if seconds is None else max(1, round(seconds * separator.sample_rate))
-
-
-def separate_stream(separator: StemSeparator, blocks: Iterable[np.ndarray], rate: int, channels: int,
-                    stems: Sequence[str], folder: str | Path | None = None) -> Iterator[np.ndarray]:
-    """Separate a signal that comes in blocks, at its own sample rate.
-
-    Parameters
-    ----------
-    separator
-    blocks : iterable of numpy.ndarray (n, channels), float32
-    rate
-        Hz.
-    channels
-        1 or 2; a single one is used for both sides.
-    stems
-        Names of those that are wanted.
-    folder
-        As for `StemSeparator.separate_whole`.
-
-    Yields
-    ------
-    numpy.ndarray (m, stems, channels), float32
-        In all at least as many frames as came in.
-    """
-    stereo = (np.broadcast_to(block, (len(block), 2)) for block in blocks)
-    mixture = _resampled(stereo, rate, separator.sample_rate, 2)
-    length = chunk_length(separator)
-    if length is None:
-        estimates = separator.separate_whole(mixture, folder)
-    else:
-        estimates = separate_in_chunks(mixture, separator.process, length, round(separator.overlap * length),
-                                       separator.batch_size)
-    wanted = [separator.stems.index(stem) for stem in stems]
-    estimates = (block[:, wanted] for block in estimates)
-    if channels == 1:
-        estimates = (block.mean(axis=2, keepdims=True) for block in estimates)
-    # Rounding in both directions may have lost a frame or two at a low rate between.
-    silence = np.zeros((math.ceil(separator.sample_rate / rate) + 1, len(stems), channels), np.float32)
-    width = len(stems) * channels
-    flat = (block.reshape(len(block), width) for block in itertools.chain(estimates, [silence]))
-    for block in _resampled(flat, separator.sample_rate, rate, width):
-        yield block.reshape(len(block), len(stems), channels)
-
-
-def _resampled(blocks: Iterable[np.ndarray], from_rate: int, to_rate: int, channels: int) -> Iterator[np.ndarray]:
-    resampler = Resampler(from_rate, to_rate, channels)
-    for block in blocks:
-        yield resampler(block)
-    yield resampler(np.empty((0, channels), np.float32), last=True)

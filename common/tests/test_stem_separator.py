@@ -4,7 +4,8 @@ import pytest
 
 from common.machine.errors import UsageError
 from common.separation import separator
-from common.separation.separator import StemSeparator, separate_stream
+from common.separation.separator import StemSeparator
+from common.separation.streams import separate_stream
 
 RATE = 8000
 
@@ -70,7 +71,7 @@ def test_the_folder_reaches_a_separator_of_whole_signals():
     given = []
 
     class Streaming(Halves):
-        def separate_whole(self, blocks, folder=None):
+        def separate_whole(self, blocks, folder=None, report=None):
             given.append(folder)
             for block in blocks:
                 yield np.stack([block, -block], axis=1)

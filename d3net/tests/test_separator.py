@@ -12,7 +12,7 @@ import pytest
 from common.machine.errors import UsageError, UserError
 from common.separation import istft, stft
 from common.separation import separator as shared
-from common.separation.separator import separate_stream
+from common.separation.streams import separate_stream
 from common.separation.wiener import filter_estimates, mixture_phase
 from d3net.mss_model import TARGETS
 from d3net.music import separator as module

@@ -11,14 +11,14 @@ BASE = "https://nnabla.org/pretrained-models"
 # github.com/sony/ai-research-code; of X-UMX: arXiv 2010.04228.
 PUBLISHED = {
     "xumx": PublishedModel(
-        url=f"{BASE}/ai-research-code/x-umx/x-umx.h5",
+        url=f"{BASE}/ai-research-code/x-umx/x-umx.h5", megabytes=142,
         sdr={"X-UMX paper": {"vocals": 6.61, "drums": 6.47, "bass": 5.43, "other": 4.64}}),
     "umx": PublishedModel(
-        url=f"{BASE}/open-unmix-nnabla/umx.zip",
+        url=f"{BASE}/open-unmix-nnabla/umx.zip", megabytes=142,
         sdr={"UMX paper": {"vocals": 6.32, "drums": 5.73, "bass": 5.23, "other": 4.02},
              "UMX NNabla": {"vocals": 6.41, "drums": 5.58, "bass": 5.30, "other": 4.24}}),
     "umxhq": PublishedModel(
-        url=f"{BASE}/open-unmix-nnabla/umxhq.zip",
+        url=f"{BASE}/open-unmix-nnabla/umxhq.zip", megabytes=142,
         sdr={"UMXHQ paper": {"vocals": 6.25, "drums": 6.04, "bass": 5.07, "other": 4.28},
              "UMXHQ NNabla": {"vocals": 6.30, "drums": 5.78, "bass": 5.21, "other": 4.17}}),
 }

@@ -13,7 +13,8 @@ from common.machine.errors import UsageError
 from common.reading.files import sha256_of
 from common.runs.checkpoint import parameter_shapes
 from common.runs.graphs import Graphs
-from common.separation.separator import StemSeparator, chunk_length
+from common.separation.separator import StemSeparator
+from common.separation.streams import chunk_length
 from common.separation.wiener import EPS, SMALLEST_EPS, multichannel_wiener, residual_model
 from x_umx.separation import DEFAULT, NETWORK
 from x_umx.weights import find_weights
@@ -86,6 +87,14 @@ class Separator(StemSeparator):
             for file in self.files:
                 with nn.parameter_scope(file.sources[0]):
                     file.load(parameter_shapes(lambda file=file: file.network.masks(self._magnitude(1, 1))))
+
+    @property
+    def complete(self) -> bool:
+        return self.stems[-1] == ACCOMPANIMENT or set(self.targets) == set(self.sources)
+
+    @property
+    def adds_up(self) -> bool:
+        return self.complete and self.niter > 0 and self.wiener_eps <= EPS    # a larger one leaves more than rounding
 
     def settings(self) -> dict[str, Any]:
         weights = [sha256_of(file.path) for file in self.files]

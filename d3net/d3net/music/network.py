@@ -9,6 +9,7 @@ PATCH_OVERLAPS = (0.0, 0.5, 0.75)
 PUBLISHED = {
     "d3net-mss": PublishedModel(
         url="https://nnabla.org/pretrained-models/ai-research-code/d3net/mss/d3net-mss.zip",
+        megabytes=45,
         sdr={"D3Net paper": {"vocals": 7.24, "drums": 7.01, "bass": 5.25, "other": 4.53},
              "D3Net NNabla": {"vocals": 7.14, "drums": 6.85, "bass": 5.32, "other": 4.82}}),
 }

@@ -1,5 +1,6 @@
 """Separation with D3Net: spectrogram, a network for each source on overlapping patches, Wiener filter, and back."""
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from common.machine.errors import UsageError, UserError
 from common.reading.files import sha256_of
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.graphs import Graphs
+from common.separation.monitor import Report, unobserved
 from common.separation.separator import StemSeparator
 from common.separation.wiener import SourceModel, filter_mixture, mixture_phase
 from d3net.hyperparameters import MSSHyperParameters
@@ -90,6 +92,14 @@ class Separator(StemSeparator):
                 load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self._patches(
                     target, 1))))
 
+    @property
+    def complete(self) -> bool:
+        return True    # what is no target is in the residual
+
+    @property
+    def adds_up(self) -> bool:
+        return self.wiener or RESIDUAL in self.stems
+
     def settings(self) -> dict[str, Any]:
         networks = {target: {"sha256": sha256_of(file.path),
                              "hparams": attrs.asdict(file.hparams)} for target, file in self.files.items()}
@@ -102,7 +112,8 @@ class Separator(StemSeparator):
     def process(self, chunks: np.ndarray) -> np.ndarray:
         return np.stack([np.concatenate(list(self.separate_whole([chunk]))) for chunk in chunks]).swapaxes(1, 2)
 
-    def separate_whole(self, blocks: Iterable[np.ndarray], folder: str | Path | None = None) -> Iterator[np.ndarray]:
+    def separate_whole(self, blocks: Iterable[np.ndarray], folder: str | Path | None = None,
+                       report: Report = unobserved) -> Iterator[np.ndarray]:
         """Separate a song in one piece, as `StemSeparator.separate_whole`, in memory for a few blocks of frames.
 
         The networks run over all of it before the first stems come. Until then the song and what is needed of their
@@ -113,9 +124,12 @@ class Separator(StemSeparator):
                 mixture.append(block)
             if len(mixture):
                 song = Spectrogram(mixture, *self._spectrum)
-                yield from self._filtered(song, folder) if self.wiener else self._with_phases(song, mixture, folder)
+                if self.wiener:
+                    yield from self._filtered(song, folder, report)
+                else:
+                    yield from self._with_phases(song, mixture, folder, report)
 
-    def _filtered(self, song: Spectrogram, folder: str | Path | None) -> Iterator[np.ndarray]:
+    def _filtered(self, song: Spectrogram, folder: str | Path | None, report: Report) -> Iterator[np.ndarray]:
         """Yield the stems (samples, stems, 2) of a song, by the Wiener filter.
 
         It needs no more of an estimate than its covariances, and one number for both channels of a bin in a frame.
@@ -131,11 +145,12 @@ class Separator(StemSeparator):
             def filtered(start, stop):
                 return filter_mixture(powers()[:, start:stop].swapaxes(1, 2), models, song.frames(start, stop))
 
-            self._estimate_all(song, folder, add)
+            self._estimate_all(song, folder, add, report)
             for _, block in song.resynthesize(filtered):
                 yield block.transpose(2, 0, 1)
 
-    def _with_phases(self, song: Spectrogram, mixture: Spool, folder: str | Path | None) -> Iterator[np.ndarray]:
+    def _with_phases(self, song: Spectrogram, mixture: Spool, folder: str | Path | None,
+                     report: Report) -> Iterator[np.ndarray]:
         """Yield the stems (samples, stems, 2) of a song: the estimates with the phase of the mixture."""
         with array_on_disk(folder, (len(self.targets), song.num_frames, 2, self._bins)) as magnitudes:
 
@@ -145,7 +160,7 @@ class Separator(StemSeparator):
             def with_phases(start, stop):
                 return mixture_phase(magnitudes()[:, start:stop].transpose(0, 2, 3, 1), song.frames(start, stop))
 
-            self._estimate_all(song, folder, add)
+            self._estimate_all(song, folder, add, report)
             for start, block in song.resynthesize(with_phases):
                 stems = block.transpose(2, 0, 1)
                 if RESIDUAL in self.stems:
@@ -154,16 +169,23 @@ class Separator(StemSeparator):
                 yield stems
 
     def _estimate_all(self, song: Spectrogram, folder: str | Path | None,
-                      add: Callable[[int, int, np.ndarray], None]) -> None:
+                      add: Callable[[int, int, np.ndarray], None], report: Report) -> None:
         """Run the networks, and call `add(index, start, magnitudes)` for blocks of all stems the filter is to know."""
         patches = sum(len(patch_starts(song.num_frames, *self._patching(target))) for target in self.targets)
+        done = itertools.count(1)
         with progress(None, total=patches, unit="patch") as bar, contextlib.ExitStack() as stack:
+
+            def patch_done():
+                bar.update()
+                report(next(done) / patches)
+
             rest = None
             if self.wiener and RESIDUAL in self.stems:
                 shape = song.num_frames, 2, self._bins
                 rest = _Rest(song, self.targets, self.files, stack.enter_context(array_on_disk(folder, shape)))
             for index, target in enumerate(self.targets):
-                for start, estimate in self._estimates(target, song, bar):
+                bar.set_description(target)
+                for start, estimate in self._estimates(target, song, patch_done):
                     add(index, start, estimate)
                     if rest:
                         rest.subtract(start, estimate)
@@ -171,7 +193,8 @@ class Separator(StemSeparator):
                 for start, stop in song.blocks():
                     add(-1, start, rest.magnitudes(start, stop))
 
-    def _estimates(self, target: str, song: Spectrogram, bar: Any) -> Iterator[tuple[int, np.ndarray]]:
+    def _estimates(self, target: str, song: Spectrogram,
+                   patch_done: Callable[[], None]) -> Iterator[tuple[int, np.ndarray]]:
         """Run the network of a target over a song.
 
         Yields
@@ -181,12 +204,11 @@ class Separator(StemSeparator):
         float32 array (2, bins, frames)
             Magnitudes of the target.
         """
-        bar.set_description(target)
         run = self._network(target)
 
         def network(patches):
             estimates, = run(patches)
-            bar.update()
+            patch_done()
             return estimates
 
         start = 0
