@@ -50,7 +50,7 @@ def write_listening_page(path: str | Path, title: str, tracks: Mapping[str, Path
     seconds = frames / rate
     body = (f"<h1>{escape(title)}</h1>\n<p class='faint'>{_clock(seconds)} at {rate:,} Hz. Mute tracks, or play some "
             f"alone by Solo. ‘{escape(mixture)}’ is the song as it was, and muted at first. Click on a picture to go "
-            f"there.{f' Levels: {escape(note)}.' if note else ''}</p>\n"
+            f"there.{f' Note: {escape(note)}.' if note else ''}</p>\n"
             + _transport(seconds) + f"<main id='tracks'>{cards}</main>\n" + _legend(top, palette) + "<p class='faint'>"
             "Loudness: integrated, ITU-R BS.1770-4, of the whole track. Peak: the largest sample.</p>")
     write_text(path, document(f"{title}: stems", body, __file__, {"seconds": seconds, "mixture": mixture}))

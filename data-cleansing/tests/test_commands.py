@@ -144,6 +144,14 @@ def test_one_list_has_the_images_of_all_trials(pictures, tmp_path_factory, comma
         assert float(by_path[path]["self_confidence"]) == pytest.approx(np.mean(of_each), abs=2e-6)
         assert (folder / "cleaned" / path).is_file()
     assert [row["seed"] for row in rows_of(folder / "cleaned" / "estimates.csv")] == ["0", "1", "all"]
+    page = Page(folder / "report.html").data
+    scores = [{row["x:image"]: float(row["influence"]) for row in part} for part in parts]
+    assert (page["list"], page["file"]) == ("all 2 trials", "marks.csv") and len(page["images"]) == len(table)
+    for image in page["images"]:
+        row = by_path[f"../{image['path']}"]
+        assert str(image["row"]) == row["datasource_index"] and image["reason"] == row["reason"]
+        of_each = [part[row["x:image"]] for part in scores if row["x:image"] in part]
+        assert image["scores"][page["methods"].index("final")] == pytest.approx(np.mean(of_each), rel=1e-3)
 
 
 def test_lists_are_compared_where_wrong_labels_were_planted(finished, tmp_path, command):

@@ -1,7 +1,6 @@
 """The images of a report: which are chosen, what is said of them, how large it gets, and what it does in a browser."""
 import csv
 import os
-from types import SimpleNamespace
 
 import attrs
 import numpy as np
@@ -14,7 +13,7 @@ from common.workbench.pages import HOSTILE, Page
 from data_cleansing.data.images import Images, decode, prepare
 from data_cleansing.labels.decisions import CONFLICT, LABEL, Judgement
 from data_cleansing.results import html_report, report_images
-from data_cleansing.results.report_images import choose_groups, page_data, pictures
+from data_cleansing.results.report_images import Listed, choose_groups, page_data, pictures
 
 CLASSES = ("cat", HOSTILE, os.fsdecode(b"caf\xe9"))
 NUM = 200
@@ -33,11 +32,12 @@ def judgement(labels, suspects):
                      reasons=tuple(f"looks like {HOSTILE}" if row in suspects else "" for row in range(num)))
 
 
-def trial(images, classes=None):
+def listed(images, found, scores=None, classes=None):
     losses = np.linspace(0, 5, len(images)).astype(np.float32)
     losses[3] = np.inf
-    return SimpleNamespace(train_images=images, seed=7, flipped=np.arange(len(images)) < 2,
-                           predictions=lambda: (images.labels if classes is None else classes, losses))
+    return Listed(name="the trial with seed 7", file="marks_7.csv", images=images, found=found, scores=scores or {},
+                  classes=images.labels if classes is None else classes, losses=losses,
+                  flipped=np.arange(len(images)) < 2)
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,17 @@ def images():
 @pytest.fixture(scope="module")
 def data(images):
     scores = {"final": np.linspace(-1, 1, NUM), "every_step": np.linspace(1, -1, NUM)}
-    return page_data("run", trial(images, (images.labels + 1) % 3), scores, judgement(images.labels, [11, 5, 8]), 4)
+    return page_data("run", listed(images, judgement(images.labels, [11, 5, 8]), scores, (images.labels + 1) % 3), 4)
 
 
 @pytest.fixture(scope="module")
 def page(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(document("Report", html_report._workplace(data, 7), html_report.__file__, data))
+    return write(path, data)
+
+
+def write(path, data):
+    path.write_text(document("Report", html_report._workplace(data), html_report.__file__, data))
     return path
 
 
@@ -71,7 +75,7 @@ def test_lists_are_in_their_order_and_no_longer_than_asked_for(images):
 def test_what_is_no_label_problem_is_listed_without_a_suggestion(images):
     found = judgement(images.labels, [4])
     found = attrs.evolve(found, problems=tuple((CONFLICT,) for _ in found.problems))
-    data = page_data("run", trial(images), {}, found, 1)
+    data = page_data("run", listed(images, found), 1)
     assert len(data["images"]) == 10 and {image["suggested"] for image in data["images"]} == {None}
 
 
@@ -108,7 +112,7 @@ def test_thousands_of_large_pictures_do_not_make_the_page_huge(tmp_path, monkeyp
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)).save(path)
     image = prepare([decode(path)], np.array([0]), CLASSES, [str(path)], side=100)
     large = image.subset(np.zeros(100, int))
-    data = page_data("run", trial(large), {}, judgement(large.labels, list(range(100))), 10)
+    data = page_data("run", listed(large, judgement(large.labels, list(range(100)))), 10)
     assert 0 < sum(len(image["full"] or "") for image in data["images"]) <= 200_000
     assert len(data["images"]) == 100 and all(image["small"] for image in data["images"])
 
@@ -189,10 +193,8 @@ def test_a_new_label_is_chosen_among_all_others_and_keys_go_through_the_list(bro
 
 
 def test_many_images_are_shown_some_at_a_time(browser, images, tmp_path):
-    data = page_data("run", trial(images), {}, judgement(images.labels, list(range(150))), 15)
-    path = tmp_path / "report.html"
-    path.write_text(document("Report", html_report._workplace(data, 7), html_report.__file__, data))
-    browser.open(path)
+    data = page_data("run", listed(images, judgement(images.labels, list(range(150)))), 15)
+    browser.open(write(tmp_path / "report.html", data))
     counts = []
     while browser.evaluate("!get('more').hidden"):
         counts.append(len(rows_shown(browser)))

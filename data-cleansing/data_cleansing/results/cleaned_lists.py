@@ -2,9 +2,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from common.console.tables import align
 from common.machine.files import make_folder, write_csv
 from common.reading.texts import read_rows
+from data_cleansing.data.images import Images
 from data_cleansing.data.sets import list_path
 from data_cleansing.labels.decisions import CONFLICT, DUPLICATE, LABEL, OUTLIER, Judgement, judge
 from data_cleansing.labels.merging import mean_by_row, merge
@@ -56,11 +59,19 @@ def write_cleaned(folder: str | Path, trial: Trial, method: str) -> Judgement:
     return found
 
 
-def write_merged(folder: str | Path, trials: Sequence[Trial], method: str) -> Judgement:
+def write_merged(folder: str | Path, trials: Sequence[Trial], method: str
+                 ) -> tuple[Images, Judgement, list[np.ndarray]]:
     """Write `cleaned/cleaned.csv`: the training images of all trials, each once, the most suspicious labels first.
 
     Its columns are those of `write_cleaned`. What the trials say of an image is averaged, and `datasource_index` counts
     the images of this list. Labels must not have been made wrong, as each trial makes others wrong.
+
+    Returns
+    -------
+    images : Images
+    found : Judgement
+    where : list of int (n,)
+        Where the training images of each trial are among all.
     """
     images, evidence, where = merge([(trial.train_images, trial.cross_validate()) for trial in trials])
     scores = mean_by_row(where, [_scores(folder, trial, method) for trial in trials], len(images))
@@ -68,7 +79,7 @@ def write_merged(folder: str | Path, trials: Sequence[Trial], method: str) -> Ju
     target = make_folder(Path(folder) / "cleaned") / "cleaned.csv"
     rows = _rows(images, found, scores, target.parent)
     write_csv(target, CLEANED_HEADER, [rows[row] for row in found.ranks.argsort()])
-    return found
+    return images, found, where
 
 
 def _scores(folder, trial, method):

@@ -18,7 +18,7 @@ from data_cleansing.results.cleaned_lists import (
     write_merged,
 )
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
-from data_cleansing.results.report_images import FULL_BYTES, FULL_SIDE, NUM_IMAGES, TO_LOOK_AT, page_data, read_scores
+from data_cleansing.results.report_images import FULL_BYTES, FULL_SIDE, NUM_IMAGES, TO_LOOK_AT, Listed, page_data
 from data_cleansing.results.score_files import SIGN
 from data_cleansing.results.significance import CONFIDENCE
 from data_cleansing.training.record import TrainingRecord
@@ -43,27 +43,16 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     measures = accuracy.summarize(folder)
     accuracy.write_figure(folder, measures, cfg.dataset)
     comparisons = paired.summarize(folder)
-    method = cfg.methods[0]
-    detection, estimates, cache, data, histograms, trials = [], [], [], {}, "", []
-    for seed in cfg.seeds:
-        trials.append(trial := Trial(cfg, folder, seed))
-        detection += detection_rows(folder, trial)
-        found = write_cleaned(folder, trial, method)
-        estimates.append(estimates_row(seed, found))
-        if not cache:    # one trial stands for all
-            cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
-            scores = read_scores(folder, trial)
-            data, histograms = page_data(folder, trial, scores, found, num_images), _histograms(scores)
-    if not cfg.flip_labels:    # each trial makes other labels wrong
-        estimates.append(estimates_row("all", write_merged(folder, trials, method)))
+    detection, estimates, cache, lists = _go_through_trials(folder, cfg)
+    data = page_data(folder, lists[-1], num_images)
     write_csv(folder / "cleaned" / "estimates.csv", ESTIMATES_HEADER, estimates)
     write_csv(folder / "cache.csv", CACHE_HEADER, cache)
     if detection:
         write_csv(folder / "detection.csv", DETECTION_HEADER, detection)
     comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    body = "".join([_head(folder, cfg), _estimates(estimates), _workplace(data, cfg.seeds[0]), _accuracy(measures, cfg),
-                    _paired(comparisons), _detection(detection), _cache(cache), histograms,
+    body = "".join([_head(folder, cfg), _estimates(estimates), _workplace(data), _accuracy(measures, cfg),
+                    _paired(comparisons), _detection(detection), _cache(cache), _histograms(lists[0].scores),
                     _beside_retraining(comparison)])
     write_text(folder / "report.html", document("Data cleansing", body, __file__, data))
     print(accuracy.format_table(measures))
@@ -73,6 +62,24 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
     print(align((f"parameters, {name}:", f"{size:,}", f"bytes, {what}") for name, what, size in cache))
     print(format_estimates(estimates))
     print(f"cleaned: {folder / 'cleaned'}\nreport: {folder / 'report.html'}")
+
+
+def _go_through_trials(folder, cfg):
+    """Write the lists of images; returns rows of three tables, and the list of the first and of all."""
+    detection, estimates, cache, lists, trials = [], [], [], [], []
+    for seed in cfg.seeds:
+        trials.append(trial := Trial(cfg, folder, seed))
+        detection += detection_rows(folder, trial)
+        found = write_cleaned(folder, trial, cfg.methods[0])
+        estimates.append(estimates_row(seed, found))
+        if not cache:    # one trial stands for all
+            cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
+            lists.append(Listed.of_trial(folder, trial, found))
+    if not cfg.flip_labels:    # each trial makes other labels wrong
+        images, found, where = write_merged(folder, trials, cfg.methods[0])
+        estimates.append(estimates_row("all", found))
+        lists.append(Listed.of_all(folder, trials, images, found, where))
+    return detection, estimates, cache, lists
 
 
 def cache_sizes(num_values: int, record: TrainingRecord) -> list[tuple[str, str, int]]:
@@ -111,11 +118,11 @@ def _estimates(estimates):
             f"lists in <code>cleaned/</code> name them.</p>{table(ESTIMATES_NAMES, estimates)}")
 
 
-def _workplace(data, seed):
-    """Return what the script fills with the images of a trial, and with what is needed to go through them."""
+def _workplace(data):
+    """Return what the script fills with the images of a list, and with what is needed to go through them."""
     shown, total = len(data["groups"][TO_LOOK_AT]), data["look_at"]
     limit = f" The {shown} most suspicious of {total} are here (--num-images)." if shown < total else ""
-    return (f"<h2>Images to look at</h2><p>Of the trial with seed {seed}.{limit} A score predicts how the validation "
+    return (f"<h2>Images to look at</h2><p>Of {data['list']}.{limit} A score predicts how the validation "
             f"loss changes when an image is left out: {escape(SIGN)}. Decide for each picture; marks stay in this "
             "browser, and Export saves them as a list. A click enlarges a picture: that of the file, at "
             f"{FULL_SIDE} pixels at most, as far as {FULL_BYTES >> 20} MB go, and then what the network sees. There, "
