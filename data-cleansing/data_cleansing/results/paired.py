@@ -210,10 +210,12 @@ def _draw_lines(axes: "Axes", comparisons):
     colors = {method: f"C{number}" for number, method in enumerate(METHODS)}
     axes.axhline(0, color="black", linewidth=0.8, label=NONE)
     for (_, _, method), line in _lines(comparisons).items():
-        removed = [comparison.removed for comparison in line]
+        shift = 1.04 ** (list(METHODS).index(method) - len(METHODS) / 2)    # side by side, where bands overlap
+        removed = [comparison.removed * shift for comparison in line]
         means, lows, highs = (100 * np.array([getattr(comparison.difference, name) for comparison in line])
                               for name in ("mean", "low", "high"))
-        axes.plot(removed, means, marker="o", markersize=4, color=colors[method], label=method)
+        axes.errorbar(removed, means, [(means - lows).tolist(), (highs - means).tolist()], marker="o", markersize=4,
+                      capsize=3, linewidth=1, color=colors[method], label=method)
         axes.fill_between(removed, lows, highs, color=colors[method], alpha=0.15, linewidth=0)
     removals = _removals(comparisons)
     axes.set_xscale("log")
