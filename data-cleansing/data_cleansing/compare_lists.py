@@ -21,7 +21,7 @@ from common.machine.errors import UsageError
 from common.machine.files import write_csv
 from common.machine.output_folders import claimed
 from data_cleansing.command_line import add_published_flags
-from data_cleansing.labels.confident_learning import estimated_joint, number_wrong, self_confidence
+from data_cleansing.labels.confident_learning import number_wrong, self_confidence
 from data_cleansing.labels.cross_validation import Evidence
 from data_cleansing.labels.decisions import LABEL, judge
 from data_cleansing.results.flipped_labels import precision_at, ranking_area
@@ -92,7 +92,7 @@ def _by_influence(trial, method, evidence):
 def _lowest(scores, evidence, labels):
     """Mark as many of the lowest scores as labels are estimated to be wrong."""
     marked = np.zeros(len(scores), bool)
-    marked[np.argsort(scores, kind="stable")[:number_wrong(estimated_joint(evidence.probabilities, labels))]] = True
+    marked[np.argsort(scores, kind="stable")[:number_wrong(evidence.probabilities, labels)]] = True
     return scores, marked
 
 

@@ -14,6 +14,7 @@ from data_cleansing.labels.confident_learning import (
     confident_joint,
     estimated_joint,
     margins,
+    number_off_diagonal,
     number_wrong,
 )
 from data_cleansing.labels.cross_validation import Evidence, Plan, assign_folds, cross_validate, softmax
@@ -34,7 +35,7 @@ def test_the_confident_joint_by_hand():
     # The last image reaches neither threshold and is not counted.
     np.testing.assert_array_equal(confident_joint(probabilities, labels), [[2, 1], [0, 1]])
     np.testing.assert_allclose(estimated_joint(probabilities, labels), [[2, 1], [0, 2]])
-    assert number_wrong(estimated_joint(probabilities, labels)) == 1
+    assert number_wrong(probabilities, labels) == number_off_diagonal(estimated_joint(probabilities, labels)) == 1
 
 
 def test_of_several_thresholds_that_are_reached_the_likeliest_class_counts():
@@ -56,10 +57,28 @@ def test_probabilities_without_error_count_the_wrong_labels(share, random_images
     probabilities[np.arange(300), images.labels] = 0.92
     labels = flip_labels(images, share, seed=1)[0].labels
     joint = estimated_joint(probabilities, labels)
-    assert number_wrong(joint) == round(share * 300) and joint.sum() == pytest.approx(300)
+    assert number_wrong(probabilities, labels) == round(share * 300) and joint.sum() == pytest.approx(300)
     true = np.zeros((5, 5))
     np.add.at(true, (labels, images.labels), 1)
     np.testing.assert_allclose(joint, true)
+
+
+@pytest.mark.parametrize("wrong", [0, 100, 400])
+@pytest.mark.parametrize("by_pairs", [False, True])
+def test_a_weak_judge_does_not_take_its_errors_for_wrong_labels(wrong, by_pairs):
+    """It sees the true class or, as often, one more, and cannot tell which of the two it is."""
+    rng, num = np.random.default_rng(0), 4000
+    true = rng.integers(0, 6, num)
+    second = (true + rng.integers(1, 6, num)) % 6
+    logits = rng.normal(0, 0.5, (num, 6))
+    logits[np.arange(num), true] += 3
+    logits[np.arange(num), second] += rng.choice([0, 3], num)
+    offsets = np.where(np.arange(num) < wrong, 1 if by_pairs else rng.integers(1, 6, num), 0)
+    probabilities, labels = softmax(logits), (true + offsets) % 6
+    off_diagonal = number_off_diagonal(estimated_joint(probabilities, labels))
+    assert off_diagonal > wrong + 200    # errors of the judge
+    assert number_wrong(probabilities, labels) < wrong + 0.6 * (off_diagonal - wrong)
+    assert number_wrong(probabilities, labels) >= wrong
 
 
 def test_the_joint_follows_a_renaming_of_classes():

@@ -5,6 +5,8 @@ Reference: C. G. Northcutt, L. Jiang, I. L. Chuang, Confident Learning: Estimati
 """
 import numpy as np
 
+_FEWEST = 30    # images whose count is taken for a bound
+
 
 def self_confidence(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Probability of the given label, (n,).
@@ -83,6 +85,30 @@ def estimated_joint(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray
     return calibrated_joint(confident_joint(probabilities, labels), given)
 
 
-def number_wrong(joint: np.ndarray) -> int:
-    """Wrong labels of an estimated joint: what lies off its diagonal."""
+def number_off_diagonal(joint: np.ndarray) -> int:
+    """Wrong labels of an estimated joint."""
     return round(float(joint.sum() - np.trace(joint)))
+
+
+def number_wrong(probabilities: np.ndarray, labels: np.ndarray) -> int:
+    """Estimate how many labels are wrong: what lies off the diagonal of the joint, or less where that cannot be.
+
+    A network that errs often puts right labels off the diagonal, too. But if w images have wrong labels, and a share
+    F(s) of wrong labels has a self-confidence up to s, then w F(s) images have it at least. F is that of labels drawn
+    anew, as the joint says that labels are mistaken. The number k of images up to s, plus two standard errors of
+    counting them, divided by F(s), is a bound for each s. This is the estimate of a mixture's proportion by C. Scott,
+    G. Blanchard and G. Handy, Classification with Asymmetric Label Noise, COLT 2013.
+    """
+    joint = estimated_joint(probabilities, labels)
+    confidences = np.sort(self_confidence(probabilities, labels))
+    count = np.searchsorted(confidences, confidences[_FEWEST - 1:], side="right")    # of each and all that are lower
+    mistaken = joint.T * (1 - np.eye(len(joint)))    # true label, label that is given by mistake
+    weights = mistaken[labels].ravel()
+    if not weights.any() or not count.size:
+        return number_off_diagonal(joint)
+    order = np.argsort(probabilities, axis=None, kind="stable")
+    sums = np.append(0, np.cumsum(weights[order]))
+    found = np.searchsorted(probabilities.ravel()[order], confidences[_FEWEST - 1:], side="right")
+    shares = sums[found] / sums[-1]
+    bounds = np.divide(count + 2 * np.sqrt(count), shares, where=shares > 0, out=np.full(len(count), np.inf))
+    return min(number_off_diagonal(joint), round(float(bounds.min())))

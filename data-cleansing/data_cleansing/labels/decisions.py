@@ -91,7 +91,7 @@ def judge(evidence: Evidence, images: Images) -> Judgement:
     duplicates have other labels, and outliers."""
     labels = images.labels
     joint = estimated_joint(evidence.probabilities, labels)
-    num_wrong, ranks = number_wrong(joint), suspicion(evidence, labels)
+    num_wrong, ranks = number_wrong(evidence.probabilities, labels), suspicion(evidence, labels)
     suspects = ranks <= num_wrong
     likely = other_class(evidence.probabilities, labels)
     duplicates = find_duplicates(evidence, images)
