@@ -6,6 +6,7 @@ running take beside the parameters,
     X-UMX, 6 s of stereo        onnxruntime 0.20, 330 MB    openvino 0.21, 660 MB    nnabla 0.47 (compiled functions)
     X-UMX, 4 times 20 s         onnxruntime 2.4, 740 MB     openvino 2.9, 1330 MB    nnabla 5.6 (compiled functions)
     D3Net, one target of 6 s    onnxruntime 3.9, 780 MB     openvino 2.6, 550 MB     nnabla 54 (its own functions)
+    the same, on idle cores     onnxruntime 2.2             openvino 1.6             winograd 1.0, 380 MB
 
 `auto` chooses accordingly.
 """
@@ -20,7 +21,7 @@ import attrs
 import nnabla as nn
 import numpy as np
 
-from common.inference import graph, network_cache
+from common.inference import graph, network_cache, winograd
 from common.inference.forks import check_process, left_alone_by_forks
 from common.machine.context import native_functions, on_gpu
 from common.machine.cores import num_threads
@@ -95,16 +96,16 @@ def _compile(build, shapes, engine, precision):
     if engine == "nnabla" or (engine == "auto" and on_gpu()):
         check_process("nnabla")
         return CompiledNetwork("nnabla", shapes, _nnabla(*_build_graph(build, shapes)))
-    if engine in ("auto", "winograd"):
+    with native_functions():
+        inputs, outputs = _build_graph(build, shapes)
+    inputs = {f"x{k}": variable for k, variable in enumerate(inputs)}
+    outputs = {f"y{k}": variable for k, variable in enumerate(outputs)}
+    if engine == "winograd" or (engine == "auto" and graph.function_types(outputs) <= winograd.FUNCTIONS):
         try:
             return CompiledNetwork("winograd", shapes, left_alone_by_forks(_winograd(build, shapes)))
         except ValueError as error:
             if engine == "winograd":
                 raise UsageError(f"--engine winograd: it cannot run this network ({error}); choose another") from error
-    with native_functions():
-        inputs, outputs = _build_graph(build, shapes)
-    inputs = {f"x{k}": variable for k, variable in enumerate(inputs)}
-    outputs = {f"y{k}": variable for k, variable in enumerate(outputs)}
     if engine == "auto":
         has_lstm = "LSTM" in graph.function_types(outputs)
         engine = "openvino" if not has_lstm and _installed("openvino") else "onnxruntime"
@@ -153,11 +154,9 @@ def _nnabla(inputs, outputs):
 
 
 def _winograd(build, shapes):
-    from common.inference.winograd import Program
-
     with native_functions():
         graphs = _build_graph(build, [(1, *shape[1:]) for shape in shapes])    # one picture at a time
-    return Program(*({str(k): variable for k, variable in enumerate(variables)} for variables in graphs))
+    return winograd.Program(*({str(k): variable for k, variable in enumerate(variables)} for variables in graphs))
 
 
 def _onnx_model(inputs, outputs):

@@ -57,6 +57,22 @@ class Graph:
         return variable.d
 
 
+def batch_scale_shift(graph: Graph, function: Function) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and shift, float64 arrays that broadcast, that a normalization by running statistics comes to.
+
+    Raises
+    ------
+    ValueError
+        It normalizes by the statistics of the batch.
+    """
+    args = function.info.args
+    if args["batch_stat"]:
+        raise ValueError(f"{function.name}: it normalizes by the statistics of the batch, which is for training")
+    beta, gamma, mean, var = (graph.values(v).astype(np.float64) for v in function.inputs[1:])
+    scale = gamma / np.sqrt(var + args["eps"])
+    return scale, beta - mean * scale
+
+
 def _all_functions(outputs):
     """Functions that outputs depend on, each once and after those that it depends on."""
     functions = {}

@@ -4,31 +4,14 @@ Functions and arguments that no network here needs are missing. Functions that a
 statistics of a batch) cannot be exported.
 """
 import numpy as np
-from nnabla.function import Function
 from onnx import TensorProto
 
-from common.inference.graph import Graph
+from common.inference.graph import batch_scale_shift
 
 LSTM_GATES = [0, 3, 1, 2]    # nnabla: input, forget, cell, output; ONNX: input, output, forget, cell
 
 
 # Scale and shift that a function applies, as arrays that broadcast: (writer, function, its variable input) -> (a, b).
-
-
-def batch_scale_shift(graph: Graph, function: Function) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and shift, float64 arrays that broadcast, that a normalization by running statistics comes to.
-
-    Raises
-    ------
-    ValueError
-        It normalizes by the statistics of the batch.
-    """
-    args = function.info.args
-    if args["batch_stat"]:
-        raise ValueError(f"{function.name}: it normalizes by the statistics of the batch, which is for training")
-    beta, gamma, mean, var = (graph.values(v).astype(np.float64) for v in function.inputs[1:])
-    scale = gamma / np.sqrt(var + args["eps"])
-    return scale, beta - mean * scale
 
 
 def _normalization(writer, function, variable):

@@ -16,8 +16,7 @@ from nnabla.function import Function
 from common.cpu.kernels import resampling
 from common.cpu.parallel import run_parallel
 from common.cpu.winograd import Kernels, convolve
-from common.inference.graph import Graph, Variables
-from common.inference.onnx_functions import batch_scale_shift
+from common.inference.graph import Graph, Variables, batch_scale_shift
 
 
 @attrs.define(eq=False)
@@ -87,7 +86,7 @@ class Program:
         self._inputs = [view.buffer for view in self._views.values()]
         for function in self._graph.functions:
             shape = function.outputs[0].shape
-            if function.info.type_name not in _CONVERTERS or len(shape) != 4 or shape[0] != 1:
+            if function.info.type_name not in FUNCTIONS or len(shape) != 4 or shape[0] != 1:
                 raise ValueError(f"{function.info.type_name}: not a function that the engine winograd has")
         for function in self._graph.functions:
             view = _CONVERTERS[function.info.type_name](self, function)
@@ -298,6 +297,7 @@ _CONVERTERS = {
     "Sub2": _elementwise(np.subtract), "Mul2": _elementwise(np.multiply), "Div2": _elementwise(np.divide),
     "Sigmoid": _elementwise(_sigmoid),
 }
+FUNCTIONS = frozenset(_CONVERTERS)    # types of nnabla's functions
 
 
 class _Slots:

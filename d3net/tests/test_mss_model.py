@@ -10,7 +10,7 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from common.inference.engines import compile_network
+from common.inference.engines import REQUIREMENTS, compile_network
 from d3net.hyperparameters import load_mss
 from d3net.mss_model import TARGETS, D3NetMSS
 
@@ -72,9 +72,9 @@ def test_upper_bins_are_those_of_the_mixture(fill):
     assert (y.d >= 0).all()
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "winograd"])
 def test_engines_agree(engine, fill):
-    if importlib.util.find_spec(engine) is None:
+    if engine in REQUIREMENTS and importlib.util.find_spec(engine) is None:
         pytest.skip(f"{engine} is not installed")
     x = reference_input(1, 1, 16)
     build = network("drums")

@@ -56,12 +56,12 @@ def probabilities_of(segmenter, size):
     return {"probabilities": segmenter.probabilities(make_scene("val", 0, *size)[0])}
 
 
-@pytest.mark.parametrize("engine", ["nnabla", "openvino"])
+@pytest.mark.parametrize("engine", ["nnabla", "openvino", "winograd"])
 def test_threads_share_a_separator(models, engine):
     assert_threads_share(lambda: Separator(models / "music0", ["vocals"], engine=engine), stems_of, LENGTHS)
 
 
-@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino", "winograd"])
 def test_threads_make_their_own_separators(models, engine):
     assert_threads_make([lambda k=k: stems_of(Separator(models / f"music{k}", ["vocals"], engine=engine), LENGTHS[k])
                          for k in range(4)])
