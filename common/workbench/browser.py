@@ -1,9 +1,13 @@
 """A Chromium without a window, for tests of pages: driven through a pipe by its own protocol (Chrome DevTools)."""
 import base64
+import contextlib
+import functools
 import json
 import os
+import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,9 +17,17 @@ _NAMES = "chromium", "chromium-browser", "google-chrome", "chrome"
 _SECONDS = 60    # until an answer is late
 
 
+@functools.cache
 def find_chromium() -> str | None:
-    """Return the path of a Chromium, if there is one."""
-    return next((path for name in _NAMES if (path := shutil.which(name))), None)
+    """Return the path of a Chromium, if there is one that starts, and its pipes can be passed on."""
+    found = [path for name in _NAMES if (path := shutil.which(name))] if sys.platform != "win32" else []
+    return next((path for path in found if _starts(path)), None)
+
+
+def _starts(path):
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run([path, "--version"], capture_output=True, timeout=_SECONDS).returncode == 0
+    return False
 
 
 class Browser:
@@ -51,7 +63,8 @@ class Browser:
         self._process = subprocess.Popen(
             ["bash", "-c", script, self._program, "--headless=new", "--no-sandbox", "--disable-gpu", "--mute-audio",
              "--no-first-run", "--autoplay-policy=no-user-gesture-required", "--remote-debugging-pipe",
-             "--disable-background-networking", f"--user-data-dir={self._profile.name}", "about:blank"],
+             "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={self._profile.name}",
+             "about:blank"],
             pass_fds=(to_browser, from_browser), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(to_browser)
         os.close(from_browser)
@@ -142,6 +155,7 @@ class Browser:
 
     def _receive(self):
         while b"\0" not in self._received:
+            assert select.select([self._in], [], [], _SECONDS)[0], "the browser does not answer"
             block = os.read(self._in, 1 << 16)
             assert block, "the browser has ended"
             self._received += block

@@ -122,7 +122,7 @@ def _workplace(data):
     """Return what the script fills with the images of a list, and with what is needed to go through them."""
     shown, total = len(data["groups"][TO_LOOK_AT]), data["look_at"]
     limit = f" The {shown} most suspicious of {total} are here (--num-images)." if shown < total else ""
-    return (f"<h2>Images to look at</h2><p>Of {data['list']}.{limit} A score predicts how the validation "
+    return (f"<section><h2>Images to look at</h2><p>Of {data['list']}.{limit} A score predicts how the validation "
             f"loss changes when an image is left out: {escape(SIGN)}. Decide for each picture; marks stay in this "
             "browser, and Export saves them as a list. A click enlarges a picture: that of the file, at "
             f"{FULL_SIDE} pixels at most, as far as {FULL_BYTES >> 20} MB go, and then what the network sees. There, "
@@ -136,7 +136,7 @@ def _workplace(data):
             "<button id='more' type='button' hidden>Show more</button>"
             "<noscript><p>This page needs JavaScript to show images.</p></noscript>"
             "<dialog id='large' aria-label='Enlarged picture'><form method='dialog'><button id='close'>Close</button>"
-            "</form><img id='picture' alt=''><div id='details'></div></dialog>")
+            "</form><img id='picture' alt=''><div id='details'></div></dialog></section>")
 
 
 def _detection(detection):
