@@ -2,6 +2,7 @@
 
 help:
 	@echo "make demo        the shortest real run"
+	@echo "make listen      a song, separated into stems (SONG=FILE for one of yours), in listen/"
 	@echo "make tour        a short real run of each paper"
 	@echo "make test        all tests, on the CPU"
 	@echo "make fuzz        5,000 damaged files, read as the commands do"
@@ -14,6 +15,10 @@ help:
 
 demo: .venv/installed
 	@.venv/bin/python mixed-precision-dnns/demo.py
+
+listen: .venv/installed
+	@$(if $(SONG),:,.venv/bin/python tools/make_song.py listen/song.wav)
+	@.venv/bin/python x-umx/separate.py "$(or $(SONG),listen/song.wav)" --model xumx-small --out-dir listen --page
 
 tour: demo
 	@.venv/bin/python x-umx/train.py SYNTHETIC --epochs 1 --output runs/x-umx --overwrite
@@ -68,4 +73,4 @@ usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help demo tour test fuzz bad-inputs lint package benchmark clean
+.PHONY: help demo listen tour test fuzz bad-inputs lint package benchmark clean

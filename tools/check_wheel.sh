@@ -39,5 +39,7 @@ run x-umx train SYNTHETIC --epochs 1 --samples-per-track 1 --batch-size 2
 run out-of-core-training train SMALL
 run data-cleansing cleanse --dataset digits --side 8 --width 0.1 -e 1 -nt 1 -r 0 5 --methods final
 run d3net train segmentation SYNTHETIC --max-iter 2 --epoch-length 2 --output scenes
+run python -c "import numpy, soundfile; soundfile.write('song.wav', numpy.random.default_rng(0).normal(0, 0.1, (44100, 2)), 44100)"
+run x-umx separate song.wav --model xumx-small
 run python -m x_umx.train --help
 echo "the wheel works: $(basename "$wheel")"

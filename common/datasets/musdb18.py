@@ -2,6 +2,7 @@
 
 Z. Rafii et al., The MUSDB18 corpus for music separation, 2017, doi 10.5281/zenodo.1117372.
 """
+import functools
 import importlib.util
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,7 +77,7 @@ def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: 
     if split not in SPLITS:
         raise ValueError(f"split {split!r}: choose from {', '.join(SPLITS)}")
     if str(root) in COMPUTED:
-        tracks = COMPUTED[str(root)](split, sample_rate=sample_rate)
+        tracks = list(_computed(str(root), split, sample_rate))
     else:
         try:
             folder = Path(root).expanduser()
@@ -87,6 +88,11 @@ def find_tracks(root: str | Path, split: str, is_wav: bool = False, setup_file: 
         _check_sources(track, sources or tracks[0].sources)
         _check_sample_rate(track, sample_rate)
     return tracks
+
+
+@functools.lru_cache(maxsize=len(SPLITS))    # one training after another hears the same songs
+def _computed(root: str, split: str, sample_rate: int) -> tuple[Track, ...]:
+    return tuple(COMPUTED[root](split, sample_rate=sample_rate))
 
 
 def _tracks_in(root: Path, split: str, is_wav: bool, setup_file: str | Path | None) -> list[Track]:

@@ -4,6 +4,7 @@ import http.client
 import os
 import re
 import sys
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -23,6 +24,7 @@ from common.reading.texts import read_text
 
 BLOCK = 1 << 18    # bytes that travel at once
 TIMEOUT = 30    # seconds without a byte
+QUICK = 4    # seconds for a server to say whether it has a file
 PATIENCE, SLOWEST = 600, 10_000    # seconds that any download may take, and those of its bytes: bytes a second
 LARGEST = 1 << 33    # bytes of a file whose size is not published
 
@@ -86,6 +88,26 @@ def fetch_first_seen(url: str, folder: str | Path | None = None) -> Path:
     return target
 
 
+def why_not_there(url: str, seconds: float = QUICK) -> str | None:
+    """Ask quickly for a file: why it cannot be fetched, in a few words, or None if its server has it.
+
+    However long the name of the server or a connection may take to fail, the answer comes after `seconds`.
+    """
+    reasons = [f"no answer within {seconds:g} s"]
+
+    def ask():
+        try:
+            with _opened(urllib.request.Request(url, method="HEAD"), 2 * seconds):
+                reasons.append("")
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reasons.append(_reason(error))
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return reasons[-1] or None
+
+
 class _NoStepDown(urllib.request.HTTPRedirectHandler):
     """Follows no redirection from https to anything else."""
 
@@ -95,8 +117,8 @@ class _NoStepDown(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def _opened(request: urllib.request.Request) -> Any:
-    return urllib.request.build_opener(_NoStepDown).open(request, timeout=TIMEOUT)
+def _opened(request: urllib.request.Request, timeout: float = TIMEOUT) -> Any:
+    return urllib.request.build_opener(_NoStepDown).open(request, timeout=timeout)
 
 
 def _target(url, folder):

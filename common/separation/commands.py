@@ -41,6 +41,7 @@ def separate(network: MusicNetwork, doc: str | None, argv: Sequence[str] | None 
     request = stem_request(args)    # before weights are fetched
     from common.separation.stems import separate_files
 
+    args.model = network.model_at_hand(args)
     with claimed(request.out_dir):
         return separate_files(network.separator_of_flags(args), request)
 

@@ -3,6 +3,7 @@ import argparse
 import functools
 import importlib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -12,6 +13,7 @@ from common.downloads.fetch import is_fetched
 from common.inference.flags import Computation, add_computing_flags
 from common.machine.cache import cache_dir
 from common.separation.separator import StemSeparator
+from common.separation.weights import model_at_hand
 
 Scores = Mapping[str, Mapping[str, float]]
 
@@ -41,13 +43,38 @@ class PublishedModel:
 
 
 @attrs.frozen(kw_only=True)
+class ShippedModel:
+    """Weights that are part of the package.
+
+    Attributes
+    ----------
+    folder
+        As the one of a training run.
+    sources
+        What it separates.
+    """
+
+    folder: Path
+    sources: tuple[str, ...]
+
+    @property
+    def megabytes(self) -> float:
+        """What its files take on the disk."""
+        return sum(path.stat().st_size for path in self.folder.iterdir()) / 1e6
+
+
+@attrs.frozen(kw_only=True)
 class MusicNetwork:
     """A network that separates music.
 
     Attributes
     ----------
     published
-        Models by name.
+        Models by name, which are fetched on the first use.
+    shipped
+        Models that are part of the package, by name.
+    stand_ins
+        Published name -> shipped name that takes its place where it cannot be fetched and none was asked for.
     separator
         The module that defines its `Separator`. It is imported when a separator is made, as it is slow to load.
     chunk_seconds
@@ -69,6 +96,8 @@ class MusicNetwork:
     whole_songs: str
     add_flags: Callable[[argparse.ArgumentParser], None]
     options: Callable[[argparse.Namespace], dict[str, Any]]
+    shipped: Mapping[str, ShippedModel] = attrs.field(factory=dict)
+    stand_ins: Mapping[str, str] = attrs.field(factory=dict)
 
     def add_separator_flags(self, parser: argparse.ArgumentParser) -> None:
         """Add the flags of `separator_of_flags`, but for those of chunks."""
@@ -89,12 +118,26 @@ class MusicNetwork:
         return Computation.of_flags(args).start(options["model"], make)
 
     def models_table(self) -> str:
-        """Return a table of the published models: name, size, sources, where it comes from, whether it is there."""
+        """Return a table of the known models: name, size, sources, where it comes from, whether it is there."""
         rows = []
         for name, model in self.published.items():
             there = is_fetched(model.url) or (cache_dir() / name).is_dir()    # the latter: an unpacked archive
             rows.append([name, f"{model.megabytes} MB", " ".join(model.sources), model.url, "yes" if there else "no"])
+        rows += [[name, f"{model.megabytes:.1f} MB", " ".join(model.sources), "this package", "-"]
+                 for name, model in self.shipped.items()]
         return align([["model", "size", "sources", "from", "in the cache"], *rows], left=5)
+
+    @property
+    def shipped_folders(self) -> dict[str, Path]:
+        """{name: folder} of `shipped`."""
+        return {name: model.folder for name, model in self.shipped.items()}
+
+    def model_at_hand(self, args: argparse.Namespace) -> str:
+        """Return the model that the flags ask for; where they name none, see `stand_ins`."""
+        model = self.options(args)["model"]
+        if args.model is not None or model not in self.stand_ins:
+            return model
+        return model_at_hand(model, self.published[model].url, self.stand_ins[model])
 
     def published_sdr(self, model: str) -> Scores:
         """Return the published scores of a model; those of all models if it is one of the user's own."""

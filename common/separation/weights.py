@@ -1,26 +1,31 @@
 """Where the weights of a music network are: published models by name, files, and folders of them."""
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
-from common.downloads.fetch import fetch_first_seen, fetch_members
+from common.downloads.fetch import fetch_first_seen, fetch_members, is_fetched, why_not_there
+from common.machine.cache import cache_dir
 from common.machine.errors import UsageError, UserError
 from common.reading.archives import is_zip
 
 
 def find_model(model: str | Path, published: Mapping[str, str], sources: Iterable[str] = (),
-               largest: int = 0) -> Path:
+               largest: int = 0, shipped: Mapping[str, Path] = MappingProxyType({})) -> Path:
     """Find a weight file or a folder of weights.
 
     Parameters
     ----------
     model
-        A published name, unless there is such a path; otherwise a path.
+        A published or shipped name, unless there is such a path; otherwise a path.
     published
         Name -> URL of a file, or of a ZIP archive with a file `<source>.h5` for each of `sources`. It is fetched on the
         first use.
     sources
     largest
         Bytes that a file in the archive may have.
+    shipped
+        Name -> folder, of weights that are part of the package.
 
     Raises
     ------
@@ -32,12 +37,30 @@ def find_model(model: str | Path, published: Mapping[str, str], sources: Iterabl
     name, path = str(model), Path(model)
     if path.exists():
         return path
+    if name in shipped:
+        return shipped[name]
     if name not in published:
-        raise UsageError(f"--model {model}: no such file or folder; the published models are {', '.join(published)}")
+        raise UsageError(f"--model {model}: no such file or folder; the known models are "
+                         f"{', '.join((*published, *shipped))}")
     url = published[name]
     if not url.endswith(".zip"):
         return fetch_first_seen(url)
     return fetch_members(url, name, [f"{source}.h5" for source in sources], largest)
+
+
+def model_at_hand(model: str, url: str, stand_in: str) -> str:
+    """Return `model`, or the name of weights that ship where its own are neither in the cache nor to be had.
+
+    Which it is, is known within seconds; it is said on stderr if the weights that ship have to do.
+    """
+    if is_fetched(url) or (cache_dir() / model).is_dir():    # the latter: an unpacked archive
+        return model
+    reason = why_not_there(url)
+    if reason is None:
+        return model
+    print(f"note: the weights of {model} are not in the cache and cannot be fetched ({reason}): {stand_in} takes their "
+          f"place, a small network that separates worse; --model {model} says how to get them", file=sys.stderr)
+    return stand_in
 
 
 def in_order(files: Mapping[str, Path], sources: Sequence[str]) -> dict[str, Path]:

@@ -3,6 +3,7 @@ import gzip
 import hashlib
 import http.server
 import io
+import socket
 import tarfile
 import threading
 import urllib.error
@@ -405,3 +406,25 @@ def test_a_zip_archive_damaged_within_a_file_is_one_line(tmp_path, compression):
     archive.write_bytes(bytes(byte ^ (255 * (60 <= at < 69)) for at, byte in enumerate(content)))
     with pytest.raises(UserError, match="a.zip: cannot be read as a ZIP archive"):
         archives.read_zip(archive, ["one"], limit=1 << 20)
+
+
+# A quick question -----------------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_has_the_file_is_no_reason(server):
+    assert download.why_not_there(server.url) is None and server.asked == ["HEAD"]
+
+
+def test_a_server_without_the_file_says_so(server):
+    server.status = 404
+    assert "404" in download.why_not_there(server.url)
+
+
+def test_nobody_at_the_address_is_known_at_once():
+    assert "refused" in download.why_not_there("http://127.0.0.1:1/weights.h5").lower()
+
+
+def test_a_server_that_says_nothing_is_given_up_soon():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/weights.h5"
+        assert "0.2 s" in download.why_not_there(url, seconds=0.2)

@@ -58,7 +58,8 @@ def test_every_section_describes_a_network(section):
     cfg = config(section=section)
     assert cfg.umx_train == (section in ("UMX", "SYNTHETIC_UMX"))
     assert cfg.targets == (("vocals",) if cfg.umx_train else SOURCES)
-    assert attrs.asdict(cfg)["root"] == ("synthetic" if section.startswith("SYNTHETIC") else None)
+    roots = {"SYNTHETIC": "synthetic", "SMALL": "synthetic-band"}
+    assert attrs.asdict(cfg)["root"] == roots.get(section)
 
 
 def test_the_published_sizes():

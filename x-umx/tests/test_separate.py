@@ -128,8 +128,11 @@ def test_published_models_are_listed(capsys):
     (cache_dir() / "x-umx.h5").touch()
     assert separate.main(["--list-models"]) == 0
     header, *rows = (re.split("  +", line) for line in capsys.readouterr().out.splitlines())
-    assert header[0] == "model" and {row[0]: row[-1] for row in rows} == {"xumx": "yes", "umx": "no", "umxhq": "no"}
-    assert all("142 MB" in row and "vocals drums bass other" in row for row in rows)
+    *published, shipped = rows
+    there = {row[0]: row[-1] for row in published}
+    assert header[0] == "model" and there == {"xumx": "yes", "umx": "no", "umxhq": "no"}
+    assert all("142 MB" in row and "vocals drums bass other" in row for row in published)
+    assert shipped[:4] == ["xumx-small", "6.5 MB", "bass drums vocals other", "this package"]
 
 
 @pytest.mark.parametrize("targets", [("vocals",), ("other", "bass")], ids=" ".join)
@@ -372,7 +375,7 @@ def test_the_published_weights_are_the_default(monkeypatch, run_main):
     monkeypatch.setattr("x_umx.weights.PUBLISHED", {"xumx": "http://127.0.0.1:1/x-umx.h5",
                                                     "umx": "http://127.0.0.1:1/umx.zip"})
     song(frames=3000)
-    for flags, name in (((), "x-umx.h5"), (("--umx-infer",), "umx.zip")):
+    for flags, name in ((("--model", "xumx"), "x-umx.h5"), (("--umx-infer",), "umx.zip")):
         assert_one_line(run_main(separate.main, "song.wav", "-c", "cpu", *flags), 1, name, "put the file at")
 
 

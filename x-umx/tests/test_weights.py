@@ -218,7 +218,7 @@ def refused(error, model, targets=None):
 
 def test_a_model_that_is_not_there(tmp_path):
     message = refused(UsageError, "xumx2")
-    assert "--model xumx2: no such file or folder; the published models are xumx, umx, umxhq" in message
+    assert "--model xumx2: no such file or folder; the known models are xumx, umx, umxhq, xumx-small" in message
     assert str(tmp_path / "none.h5") in refused(UsageError, tmp_path / "none.h5")
 
 

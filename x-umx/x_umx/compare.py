@@ -1,10 +1,12 @@
 """Compare X-UMX with one UMX for each source, and with X-UMX that lacks one of its three ideas, at small scale.
 
     python x-umx/compare.py [--epochs 5] [--output compare] [--resume]
+    python x-umx/compare.py --seeds 3 --variants umx xumx --root synthetic-band --samples-per-track 1 --epochs 12
     python x-umx/compare.py --variants xumx --root MUSDB18 --split train    # scores on what it was trained with
 
 All networks have the same size and see the same number of excerpts (section SYNTHETIC of train.cfg: generated songs).
-The table shows the SDR of the stems of whole songs, 10 log10(|s|^2 / |s - e|^2), without Wiener filter.
+The table shows the SDR of the stems of whole songs, 10 log10(|s|^2 / |s - e|^2), without Wiener filter; with several
+seeds, the mean over them and the deviation of one training.
 """
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +37,17 @@ VARIANTS = {
     "no-waveforms": ("X-UMX without loss of waveforms", {"mcoef": 0.0}),
 }
 
+Results = Mapping[str, Sequence[Mapping[str, float]]]    # network -> for each training, source -> dB
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--epochs", type=positive_int, default=5, help="of each network (default: %(default)s)")
     parser.add_argument("--seed", type=int_from_0, default=42, help="of each network (default: %(default)s)")
+    parser.add_argument("--seeds", type=positive_int, default=1, metavar="N",
+                        help="trainings of each network, with the seeds from --seed on (default: %(default)s)")
+    parser.add_argument("--samples-per-track", type=positive_int, metavar="N",
+                        help="excerpts per song and epoch (default: as train.py)")
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=tuple(VARIANTS),
                         help="what to compare (default: all)")
     parser.add_argument("--root", default=SYNTHETIC, help="songs, as for train.py (default: %(default)s)")
@@ -50,24 +58,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     cli.add_context_flags(parser)
     args = parser.parse_args(argv)
     use_context(args.context, args.device_id)
-    keys = {key: vars(args)[key] for key in ("epochs", "seed", "root", "setup_file")}
+    given = ("epochs", "seed", "root", "setup_file", "samples_per_track")
+    keys = {key: vars(args)[key] for key in given if vars(args)[key] is not None}
     base = load_section(Config, beside_scripts("x_umx", "train.cfg"), "SYNTHETIC", keys)
     with claimed(args.output) as folder:
         results = compare(base, args, folder)
     print(format_table(results, base.sources))
 
 
-def compare(base: Config, args: argparse.Namespace, folder: Path) -> dict[str, dict[str, float]]:
-    """Train the variants of `base` that the flags name in `folder`; returns the SDR of each, as of `sdr_of_songs`."""
-    results = {"mixture": sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))}
-    for key in args.variants:
-        name, change = VARIANTS[key]
-        cfg = attrs.evolve(base, **change)
-        train_variant(cfg, name, folder / key, args.resume, args.overwrite)
-        separator = Separator(folder / key, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
-        results[name] = sdr_of_songs(cfg, args.split, lambda mixture, separator=separator: separator.separate(
-            mixture, base.sample_rate))
-        write_json(folder / "result.json", results)
+def compare(base: Config, args: argparse.Namespace, folder: Path) -> Results:
+    """Train the variants of `base` that the flags name in `folder`; returns the SDRs, as of `sdr_of_songs`, of each."""
+    results = {"mixture": [sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))]}
+    for seed in range(base.seed, base.seed + args.seeds):
+        for key in args.variants:
+            name, change = VARIANTS[key]
+            cfg = attrs.evolve(base, seed=seed, **change)
+            place = folder / (key if args.seeds == 1 else f"{key}-{seed}")
+            train_variant(cfg, name, place, args.resume, args.overwrite)
+            separator = Separator(place, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
+            results.setdefault(name, []).append(sdr_of_songs(
+                cfg, args.split, lambda mixture, separator=separator: separator.separate(mixture, base.sample_rate)))
+            write_json(folder / "result.json", results)
     return results
 
 
@@ -95,11 +106,15 @@ def sdr(target: np.ndarray, estimate: np.ndarray) -> float:
     return float(10 * np.log10(signal / distortion))
 
 
-def format_table(results: Mapping[str, Mapping[str, float]], sources: Sequence[str]) -> str:
+def format_table(results: Results, sources: Sequence[str]) -> str:
     """Lay the SDRs out as a table with a row for each variant."""
-    rows = [[name, *(f"{value:.2f}" for value in (*scores.values(), np.mean(list(scores.values()))))]
-            for name, scores in results.items()]
-    return align([["SDR in dB", *sources, "mean"], *rows])
+    def cells(trainings):
+        values = np.array([[*scores.values(), np.mean(list(scores.values()))] for scores in trainings])
+        if len(values) == 1:
+            return [f"{value:.2f}" for value in values[0]]
+        return [f"{mean:.2f} +- {std:.2f}" for mean, std in zip(values.mean(0), values.std(0, ddof=1), strict=True)]
+
+    return align([["SDR in dB", *sources, "mean"], *([name, *cells(each)] for name, each in results.items())])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What `separate.py` and `eval.py` know of X-UMX and UMX: published models, flags and defaults."""
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from common.console.values import flag_value, int_from_0, number_above_0, positive_int, to_number
-from common.separation.networks import MusicNetwork, PublishedModel
+from common.separation.networks import MusicNetwork, PublishedModel, ShippedModel
 
 BASE = "https://nnabla.org/pretrained-models"
 # The first of them is the default. SDR of UMX: doi 10.21105/joss.01667, and for NNabla umx.md of
@@ -23,13 +24,16 @@ PUBLISHED = {
              "UMXHQ NNabla": {"vocals": 6.30, "drums": 5.78, "bass": 5.21, "other": 4.17}}),
 }
 DEFAULT, DEFAULT_UMX, *_ = PUBLISHED
+SHIPPED = {"xumx-small": ShippedModel(folder=Path(__file__).parent / "shipped" / "xumx-small",
+                                      sources=("bass", "drums", "vocals", "other"))}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `x_umx.separator.Separator`."""
     parser.add_argument("--model", metavar="MODEL",
-                        help=f"{', '.join(PUBLISHED)} (fetched on the first use), a weight file, or the output folder "
-                             f"of train.py (default: {DEFAULT}, or {DEFAULT_UMX} with --umx-infer)")
+                        help=f"{', '.join(PUBLISHED)} (fetched on the first use), {', '.join(SHIPPED)} (small, "
+                             "always there), a weight file, or the output folder of train.py (default: "
+                             f"{DEFAULT}, or {DEFAULT_UMX} with --umx-infer)")
     parser.add_argument("--umx-infer", action="store_true", help="take UMX, and refuse X-UMX")
     parser.add_argument("--targets", nargs="+", metavar="NAME", help="what to separate (default: all that MODEL can)")
     parser.add_argument("--niter", type=int_from_0, default=1, metavar="N",
@@ -59,5 +63,6 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
 
 
 NETWORK = MusicNetwork(
-    published=PUBLISHED, separator="x_umx.separator", chunk_seconds=16.0, overlap=0.1,
+    published=PUBLISHED, shipped=SHIPPED, stand_ins={DEFAULT: "xumx-small"}, separator="x_umx.separator",
+    chunk_seconds=16.0, overlap=0.1,
     whole_songs="whole songs, as the published code does, in much memory", add_flags=add_flags, options=options)

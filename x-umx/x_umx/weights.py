@@ -63,8 +63,9 @@ def find_weights(model: str | Path, targets: Sequence[str] | None = None) -> lis
     Parameters
     ----------
     model
-        `xumx`, `umx` or `umxhq` (fetched on the first use, unless there is such a path); a file; the folder of a
-        training run; or a folder with the files `<target>.h5`, or the training runs `<target>/`, of UMX.
+        `xumx`, `umx` or `umxhq` (fetched on the first use, unless there is such a path); `xumx-small`, which is part of
+        the package; a file; the folder of a training run; or a folder with the files `<target>.h5`, or the training
+        runs `<target>/`, of UMX.
     targets
         Which sources are wanted; None: all there are.
 
@@ -80,7 +81,7 @@ def find_weights(model: str | Path, targets: Sequence[str] | None = None) -> lis
     UserError
         A file belongs to another network; no network connection.
     """
-    path = find_model(model, PUBLISHED, SOURCES, _LARGEST)
+    path = find_model(model, PUBLISHED, SOURCES, _LARGEST, NETWORK.shipped_folders)
     files = _in_folder(path) if path.is_dir() else {path.stem: path}
     found = [_describe(file, name) for name, file in files.items()]
     if len(found) > 1 and any(len(file.sources) > 1 for file in found):
