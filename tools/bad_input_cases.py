@@ -18,6 +18,7 @@ Argument = str | bytes
 
 COMMANDS = {
     "x-umx/benchmark.py": "", "x-umx/compare.py": "-o out", "x-umx/convert.py": "text.h5 out.pth",
+    "x-umx/export.py": "--model text.h5 -o out.onnx",
     "x-umx/eval.py": "--root nosuch -o out", "x-umx/separate.py": "nosuch.wav --model text.h5 -o out",
     "x-umx/train.py": "SYNTHETIC -o out", "d3net/benchmark.py": "", "d3net/compare.py": "-o out",
     "d3net/eval.py mss": "--root nosuch -o out", "d3net/eval.py segmentation": "--data-dir nosuch -o out",

@@ -233,7 +233,7 @@ WRITERS = {
 OTHERS = {("d3net", "benchmark"), ("d3net", "plot_stems"), ("data_cleansing", "benchmark"), ("x_umx", "benchmark"),
           ("mixed_precision_dnns", "benchmark"), ("mixed_precision_dnns", "eval"), ("mixed_precision_dnns", "export"),
           ("mixed_precision_dnns", "plot"), ("mixed_precision_dnns", "report"), ("out_of_core_training", "plan"),
-          ("x_umx", "convert")}
+          ("x_umx", "convert"), ("x_umx", "export")}
 
 
 def test_the_table_has_all_commands():

@@ -134,12 +134,23 @@ class Separator(StemSeparator):
         missing = max(0, self.batch_size - batch) if frames == self._chunk_frames else 0
         x = np.ascontiguousarray(np.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]))
         network = self._networks.get((frames, batch + missing), lambda: compile_network(
-            self._build, [x.shape], self.engine, self.precision))
+            self.build_masks, [x.shape], self.engine, self.precision))
         masks, = network(x)
         masks = masks[:, :batch].reshape(frames, batch, len(self.sources), sizes.nb_channels, sizes.bins)
         return masks.transpose(1, 2, 3, 4, 0)
 
-    def _build(self, magnitude: nn.Variable) -> nn.Variable:
+    def build_masks(self, magnitude: nn.Variable) -> nn.Variable:
+        """Build the graph of the networks, in test mode.
+
+        Parameters
+        ----------
+        magnitude : nn.Variable (frames, batch, channels, max_bin)
+
+        Returns
+        -------
+        nn.Variable (frames, batch, sources channels, bins)
+            The masks of `sources`, or those with axes that are reshaped to this.
+        """
         masks = []
         with self._scope():
             for file in self.files:

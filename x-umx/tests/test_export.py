@@ -1,0 +1,113 @@
+"""The export as ONNX: stems by numpy and onnxruntime alone, in a process that has no nnabla, as in the README."""
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from common.machine.errors import UsageError
+from common.runs.checkpoint import save_parameters
+from x_umx import export
+from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
+from x_umx.onnx_separator import OnnxSeparator
+from x_umx.separator import Separator
+
+RATE, SIZES = 44100, Sizes(n_fft=256, hidden_size=16, max_bin=94)
+MONO = Sizes(n_fft=256, nb_channels=1, hidden_size=16, max_bin=94)
+README = Path(__file__).parents[1] / "README.md"
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+def save(path, network, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nn.clear_parameters()
+    nn.random.seed(seed)
+    network.masks(nn.Variable((2, 1, network.sizes.nb_channels, network.sizes.bins)))
+    rng = np.random.default_rng(seed)
+    for name, parameter in nn.get_parameters(grad_only=False).items():
+        if "fc3" in name and name.endswith(("beta", "gamma")):    # masks far from one another
+            parameter.d = rng.uniform(-0.3, 1) + 0.3 * rng.standard_normal(parameter.shape)
+    save_parameters(path)
+    nn.clear_parameters()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save(folder / "xumx.h5", CrossNetOpenUnmix(SIZES))
+    save(folder / "mono.h5", CrossNetOpenUnmix(MONO))
+    for seed, source in enumerate(SOURCES):
+        save(folder / f"umx/{source}.h5", OpenUnmix(SIZES), seed)
+    return folder
+
+
+def music(frames):
+    time = np.arange(frames)[:, None] / RATE
+    tones = sum(np.sin(2 * np.pi * f * time + np.arange(2)) for f in (220, 700, 1900, 3100))
+    return (0.05 * tones + 0.05 * np.random.default_rng(0).standard_normal((frames, 2))).astype(np.float32)
+
+
+def ratio(wanted, found):
+    """Signal to error in dB."""
+    return min(10 * np.log10((wanted[name] ** 2).sum() / ((wanted[name] - found[name]) ** 2).sum()) for name in wanted)
+
+
+@pytest.mark.parametrize("model", ["xumx.h5", "umx", "mono.h5"])
+@pytest.mark.parametrize("frames, chunk", [(129, 16), (20_000, 16), (20_000, 0.1), (20_000, 0.2)])
+def test_stems_are_those_of_the_separator(model, frames, chunk, models):
+    export.main(["--model", str(models / model), "-o", "x.onnx"])
+    wanted = Separator(models / model, chunk_seconds=chunk, engine="nnabla").separate(music(frames), RATE)
+    assert ratio(wanted, OnnxSeparator("x.onnx").separate(music(frames), chunk)) > 120
+
+
+@pytest.mark.parametrize("precision, least, most", [("float16", 55, 100), ("int8", 40, 90)])
+def test_fewer_bits_are_measured(precision, least, most, models, capsys):
+    for name in ("float32", precision):
+        export.main(["--model", str(models / "xumx.h5"), "-o", f"{name}.onnx", "--precision", name])
+    said = re.search(rf"{precision}: masks of noise are (\d+\.\d) dB from those in float32", capsys.readouterr().out)
+    assert said and least < float(said[1]) < most
+    one, two = (OnnxSeparator(f"{name}.onnx").separate(music(20_000)) for name in ("float32", precision))
+    assert least < ratio(one, two) < most
+    assert Path(f"{precision}.onnx").stat().st_size < 0.75 * Path("float32.onnx").stat().st_size
+
+
+def test_the_file_says_what_its_input_is(models):
+    export.main(["--model", str(models / "xumx.h5"), "-o", "x.onnx"])
+    model = onnx.load("x.onnx")
+    onnx.checker.check_model(model)
+    described = {entry.key: entry.value for entry in model.metadata_props}
+    assert described["sources"] == ",".join(SOURCES) and described["sample_rate"] == "44100"
+    assert (described["n_fft"], described["hop_length"], described["max_bin"]) == ("256", "64", "94")
+    assert described["input"].startswith("magnitude, float32 (frames, 1, 2 channels, 94 bins)")
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    assert dims[0].dim_param == "frames" and [dim.dim_value for dim in dims[1:]] == [1, 2, 94]
+
+
+def test_the_example_of_the_readme_runs_without_nnabla(models):
+    export.main(["--model", str(models / "xumx.h5"), "-o", "xumx.onnx"])
+    soundfile.write("song.wav", music(20_000), RATE, subtype="FLOAT")
+    lines = README.read_text(encoding="utf-8").partition("    import soundfile\n    from onnx_separator")
+    example = (lines[1] + lines[2]).partition("\n\n")[0]
+    script = "\n".join(line[4:] for line in example.splitlines())
+    forbidden = "import sys\nfor name in ('nnabla', 'common', 'x_umx', 'scipy'):\n    sys.modules[name] = None\n"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", forbidden + script], check=True, env=environment)
+    wanted = Separator(models / "xumx.h5", engine="nnabla").separate(music(20_000), RATE)
+    found = {name: soundfile.read(f"{name}.wav", dtype="float32")[0] for name in SOURCES}
+    assert ratio(wanted, found) > 120
+
+
+@pytest.mark.parametrize("argv, error", [
+    (["--model", "none.h5"], "no such file"), (["-o", "x.txt"], "end in .onnx"), (["-o", "no/x.onnx"], "folder that"),
+    (["--model", "{}/xumx.h5", "--targets", "bass", "drums"], "belong together"),
+    (["--model", "{}/umx/bass.h5"], "one source, which the filter cannot tell from the rest")])
+def test_wrong_usage_is_one_line(argv, error, models):
+    with pytest.raises(UsageError, match=error):
+        export.main([word.format(models) for word in argv])
+    assert not list(Path().iterdir())

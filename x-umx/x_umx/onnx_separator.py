@@ -1,0 +1,108 @@
+"""Separation by a network that export.py wrote, with numpy and onnxruntime alone, on any Python from 3.10 on.
+
+    from onnx_separator import OnnxSeparator
+    stems = OnnxSeparator("xumx.onnx").separate(audio)    # (samples, 2) at 44.1 kHz -> {"vocals": array, ...}
+
+It does what `x_umx.separator.Separator` does by default: chunks of 16 s that overlap and are cross-faded, the
+short-time Fourier transform, the masks of the network, one iteration of the multichannel Wiener filter, and back.
+"""
+import numpy as np
+import onnxruntime
+
+EPS = np.finfo(np.float64).eps
+FRAMES = 512    # that the filter treats at once, to save memory
+
+
+class OnnxSeparator:
+    """Splits stereo music into stems.
+
+    Parameters
+    ----------
+    path : str
+        The .onnx file. Its metadata say sources, sample rate and transform.
+
+    Attributes
+    ----------
+    sources : list of str
+    sample_rate : int
+        In Hz; audio is to have it.
+    """
+
+    def __init__(self, path: str):
+        self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        self.sources = metadata["sources"].split(",")
+        self.sample_rate, self.n_fft, self.hop_length, self.channels, self.max_bin = (
+            int(metadata[key]) for key in ("sample_rate", "n_fft", "hop_length", "nb_channels", "max_bin"))
+
+    def separate(self, audio: np.ndarray, chunk_seconds: float = 16.0, overlap: float = 0.1) -> dict[str, np.ndarray]:
+        """Split audio (samples, 2) into {source: float32 array (samples, 2)}."""
+        audio = np.asarray(audio, np.float32)
+        length = max(1, min(len(audio), round(chunk_seconds * self.sample_rate)))
+        shared = round(overlap * round(chunk_seconds * self.sample_rate))
+        last = len(audio) - length
+        starts = [*range(0, last, round(chunk_seconds * self.sample_rate) - shared), last]
+        edge = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1
+        fade = np.minimum(1, edge / (shared + 1))[:, None]
+        total, weight = np.zeros((len(self.sources), *audio.shape), np.float32), np.zeros((len(audio), 1))
+        for start in starts:
+            part = slice(start, start + length)
+            total[:, part] += fade * self.separate_chunk(audio[part])
+            weight[part] += fade
+        return dict(zip(self.sources, (total / weight).astype(np.float32), strict=True))
+
+    def separate_chunk(self, audio: np.ndarray) -> np.ndarray:
+        """Split audio (samples, 2) in one piece: (sources, samples, 2)."""
+        mixture = self.stft(audio)    # (frames, bins, 2)
+        magnitude = np.abs(mixture).astype(np.float32)
+        x = magnitude.mean(2, keepdims=True) if self.channels == 1 else magnitude
+        x = x[:, :self.max_bin].transpose(0, 2, 1)[:, None]    # (frames, 1, channels, bins)
+        masks, = self.session.run(None, {"magnitude": np.ascontiguousarray(x)})
+        masks = masks.reshape(len(x), len(self.sources), self.channels, -1).transpose(1, 0, 3, 2)
+        phase = np.exp(1j * np.angle(mixture))
+        stems = self.wiener(masks * magnitude * phase, mixture)
+        return np.stack([self.istft(stem, len(audio)) for stem in stems])
+
+    @property
+    def window(self) -> np.ndarray:
+        """Periodic Hann window."""
+        return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.n_fft) / self.n_fft)
+
+    def stft(self, audio: np.ndarray) -> np.ndarray:
+        """Transform (samples, 2) to complex (frames, bins, 2), with frames centred by reflection."""
+        padded = np.pad(audio, [(self.n_fft // 2, self.n_fft // 2), (0, 0)], mode="reflect")
+        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft, axis=0)[::self.hop_length]
+        return np.fft.rfft(frames * self.window, axis=-1).transpose(0, 2, 1)
+
+    def istft(self, spectrum: np.ndarray, length: int) -> np.ndarray:
+        """Invert `stft`: complex (frames, bins, 2) to (length, 2)."""
+        waves = np.fft.irfft(spectrum.transpose(0, 2, 1), self.n_fft, axis=-1) * self.window
+        size = self.n_fft + (len(waves) - 1) * self.hop_length
+        signal, weight = np.zeros((size, 2)), np.zeros((size, 1))
+        for index, wave in enumerate(waves):
+            part = slice(index * self.hop_length, index * self.hop_length + self.n_fft)
+            signal[part] += wave.T
+            weight[part, 0] += self.window ** 2
+        signal = (signal / np.where(weight > 1e-10, weight, 1))[self.n_fft // 2:][:length]
+        return np.pad(signal, [(0, length - len(signal)), (0, 0)])
+
+    @staticmethod
+    def wiener(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
+        """Refine estimates (sources, frames, bins, 2) of a mixture (frames, bins, 2) by one iteration, as norbert."""
+        scale = max(1.0, np.abs(mixture).max() / 10)
+        y, x, models = estimates / scale, mixture / scale, []
+        for source in y:
+            power = (np.abs(source) ** 2).mean(-1)    # (frames, bins)
+            covariance = np.einsum("tfa,tfb->fab", source, source.conj())
+            models.append((power, covariance / (EPS + power.sum(0))[:, None, None]))
+        out = np.empty_like(y)
+        for start in range(0, len(x), FRAMES):
+            part = slice(start, start + FRAMES)
+            total = sum(power[part, :, None, None] * covariance for power, covariance in models)
+            total = total + np.sqrt(EPS) * np.eye(2)
+            (a, b), (c, d) = np.moveaxis(total, (2, 3), (0, 1))
+            left, right = x[part, :, 0], x[part, :, 1]
+            solved = np.stack([d * left - b * right, a * right - c * left], -1) / (a * d - b * c)[..., None]
+            for source, (power, covariance) in zip(out, models, strict=True):
+                source[part] = power[part, :, None] * np.einsum("fab,tfb->tfa", covariance, solved)
+        return out * scale
