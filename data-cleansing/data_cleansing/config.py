@@ -36,6 +36,8 @@ class Training:
     n_epochs: int = integer(20, at_least=1, help="passes over the training images")
     batch_size: int = integer(64, at_least=1, help="images per step")
     lr: float = number(0.05, above=0, help="learning rate")
+    momentum: float = number(0.0, at_least=0, at_most=0.999, help="share of the last update in the next one")
+    weight_decay: float = number(0.0, at_least=0, at_most=1, help="times each parameter is added to its gradient")
     augment: bool = flag(True, help="shift and mirror the training images")
     width: float = number(1.0, above=0, at_most=8, help="maps of the layers, as a share of the published 32, 64, 128")
     keep: str = choice(KEEP[0], KEEP,

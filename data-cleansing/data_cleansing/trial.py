@@ -115,7 +115,8 @@ class Trial:
         self.cfg, self.folder, self.seed = cfg, Path(folder), seed
         self.train_images, self.valid_images, self.test_images, self.flipped = load_data(cfg, seed)
         self.training_folder = self.folder / "training" / f"seed_{seed:02d}"
-        self.record = published_record(len(self.train_images), cfg.n_epochs, cfg.batch_size, cfg.lr, seed, cfg.augment)
+        self.record = published_record(len(self.train_images), cfg.n_epochs, cfg.batch_size, cfg.lr, seed, cfg.augment,
+                                      cfg.momentum, cfg.weight_decay)
         nn.clear_parameters()    # trials are independent of each other
         seed_everything(seed)
         self.trainer = Trainer(cfg.network(len(self.train_images.class_names)), self.train_images, self.record)
@@ -128,7 +129,8 @@ class Trial:
         sets = (self.train_images, self.valid_images, self.test_images)
         arrays = [array for images in sets for array in (images.pixels, images.labels)]
         return {"seed": self.seed, "n_epochs": self.cfg.n_epochs, "batch_size": self.cfg.batch_size, "lr": self.cfg.lr,
-                "augment": self.cfg.augment, "images": fingerprint(*arrays), "network": self.layout.shapes()}
+                "augment": self.cfg.augment, "images": fingerprint(*arrays), "network": self.layout.shapes(),
+                **{key: value for key in ("momentum", "weight_decay") if (value := getattr(self.cfg, key))}}
 
     @property
     def is_trained(self) -> bool:
@@ -161,7 +163,7 @@ class Trial:
         for step in set(self.cache.steps()) - kept:
             self.cache.remove(step)
         self._write_predictions()
-        save_parameters(self.training_folder / "final_model.h5", self.layout.parameters)
+        save_parameters(self.training_folder / "final_model.h5", self.layout.of_network)
 
     def _train_epoch(self, epoch, kept):
         """Take the steps of an epoch; returns its row of the log."""
@@ -239,7 +241,8 @@ class Trial:
         """
         cfg, folder = self.cfg, self.training_folder / "folds"
         plan = Plan(folds=cfg.folds, epochs=cfg.fold_epochs or cfg.n_epochs, batch_size=cfg.batch_size,
-                    learning_rate=cfg.lr, augment=cfg.augment, seed=self.seed)
+                    learning_rate=cfg.lr, augment=cfg.augment, seed=self.seed, momentum=cfg.momentum,
+                    weight_decay=cfg.weight_decay)
         check_settings(folder, attrs.asdict(plan), "judged")
         return cross_validate(cfg.network(len(self.train_images.class_names)), self.train_images, plan, folder)
 

@@ -306,3 +306,52 @@ def test_what_does_not_fit_is_told(problem, random_images):
         influence_scores(small_cifarnet, images, random_images(3, (2, 4, 4)), record)
     with pytest.raises(UsageError, match="not in the current scope"):
         influence_scores(lambda image, train: PF.affine(image, 4, name="untrained"), images, valid, record)
+
+
+def numpy_training(images, valid, record, start, weights):
+    """Train softmax regression in float64, each image counted by its weight; returns the mean validation loss."""
+    theta = np.concatenate([values.ravel() for values in start]).astype(np.float64).reshape(65, 10)
+    inputs, held = (np.hstack([part.inputs(np.arange(len(part))).reshape(len(part), 64).astype(np.float64),
+                               np.ones((len(part), 1))]) for part in (images, valid))
+    velocity = np.zeros_like(theta)
+    for step in range(record.num_steps):
+        rows = record.batch(step)[0]
+        errors = probabilities(inputs[rows] @ theta) - np.eye(10)[images.labels[rows]]
+        gradient = inputs[rows].T @ (weights[rows, np.newaxis] * errors) / len(rows) + record.weight_decay * theta
+        velocity = record.momentum * velocity + record.learning_rates[step] * gradient
+        theta = theta - velocity
+    return -np.log(probabilities(held @ theta)[np.arange(len(valid)), valid.labels]).mean()
+
+
+def probabilities(logits):
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("momentum, weight_decay", [(0, 0), (0.9, 0), (0, 0.1), (0.9, 0.1)])
+def test_scores_are_the_derivative_of_the_training(digit_images, regression, momentum, weight_decay):
+    """Of the validation loss for the weight of an image: against differences of whole trainings in float64."""
+    images, valid, _ = digit_images(45)
+    record = published_record(len(images), 3, 10, 0.05, augment=False, momentum=momentum, weight_decay=weight_decay)
+    trainer = Trainer(regression, images, record)
+    start = [trainer.layout.parameters[f"affine/{name}"].d.copy() for name in "Wb"]
+    cache = ParameterCache(trainer.layout)
+    trainer.run(before_step=cache.store)
+    scores = influence_scores(regression, images, valid, record, "every_step", epochs="all", cache=cache)
+    expected = np.empty(len(images))
+    for row in range(len(images)):
+        losses = [numpy_training(images, valid, record, start, np.where(np.arange(len(images)) == row, weight, 1))
+                  for weight in (1 - 1e-4, 1 + 1e-4)]
+        expected[row] = (losses[0] - losses[1]) / 2e-4
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_scores_with_momentum_predict_what_leaving_an_image_out_does(digit_images, regression):
+    images, valid, _ = digit_images(150, seed=3)
+    record = published_record(len(images), 6, 20, 0.01, augment=False, momentum=0.8, weight_decay=0.01)
+    trainer, cache = train(regression, images, record, "last", every=3)
+    changes = truth(trainer, cache, valid)
+    for method in ("every_step", "final"):
+        scores = influence_scores(regression, images, valid, record, method, cache=cache)
+        assert spearmanr(scores, changes)[0] > 0.99
+        assert scores.std() / changes.std() == pytest.approx(1, abs=0.05)

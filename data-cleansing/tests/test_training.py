@@ -21,6 +21,13 @@ def trainer(random_images):
     return Trainer(small_cifarnet, random_images(11), published_record(11, 3, 4, 0.1))
 
 
+@pytest.fixture(params=[0, 0.9], ids=["plain", "momentum"])
+def any_trainer(request, random_images):
+    """The same, with momentum and weight decay, too."""
+    record = published_record(11, 3, 4, 0.1, momentum=request.param, weight_decay=request.param / 10)
+    return Trainer(small_cifarnet, random_images(11), record)
+
+
 def trained(trainer, cache, keep="all", every=1):
     """Train and store parameters; returns the final ones."""
     stored = steps_to_store(trainer.record, keep, every)
@@ -78,12 +85,26 @@ def test_removing_all_images_but_one(trainer, random_images):
 
 
 @pytest.mark.parametrize("first", [0, 4, 6])
-def test_retraining_without_removal_gives_the_same_bits(trainer, first):
-    cache = ParameterCache(trainer.layout)
-    final = trained(trainer, cache)
-    trainer.layout.assign(cache.load(first))
-    trainer.run(first)
-    np.testing.assert_array_equal(trainer.layout.values(), final)
+def test_retraining_without_removal_gives_the_same_bits(any_trainer, first):
+    cache = ParameterCache(any_trainer.layout)
+    final = trained(any_trainer, cache)
+    any_trainer.layout.assign(cache.load(first))
+    any_trainer.run(first)
+    np.testing.assert_array_equal(any_trainer.layout.values(), final)
+
+
+def test_momentum_and_decay_go_on_where_nothing_is_left_of_a_batch(random_images):
+    record = published_record(11, 3, 4, 0.1, momentum=0.5, weight_decay=0.25)
+    trainer = Trainer(small_cifarnet, random_images(11), record)
+    trainer.run(0, 2)
+    before = trainer.layout.split(trainer.layout.values())
+    trainer.step(2, set(record.batch(2)[0]))
+    after = trainer.layout.split(trainer.layout.values())
+    for name in trainer.layout.trained:
+        velocity = 0.5 * before[f"velocity/{name}"] + 0.1 * 0.25 * before[name]
+        np.testing.assert_allclose(after[f"velocity/{name}"], velocity, rtol=1e-5, atol=1e-8)
+        np.testing.assert_allclose(after[name], before[name] - velocity, rtol=1e-5, atol=1e-7)
+    assert all(not name.startswith("velocity") for name in trainer.layout.of_network)
 
 
 @pytest.mark.parametrize("keep, every, stored", [
@@ -94,7 +115,8 @@ def test_steps_to_store(trainer, keep, every, stored):
 
 
 @pytest.mark.parametrize("keep, held", [("epochs", 256), ("final", 256), ("final", 2)])
-def test_steps_between_stored_ones_are_computed_to_the_same_bits(trainer, tmp_path, monkeypatch, keep, held):
+def test_steps_between_stored_ones_are_computed_to_the_same_bits(any_trainer, tmp_path, monkeypatch, keep, held):
+    trainer = any_trainer
     monkeypatch.setattr("data_cleansing.training.trajectory._HELD", held)
     start = trainer.layout.values()
     every_step, some = ParameterCache(trainer.layout), ParameterCache(trainer.layout, tmp_path)

@@ -31,8 +31,7 @@ class DirectionalLoss:
                  layout: Layout) -> None:
         self.layout = layout
         self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
-        self.directions = {name: nn.Variable(parameter.shape) for name, parameter in layout.parameters.items()
-                           if parameter.need_grad}
+        self.directions = {name: nn.Variable(parameter.shape) for name, parameter in layout.trained.items()}
         moving = {layout.parameters[name]: direction for name, direction in self.directions.items()}
         logits, tangent = rewriting.build(network, self.image, normalization != "test", moving,
                                           per_image=normalization == "single")

@@ -34,7 +34,7 @@ def scores(problem: Problem) -> np.ndarray:
     layout, images, record = problem.layout, problem.train, problem.record
     u = validation_gradient(problem.network, problem.valid, layout, PUBLISHED_GROUP if problem.published else None)
     scorer = BatchScores(problem.network, images.shape, "test", layout)
-    order = _steps(record)
+    order, damping = _steps(record), problem.damping + record.weight_decay    # which adds to the Hessian in training
     groups = batches_of(len(images), SCORED_AT_ONCE)
     zero = np.zeros(layout.size, np.float32)
     start = {"done": np.array(0), "v": zero, "momentum": zero, "scores": np.zeros(len(images))}
@@ -43,7 +43,7 @@ def scores(problem: Problem) -> np.ndarray:
         for turn in progress(range(int(snapshot.values["done"]), len(order) + len(groups)), desc="scoring"):
             state = {**snapshot.values, "done": np.array(turn + 1)}
             if turn < len(order):
-                v, momentum, objective = _descend(scorer, images, record, order[turn], u, problem.damping, state)
+                v, momentum, objective = _descend(scorer, images, record, order[turn], u, damping, state)
                 snapshot.update(**{**state, "v": v, "momentum": momentum})
                 if problem.on_step is not None:
                     problem.on_step(order[turn], v=v, objective=objective)

@@ -9,6 +9,16 @@ that follow. With u_T the gradient of the mean validation loss at the final para
 predicts the change of the validation loss. A negative score says that removing the image helps. S. Hara et al. (arXiv
 1906.08473) take gradients and Hessians at the parameters before each step; arXiv 2103.11807 takes the final parameters
 for all steps, and needs no others.
+
+With momentum m and weight decay a, where a step is v_{t+1} = m v_t + lr_t (gradient + a theta_t) and theta_{t+1} =
+theta_t - v_{t+1}, a change of a step comes back in the steps that follow. Let u be the gradient of the validation loss
+for theta_t and w that for v_t; w_T = 0. Reverse differentiation of a step gives, with p = u - w,
+
+    score_j += lr_t / b_t * <p_{t+1}, grad l_j>
+    u_t      = u_{t+1} - lr_t * (H_t + a) p_{t+1}
+    p_t      = u_t + m p_{t+1}                         p_T = u_T
+
+which is the recursion above for m = a = 0. This is ours; the papers have plain gradient descent.
 """
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +33,7 @@ from data_cleansing.graphs.rewriting import Network, trace
 from data_cleansing.influence.methods import FINAL, METHODS, choose
 from data_cleansing.influence.problem import Problem
 from data_cleansing.influence.snapshot import fingerprint
-from data_cleansing.training.parameters import Layout, ParameterCache
+from data_cleansing.training.parameters import Layout, ParameterCache, velocity_of
 from data_cleansing.training.record import TrainingRecord
 
 
@@ -101,10 +111,11 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
 
 
 def _scores(network, train, valid, record, method, choices, *, published, cache, damping, seed, state, on_step):
-    layout = _existing_parameters(network, train)
+    layout = _existing_parameters(network, train, record)
     final = layout.values()
     identity = fingerprint(method, published, choices, damping, final, train.pixels, train.labels, valid.pixels,
-                           valid.labels, record.rows, record.seeds, record.bounds, record.learning_rates)
+                           valid.labels, record.rows, record.seeds, record.bounds, record.learning_rates,
+                           record.momentum, record.weight_decay)
     problem = Problem(network=network, train=train, valid=valid, record=record, layout=layout, final=final, cache=cache,
                       method=method, choices=choices, published=published, damping=damping, seed=seed, state=state,
                       identity=identity, on_step=on_step)
@@ -124,7 +135,7 @@ def _check_fit(train, valid, record):
         raise UsageError(f"validation images are {valid.shape}, training images {train.shape}")
 
 
-def _existing_parameters(network, images):
+def _existing_parameters(network, images, record):
     """Return the layout of the parameters of a network, which must be there."""
     existing = set(nn.get_parameters(grad_only=False))
     trace(network, nn.Variable((1, *images.shape)), train=False)
@@ -133,4 +144,7 @@ def _existing_parameters(network, images):
     if missing:
         raise UsageError(f"the parameters of the network are not in the current scope ({', '.join(missing[:3])}, ...): "
                          "load or train them first")
-    return layout
+    if record.momentum:    # the parameters of a cache have velocities
+        for name, parameter in layout.trained.items():
+            velocity_of(name, parameter)
+    return Layout()

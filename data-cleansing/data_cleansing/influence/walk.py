@@ -76,13 +76,15 @@ def _warn(problem, state):
 class _Walk:
     """Steps backwards, each from one state to another.
 
-    A state is the arrays of a `Snapshot`: the `next` step; `scores` so far; `u` after that step; `growth`, the values
-    of a `Growth`; and whether the Hessian was `given_up` because u had grown too much with it.
+    A state is the arrays of a `Snapshot`: the `next` step; `scores` so far; `u` and `p` after that step (without
+    momentum, p is u); `growth`, the values of a `Growth`; and whether the Hessian was `given_up` because u had grown
+    too much with it.
     """
 
     def __init__(self, problem, parameters, renew):
         self.problem, self.parameters, self.renew = problem, parameters, renew
-        self.shapes = {"next": (), "scores": (len(problem.train),), "u": (problem.layout.size,), "growth": (3,),
+        size = problem.layout.size
+        self.shapes = {"next": (), "scores": (len(problem.train),), "u": (size,), "p": (size,), "growth": (3,),
                        "given_up": ()}
         assert problem.choices.normalization is not None
         self.scorer = BatchScores(problem.network, problem.train.shape, problem.choices.normalization, problem.layout)
@@ -92,7 +94,7 @@ class _Walk:
         problem, steps = self.problem, self.problem.record.num_steps
         problem.layout.assign(problem.final)
         u = validation_gradient(problem.network, problem.valid, problem.layout)
-        return {"next": np.array(steps - 1), "scores": np.zeros(len(problem.train)), "u": u,
+        return {"next": np.array(steps - 1), "scores": np.zeros(len(problem.train)), "u": u, "p": u,
                 "growth": Growth.begin(u, steps).values(), "given_up": np.array(False)}
 
     def run(self, snapshot):
@@ -118,27 +120,31 @@ class _Walk:
         """Return the state before a step, from that after it."""
         problem, record = self.problem, self.problem.record
         problem.layout.assign(self.parameters(step))
-        u, growth, found = state["u"], Growth(*state["growth"]), state["scores"].copy()
+        u, p, growth, found = state["u"], state["p"], Growth(*state["growth"]), state["scores"].copy()
         if self.renew and step + 1 == record.first_step(record.epochs[step] + 1):
-            u = validation_gradient(problem.network, problem.valid, problem.layout)
+            fresh = validation_gradient(problem.network, problem.valid, problem.layout)
+            u, p = fresh, fresh + (p - u)
         without = problem.choices.hessian in (None, "none") or bool(state["given_up"])
-        u = score_step(problem, self.scorer, step, u, found, without)
-        return {"next": np.array(step - 1), "scores": found, "u": u,
+        u, p = score_step(problem, self.scorer, step, u, p, found, without)
+        return {"next": np.array(step - 1), "scores": found, "u": u, "p": p,
                 "growth": state["growth"] if without else growth.with_(u, step).values(),
                 "given_up": state["given_up"]}
 
 
-def score_step(problem: Problem, scorer: BatchScores, step: int, u: np.ndarray, scores: np.ndarray,
-               without_hessian: bool) -> np.ndarray:
-    """Add the scores of the images of a step to `scores`, float64 (num_images,); returns u before the step."""
-    rows, seeds = problem.record.batch(step)
+def score_step(problem: Problem, scorer: BatchScores, step: int, u: np.ndarray, p: np.ndarray, scores: np.ndarray,
+               without_hessian: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Add the scores of the images of a step to `scores`, float64 (num_images,); returns u and p before the step."""
+    record = problem.record
+    rows, seeds = record.batch(step)
     image, label = problem.train.inputs(rows, seeds), problem.train.targets(rows)
-    learning_rate = problem.record.learning_rates[step]
+    learning_rate = record.learning_rates[step]
     if without_hessian:
-        in_batch = scorer.scores(u, image, label)
+        in_batch = scorer.scores(p, image, label)
     else:
-        in_batch, product = scorer.scores_and_product(u, image, label)
+        in_batch, product = scorer.scores_and_product(p, image, label)
         divisor = len(rows) if problem.choices.hessian == "published" else 1
         u = u - np.float32(learning_rate / divisor) * product
+    if record.weight_decay:
+        u = u - np.float32(learning_rate * record.weight_decay) * p
     np.add.at(scores, rows, learning_rate / len(rows) * in_batch.astype(np.float64))
-    return u
+    return u, u + np.float32(record.momentum) * p if record.momentum else u

@@ -26,7 +26,7 @@ _REMEDY = "delete it to train that part again"
 
 @attrs.frozen(kw_only=True)
 class Plan:
-    """How the networks of a cross-validation are trained: plain gradient descent, as `published_record` says."""
+    """How the networks of a cross-validation are trained, as `published_record` says."""
 
     folds: int    # parts of the training set, each left out of one network
     epochs: int
@@ -34,6 +34,8 @@ class Plan:
     learning_rate: float
     augment: bool
     seed: int
+    momentum: float = 0.0
+    weight_decay: float = 0.0
 
 
 @attrs.frozen(eq=False)
@@ -137,7 +139,8 @@ def _combine(parts, num_images):
 def _judge(network, images, held, plan, seed):
     """Train a network without the rows `held`; returns what it says of them, and how it learned the others."""
     learned = np.setdiff1d(np.arange(len(images)), held)
-    record = published_record(len(learned), plan.epochs, plan.batch_size, plan.learning_rate, seed, plan.augment)
+    record = published_record(len(learned), plan.epochs, plan.batch_size, plan.learning_rate, seed, plan.augment,
+                              plan.momentum, plan.weight_decay)
     record = attrs.evolve(record, num_images=len(images), rows=learned[record.rows])
     margin_sums, uses = np.zeros(len(images)), np.zeros(len(images), np.int64)
 

@@ -10,6 +10,17 @@ from common.reading.arrays import read_npy
 from common.reading.texts import check_fields, read_json
 from data_cleansing.training.record import AGAIN
 
+_VELOCITY = "velocity"    # scope of the last updates of all parameters, in a training with momentum
+
+
+def velocity_of(name: str, parameter: nn.Variable) -> nn.Variable:
+    """Return the last update of a parameter, which is a parameter of the current scope, too; 0 where it is made now.
+
+    So flat arrays hold all that a training with momentum goes on from.
+    """
+    return nn.parameter.get_parameter_or_create(f"{_VELOCITY}/{name}", parameter.shape, np.zeros(parameter.shape),
+                                                need_grad=False)
+
 
 class Layout:
     """Where each parameter of the current scope lies in a flat array.
@@ -27,6 +38,16 @@ class Layout:
         ends = np.cumsum([parameter.size for parameter in self.parameters.values()], dtype=np.int64).tolist()
         self.size = ends[-1] if ends else 0
         self._parts = dict(zip(self.parameters, map(slice, [0, *ends[:-1]], ends), strict=True))
+
+    @property
+    def trained(self) -> dict[str, nn.Variable]:
+        """The parameters that are trained, by name."""
+        return {name: parameter for name, parameter in self.parameters.items() if parameter.need_grad}
+
+    @property
+    def of_network(self) -> dict[str, nn.Variable]:
+        """The parameters without velocities, by name."""
+        return {name: parameter for name, parameter in self.parameters.items() if not name.startswith(f"{_VELOCITY}/")}
 
     def split(self, flat: np.ndarray) -> dict[str, np.ndarray]:
         """Return views of a flat array (size,) by name, in the shapes of the parameters."""

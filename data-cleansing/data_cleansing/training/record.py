@@ -37,6 +37,10 @@ class TrainingRecord:
     epochs : int64 (steps,)
         Epoch of each step, ascending from 0.
     learning_rates : float64 (steps,)
+    momentum : float, 0 <= momentum < 1
+        Share of the last update in the next one.
+    weight_decay : float, >= 0
+        Times each parameter is added to its gradient.
 
     Raises
     ------
@@ -50,13 +54,16 @@ class TrainingRecord:
     bounds: np.ndarray = _array(np.int64)
     epochs: np.ndarray = _array(np.int64)
     learning_rates: np.ndarray = _array(np.float64)
+    momentum: float = attrs.field(default=0.0, converter=float)
+    weight_decay: float = attrs.field(default=0.0, converter=float)
 
     def __attrs_post_init__(self) -> None:
         steps, uses = len(self.epochs), len(self.rows)
         fits = (steps > 0 and len(self.bounds) == steps + 1 and len(self.learning_rates) == steps
                 and len(self.seeds) == uses and self.bounds[0] == 0 and self.bounds[-1] == uses
                 and (np.diff(self.bounds) > 0).all() and self.epochs[0] == 0 and (np.diff(self.epochs) >= 0).all()
-                and (np.diff(self.epochs) <= 1).all() and self.rows.min() >= 0 and self.rows.max() < self.num_images)
+                and (np.diff(self.epochs) <= 1).all() and self.rows.min() >= 0 and self.rows.max() < self.num_images
+                and 0 <= self.momentum < 1 and 0 <= self.weight_decay < np.inf)
         if not fits:
             raise ValueError("the arrays of the record do not fit together")
 
@@ -106,7 +113,7 @@ class TrainingRecord:
 
 
 def published_record(num_images: int, epochs: int, batch_size: int, learning_rate: float, split_seed: int = 0,
-                     augment: bool = True) -> TrainingRecord:
+                     augment: bool = True, momentum: float = 0.0, weight_decay: float = 0.0) -> TrainingRecord:
     """Plan a training as the published code runs it.
 
     Positions of epoch e are permuted by the seed e, and positions in the training set by `split_seed`: the order is the
@@ -116,11 +123,14 @@ def published_record(num_images: int, epochs: int, batch_size: int, learning_rat
     ----------
     num_images, epochs, batch_size : int
         The last batch of an epoch may be smaller.
+    momentum, weight_decay : float
+        As in `TrainingRecord`; the published code has neither.
     """
     order = permutation(num_images, split_seed)
     rows = np.stack([order[permutation(num_images, epoch)] for epoch in range(epochs)])
     seeds = np.arange(rows.size).reshape(rows.shape) if augment else np.full(rows.shape, NOT_AUGMENTED)
-    return _in_batches(num_images, rows, seeds, batch_size, learning_rate)
+    record = _in_batches(num_images, rows, seeds, batch_size, learning_rate)
+    return attrs.evolve(record, momentum=momentum, weight_decay=weight_decay)
 
 
 def new_record(num_images: int, epochs: int, batch_size: int, learning_rate: float, seed: int, augment: bool = True,

@@ -1,4 +1,4 @@
-"""Plain gradient descent as a record says, again from any step of it, and without some of the images."""
+"""Gradient descent as a record says, again from any step of it, and without some of the images."""
 from collections.abc import Callable, Collection
 
 import nnabla.solvers as S
@@ -9,7 +9,7 @@ from common.machine.errors import UserError
 from data_cleansing.data.images import Images
 from data_cleansing.graphs.rewriting import Network
 from data_cleansing.training.losses import Losses, batches_of
-from data_cleansing.training.parameters import Layout
+from data_cleansing.training.parameters import Layout, velocity_of
 from data_cleansing.training.record import TrainingRecord
 
 EVALUATION_BATCH = 64
@@ -33,16 +33,14 @@ class Trainer:
         self.network, self.images, self.record, self.watch = network, images, record, watch
         self.losses = Losses(network, images.shape, train=True)
         self.losses[len(record.batch(0)[0])]    # makes the parameters
-        self.solver = S.Sgd()
+        self.solver = _solver(record)
         self.layout = Layout()
-        self.solver.set_parameters({name: parameter for name, parameter in self.layout.parameters.items()
-                                    if parameter.need_grad})
 
     def step(self, step: int, without: Collection[int] = frozenset()) -> float:
         """Take a step of the record, leaving images out.
 
-        The gradient stays that of the mean over the whole batch, in which the images left out count 0; a batch of which
-        nothing is left changes nothing.
+        The gradient stays that of the mean over the whole batch, in which the images left out count 0; of a batch of
+        which nothing is left it is 0.
 
         Parameters
         ----------
@@ -62,6 +60,9 @@ class Trainer:
         rows, seeds = self.record.batch(step)
         kept = np.array([row not in without for row in rows])
         if not kept.any():
+            for parameter in self.layout.trained.values():
+                parameter.g = np.zeros(parameter.shape)    # after zero_grad the solver passes over a parameter
+            self._update(step)
             return float("nan")
         loss = self.losses[int(kept.sum())]
         logits, losses = loss.forward(self.images.inputs(rows[kept], None if seeds is None else seeds[kept]),
@@ -72,9 +73,14 @@ class Trainer:
             self.watch(rows[kept], logits)
         self.solver.zero_grad()
         loss.backward(1 / len(rows))
-        self.solver.set_learning_rate(self.record.learning_rates[step])
-        self.solver.update()
+        self._update(step)
         return float(losses.mean())
+
+    def _update(self, step):
+        self.solver.set_learning_rate(self.record.learning_rates[step])
+        if self.record.weight_decay:
+            self.solver.weight_decay(self.record.weight_decay)
+        self.solver.update()
 
     def run(self, first: int = 0, stop: int | None = None, without: Collection[int] = frozenset(),
             before_step: Callable[[int], object] | None = None) -> list[float]:
@@ -99,6 +105,19 @@ class Trainer:
         if before_step is not None:
             before_step(stop)
         return losses
+
+
+def _solver(record):
+    """Make the solver of the trained parameters of the current scope; velocities are parameters, too."""
+    solver = S.Momentum(momentum=record.momentum) if record.momentum else S.Sgd()
+    trained = Layout().trained
+    solver.set_parameters(trained)
+    if record.momentum:
+        states = solver.get_states()
+        for name, state in states.items():
+            state.pstate["m"] = velocity_of(name, trained[name])
+        solver.set_states(states)
+    return solver
 
 
 def predict(network: Network, images: Images) -> tuple[np.ndarray, np.ndarray]:
