@@ -161,6 +161,16 @@ def normalized_features(image, train):
     return PF.affine(F.reshape(h, (h.shape[0], 3, 2)), CLASSES)
 
 
+def without_batches(image, train):
+    """Normalizations and reductions of each image by itself."""
+    h = PF.instance_normalization(PF.convolution(image, 4, (3, 3)))
+    with nn.parameter_scope("groups"):
+        h = F.tanh(PF.group_normalization(h, num_groups=2))
+    with nn.parameter_scope("layer"):
+        h = F.softmax(PF.layer_normalization(F.transpose(F.mean(h, axis=3), (0, 2, 1))), axis=2)
+    return PF.affine(h, CLASSES)
+
+
 def frozen(image, train):
     """Normalization that keeps its statistics in training."""
     h = PF.batch_normalization(PF.convolution(image, 3, (3, 3)), batch_stat=False)
@@ -172,7 +182,7 @@ def mixing(image, train):
     return PF.affine(F.tanh(image - F.mean(image, axis=0, keepdims=True)), CLASSES)
 
 
-@pytest.mark.parametrize("network", [small_cifarnet, frozen])
+@pytest.mark.parametrize("network", [small_cifarnet, frozen, residual, without_batches])
 @pytest.mark.parametrize("normalization, train", [("single", True), ("test", False)])
 def test_scores_of_a_batch_are_those_of_its_images(engine, batch, network, normalization, train):
     layout = make_layout(network)
@@ -220,8 +230,8 @@ def test_images_that_a_network_mixes_are_scored_one_by_one(batch):
     assert not np.allclose(scores, BatchScores(mixing, SHAPE, "batch", layout).scores(u, *batch), rtol=1e-3)
 
 
-@pytest.mark.parametrize("network, samplewise", [(small_cifarnet, True), (residual, False), (normalized_features, True),
-                                                 (frozen, True), (mixing, False)])
+@pytest.mark.parametrize("network, samplewise", [(small_cifarnet, True), (residual, True), (normalized_features, True),
+                                                 (frozen, True), (without_batches, True), (mixing, False)])
 def test_what_is_known_to_treat_images_alone(network, samplewise):
     assert rewriting.is_samplewise(network, nn.Variable((BATCH, *SHAPE))) == samplewise
 

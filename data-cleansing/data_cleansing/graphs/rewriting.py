@@ -5,6 +5,7 @@ walked through, and made again of the fastest ones. Where parameters move along 
 values are made beside them: tangents of losses are scores, and the gradients of tangents are products with a Hessian.
 """
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import nnabla as nn
 import nnabla.function
@@ -33,7 +34,16 @@ LINEAR = ("Add2", "AddN", "AveragePooling", "BcAdd2", "Broadcast", "Concatenate"
 LAYERS = ("Affine", "Convolution", "Deconvolution", "DepthwiseConvolution")
 # Functions that treat the images of a batch one by one, whatever their arguments.
 SAMPLEWISE = (*ELEMENTWISE, "Add2", "AddScalar", "AveragePooling", "Convolution", "DepthwiseConvolution",
-              "GlobalAveragePooling", "MaxPooling", "Mul2", "MulScalar", "Sub2", "SumPooling")
+              "GlobalAveragePooling", "MaxPooling", "Mul2", "MulScalar", "Reshape", "Sub2", "SumPooling")
+# Functions that do so if their arguments say it.
+SAMPLEWISE_IF: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "Affine": lambda args: args["base_axis"] == 1,
+    **dict.fromkeys(("Concatenate", "LogSoftmax", "Softmax"), lambda args: args["axis"] != 0),
+    **dict.fromkeys(("Max", "Mean", "Min", "Sum"), lambda args: 0 not in args["axes"]),
+    **dict.fromkeys(("GroupNormalization", "InstanceNormalization", "LayerNormalization"),
+                    lambda args: list(args["batch_axis"]) == [0]),
+    "Transpose": lambda args: args["axes"][0] == 0,
+}
 
 
 def build(network: Network, image: nn.Variable, train: bool,
@@ -106,12 +116,8 @@ def is_samplewise(network: Network, image: nn.Variable) -> bool:
 def _treats_images_alone(function, batch):
     name, args = function.info.type_name, function.info.args
     keeps_batch = all(variable.shape[:1] == (batch,) for variable in (function.inputs[0], *function.outputs))
-    if name == "Reshape":
-        return keeps_batch
-    if name == "Concatenate":
-        return keeps_batch and args["axis"] != 0
-    if name == "Affine":
-        return keeps_batch and args["base_axis"] == 1
+    if name in SAMPLEWISE_IF:
+        return keeps_batch and SAMPLEWISE_IF[name](args)
     return keeps_batch and (name in SAMPLEWISE or _is_normalization_of_maps(function))
 
 

@@ -4,9 +4,10 @@ import nnabla.functions as F
 import numpy as np
 
 from data_cleansing.data.images import Images
+from data_cleansing.data.samples import Samples
 from data_cleansing.graphs import rewriting
 from data_cleansing.graphs.rewriting import Network
-from data_cleansing.training.losses import Loss, Losses, Shape, batches_of
+from data_cleansing.training.losses import CROSS_ENTROPY, Loss, Losses, Objective, Shape, batches_of
 from data_cleansing.training.parameters import Layout
 
 NORMALIZATIONS = ("single", "batch", "test")
@@ -28,16 +29,16 @@ class DirectionalLoss:
     """
 
     def __init__(self, network: Network, batch_size: int, image_shape: Shape, normalization: str,
-                 layout: Layout) -> None:
+                 layout: Layout, objective: Objective = CROSS_ENTROPY) -> None:
         self.layout = layout
-        self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
+        self.image = nn.Variable((batch_size, *image_shape))
+        self.label = nn.Variable((batch_size, objective.targets))
         self.directions = {name: nn.Variable(parameter.shape) for name, parameter in layout.trained.items()}
         moving = {layout.parameters[name]: direction for name, direction in self.directions.items()}
         logits, tangent = rewriting.build(network, self.image, normalization != "test", moving,
                                           per_image=normalization == "single")
-        target = F.one_hot(self.label, (logits.shape[1],))
-        # The gradient of the cross entropy of an image for its logits, times how these move.
-        self.scores = F.sum((F.softmax(logits) - target) * tangent, axis=1)    # (batch,)
+        # The gradient of the loss of an image for its logits, times how these move.
+        self.scores = F.sum(objective.slopes(logits, self.label) * tangent, axis=1)    # (batch,)
         self.mean = F.mean(self.scores)
         for variable in (self.scores, self.mean, *self.directions.values()):
             variable.persistent = True
@@ -80,8 +81,9 @@ class OneByOne:
         Normalize every image by its own statistics, otherwise by the running ones.
     """
 
-    def __init__(self, network: Network, image_shape: Shape, train: bool, layout: Layout) -> None:
-        self.loss, self.layout = Loss(network, 1, image_shape, train), layout
+    def __init__(self, network: Network, image_shape: Shape, train: bool, layout: Layout,
+                 objective: Objective = CROSS_ENTROPY) -> None:
+        self.loss, self.layout = Loss(network, 1, image_shape, train, objective), layout
 
     def forward(self, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
         """Compute the scores of a batch, float32 (batch,)."""
@@ -107,8 +109,10 @@ class BatchScores:
         that of the mean loss of the whole batch as in training.
     """
 
-    def __init__(self, network: Network, image_shape: Shape, normalization: str, layout: Layout) -> None:
+    def __init__(self, network: Network, image_shape: Shape, normalization: str, layout: Layout,
+                 objective: Objective = CROSS_ENTROPY) -> None:
         self.network, self.image_shape, self.normalization, self.layout = network, image_shape, normalization, layout
+        self.objective = objective
         self._graphs = {}
 
     def scores(self, u: np.ndarray, image: np.ndarray, label: np.ndarray) -> np.ndarray:
@@ -130,11 +134,12 @@ class BatchScores:
 
     def _build(self, batch_size, mode):
         if mode == "single" and not rewriting.is_samplewise(self.network, nn.Variable((batch_size, *self.image_shape))):
-            return OneByOne(self.network, self.image_shape, True, self.layout)
-        return DirectionalLoss(self.network, batch_size, self.image_shape, mode, self.layout)
+            return OneByOne(self.network, self.image_shape, True, self.layout, self.objective)
+        return DirectionalLoss(self.network, batch_size, self.image_shape, mode, self.layout, self.objective)
 
 
-def validation_gradient(network: Network, images: Images, layout: Layout, group: int | None = None) -> np.ndarray:
+def validation_gradient(network: Network, images: Images | Samples, layout: Layout,
+                        group: int | None = None) -> np.ndarray:
     """Gradient of the mean loss of images, in test mode.
 
     Parameters
@@ -147,7 +152,7 @@ def validation_gradient(network: Network, images: Images, layout: Layout, group:
     -------
     float32 (layout.size,)
     """
-    losses = Losses(network, images.shape, train=False)
+    losses = Losses(network, images, train=False)
     layout.clear_gradients()
     for members in batches_of(len(images), group or len(images)):
         for positions in batches_of(len(members), VALIDATION_BATCH):

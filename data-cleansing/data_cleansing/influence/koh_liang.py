@@ -10,7 +10,7 @@ from common.console.progress import progress
 from data_cleansing.influence.gradients import BatchScores, validation_gradient
 from data_cleansing.influence.problem import Problem
 from data_cleansing.influence.snapshot import Snapshot
-from data_cleansing.training.losses import batches_of
+from data_cleansing.training.losses import batches_of, objective_of
 
 LEARNING_RATE = 0.005
 MOMENTUM = 0.9
@@ -33,7 +33,7 @@ def scores(problem: Problem) -> np.ndarray:
     """
     layout, images, record = problem.layout, problem.train, problem.record
     u = validation_gradient(problem.network, problem.valid, layout, PUBLISHED_GROUP if problem.published else None)
-    scorer = BatchScores(problem.network, images.shape, "test", layout)
+    scorer = BatchScores(problem.network, images.shape, "test", layout, objective_of(images))
     order, damping = _steps(record), problem.damping + record.weight_decay    # which adds to the Hessian in training
     groups = batches_of(len(images), SCORED_AT_ONCE)
     zero = np.zeros(layout.size, np.float32)

@@ -6,6 +6,7 @@ import attrs
 import numpy as np
 
 from data_cleansing.data.images import Images
+from data_cleansing.data.samples import Samples
 from data_cleansing.graphs.rewriting import Network
 from data_cleansing.training.parameters import Layout, ParameterCache
 from data_cleansing.training.record import TrainingRecord
@@ -27,8 +28,8 @@ class Problem:
     """The arguments of `influence_scores`, checked and completed."""
 
     network: Network
-    train: Images
-    valid: Images
+    train: Images | Samples
+    valid: Images | Samples
     record: TrainingRecord
     layout: Layout
     final: np.ndarray    # float32 (layout.size,), the parameters at the end of the training

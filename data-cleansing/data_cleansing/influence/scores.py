@@ -29,6 +29,7 @@ import numpy as np
 from common.machine.errors import UsageError, UserError
 from common.machine.threads import NNABLA
 from data_cleansing.data.images import Images
+from data_cleansing.data.samples import Samples
 from data_cleansing.graphs.rewriting import Network, trace
 from data_cleansing.influence.methods import FINAL, METHODS, choose
 from data_cleansing.influence.problem import Problem
@@ -37,10 +38,10 @@ from data_cleansing.training.parameters import Layout, ParameterCache, velocity_
 from data_cleansing.training.record import TrainingRecord
 
 
-def influence_scores(network: Network, train: Images, valid: Images, record: TrainingRecord, method: str = FINAL, *,
-                     published: bool = False, hessian: str | None = None, normalization: str | None = None,
-                     epochs: str | None = None, cache: ParameterCache | None = None, damping: float = 10.0,
-                     seed: int = 0, state: str | Path | None = None,
+def influence_scores(network: Network, train: Images | Samples, valid: Images | Samples, record: TrainingRecord,
+                     method: str = FINAL, *, published: bool = False, hessian: str | None = None,
+                     normalization: str | None = None, epochs: str | None = None, cache: ParameterCache | None = None,
+                     damping: float = 10.0, seed: int = 0, state: str | Path | None = None,
                      on_step: Callable[..., object] | None = None) -> np.ndarray:
     """Score all training images; the current parameters are taken as the final ones, and left as they are.
 
@@ -51,7 +52,7 @@ def influence_scores(network: Network, train: Images, valid: Images, record: Tra
     network : callable
         `network(image, train)` returns logits, nn.Variable (batch, classes), for an nn.Variable (batch, channels,
         height, width); `train` is False to normalize by running statistics. Its parameters exist in the current scope.
-    train, valid : data_cleansing.data.images.Images
+    train, valid : data_cleansing.data.images.Images or data_cleansing.data.samples.Samples
         To train on, as in `record`; to measure the loss on (`koh_liang` as published takes groups of 1000 in order).
     record : data_cleansing.training.record.TrainingRecord
         Of the training.
@@ -133,6 +134,8 @@ def _check_fit(train, valid, record):
         raise UsageError(f"the record is of a training with {record.num_images} images, not {len(train)}")
     if valid.shape != train.shape:
         raise UsageError(f"validation images are {valid.shape}, training images {train.shape}")
+    if (valid.labels.dtype.kind, valid.labels.shape[1:]) != (train.labels.dtype.kind, train.labels.shape[1:]):
+        raise UsageError("validation images have other labels than training images: classes, or as many numbers each")
 
 
 def _existing_parameters(network, images, record):

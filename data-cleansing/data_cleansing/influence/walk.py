@@ -9,6 +9,7 @@ from data_cleansing.influence.gradients import BatchScores, validation_gradient
 from data_cleansing.influence.growth import Growth
 from data_cleansing.influence.problem import BOUNDED, Problem
 from data_cleansing.influence.snapshot import Snapshot
+from data_cleansing.training.losses import objective_of
 from data_cleansing.training.trainer import Trainer
 from data_cleansing.training.trajectory import Trajectory
 
@@ -87,7 +88,8 @@ class _Walk:
         self.shapes = {"next": (), "scores": (len(problem.train),), "u": (size,), "p": (size,), "growth": (3,),
                        "given_up": ()}
         assert problem.choices.normalization is not None
-        self.scorer = BatchScores(problem.network, problem.train.shape, problem.choices.normalization, problem.layout)
+        self.scorer = BatchScores(problem.network, problem.train.shape, problem.choices.normalization, problem.layout,
+                                  objective_of(problem.train))
 
     def start(self):
         """Return the state after the last step."""

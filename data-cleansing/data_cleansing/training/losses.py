@@ -1,16 +1,62 @@
 """The loss of a batch and its gradient; graphs are built once for each size of batch."""
+from collections.abc import Callable
+
+import attrs
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from common.machine.errors import UserError
+from data_cleansing.data.images import Images
+from data_cleansing.data.samples import Samples
 from data_cleansing.graphs import rewriting
 from data_cleansing.graphs.rewriting import Network
 
-Shape = tuple[int, int, int]    # channels, height, width
+Shape = tuple[int, ...]    # channels, height, width
+
+
+@attrs.frozen
+class Objective:
+    """What is minimized: a function of the outputs of a network, (batch, outputs), and of what they should be.
+
+    Attributes
+    ----------
+    targets : int
+        Numbers that each image has as its target: 1, its class, or one for each output.
+    losses : callable
+        `losses(outputs, target)` returns (batch, 1).
+    slopes : callable
+        `slopes(outputs, target)` returns the gradients of the losses for the outputs, (batch, outputs).
+    """
+
+    targets: int
+    losses: Callable[[nn.Variable, nn.Variable], nn.Variable]
+    slopes: Callable[[nn.Variable, nn.Variable], nn.Variable]
+
+
+CROSS_ENTROPY = Objective(1, F.softmax_cross_entropy,
+                          lambda logits, label: F.softmax(logits) - F.one_hot(label, (logits.shape[1],)))
+
+
+def squared_error(outputs: int) -> Objective:
+    """Return the sum of the squared errors of the numbers of an image."""
+    def errors(output, target):
+        if output.shape != target.shape:
+            raise UserError(f"the network returns {output.shape[1]} numbers for each image, which has "
+                            f"{target.shape[1]} to predict")
+        return output - target
+
+    return Objective(outputs, lambda output, target: F.sum(errors(output, target) ** 2, axis=1, keepdims=True),
+                     lambda output, target: 2 * errors(output, target))
+
+
+def objective_of(images: Images | Samples) -> Objective:
+    """Return what to minimize: cross entropy for classes, int (n,); squared errors for numbers, float (n, outputs)."""
+    return CROSS_ENTROPY if images.labels.dtype.kind in "iu" else squared_error(images.labels.shape[1])
 
 
 class Loss:
-    """The summed cross entropy of batches, and its gradient.
+    """The summed losses of batches, and their gradient.
 
     Parameters
     ----------
@@ -21,10 +67,12 @@ class Loss:
         Normalize by the statistics of the batch, and let the running ones follow.
     """
 
-    def __init__(self, network: Network, batch_size: int, image_shape: Shape, train: bool) -> None:
-        self.image, self.label = nn.Variable((batch_size, *image_shape)), nn.Variable((batch_size, 1))
+    def __init__(self, network: Network, batch_size: int, image_shape: Shape, train: bool,
+                 objective: Objective = CROSS_ENTROPY) -> None:
+        self.image = nn.Variable((batch_size, *image_shape))
+        self.label = nn.Variable((batch_size, objective.targets))
         self.logits, _ = rewriting.build(network, self.image, train)
-        self.losses = F.softmax_cross_entropy(self.logits, self.label)    # (batch, 1)
+        self.losses = objective.losses(self.logits, self.label)    # (batch, 1)
         self.total = F.sum(self.losses)
         for variable in (self.logits, self.losses, self.total):
             variable.persistent = True
@@ -41,15 +89,15 @@ class Loss:
 
 
 class Losses(dict):
-    """`Loss` by size of batch, each built when first asked for."""
+    """`Loss` of images by size of batch, each built when first asked for."""
 
-    def __init__(self, network: Network, image_shape: Shape, train: bool) -> None:
+    def __init__(self, network: Network, images: Images | Samples, train: bool) -> None:
         super().__init__()
-        self._arguments = network, image_shape, train
+        self._arguments = network, images.shape, train, objective_of(images)
 
     def __missing__(self, batch_size):
-        network, image_shape, train = self._arguments
-        self[batch_size] = Loss(network, batch_size, image_shape, train)
+        network, image_shape, train, objective = self._arguments
+        self[batch_size] = Loss(network, batch_size, image_shape, train, objective)
         return self[batch_size]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from common.console.progress import progress
 from common.machine.errors import UserError
 from data_cleansing.data.images import Images
+from data_cleansing.data.samples import Samples
 from data_cleansing.graphs.rewriting import Network
 from data_cleansing.training.losses import Losses, batches_of
 from data_cleansing.training.parameters import Layout, velocity_of
@@ -22,16 +23,16 @@ class Trainer:
     ----------
     network : callable
         `network(image, train)` returns logits. Its parameters are made in the current scope where they are missing.
-    images : data_cleansing.data.images.Images
+    images : data_cleansing.data.images.Images or data_cleansing.data.samples.Samples
         To train on.
     watch : callable, optional
         `watch(rows, logits)` is told in each step what the network says of its images before, (batch, classes).
     """
 
-    def __init__(self, network: Network, images: Images, record: TrainingRecord,
+    def __init__(self, network: Network, images: Images | Samples, record: TrainingRecord,
                  watch: Callable[[np.ndarray, np.ndarray], object] | None = None) -> None:
         self.network, self.images, self.record, self.watch = network, images, record, watch
-        self.losses = Losses(network, images.shape, train=True)
+        self.losses = Losses(network, images, train=True)
         self.losses[len(record.batch(0)[0])]    # makes the parameters
         self.solver = _solver(record)
         self.layout = Layout()
@@ -120,15 +121,15 @@ def _solver(record):
     return solver
 
 
-def predict(network: Network, images: Images) -> tuple[np.ndarray, np.ndarray]:
+def predict(network: Network, images: Images | Samples) -> tuple[np.ndarray, np.ndarray]:
     """Compute logits and losses in test mode.
 
     Returns
     -------
     (logits, losses) : float32 (n, classes), float32 (n,)
-        Losses are cross entropies.
+        Losses are cross entropies; squared errors where the labels are numbers.
     """
-    losses = Losses(network, images.shape, train=False)
+    losses = Losses(network, images, train=False)
     results = [losses[len(batch)].forward(images.inputs(batch), images.targets(batch))
                for batch in batches_of(len(images), EVALUATION_BATCH)]
     logits, each_loss = zip(*results, strict=True)
