@@ -5,10 +5,11 @@ import attrs
 
 from common.datasets import CIFAR10, DATASETS
 from common.runs.config import choice, flag, integer, names, number, text
+from data_cleansing.data.features import VALUES
 from data_cleansing.graphs.rewriting import Network
 from data_cleansing.influence.gradients import NORMALIZATIONS
 from data_cleansing.influence.methods import EPOCHS, EVERY_STEP, FINAL, HESSIANS, LOSS, METHODS, RANDOM
-from data_cleansing.model import MAPS, cifarnet
+from data_cleansing.model import MAPS, cifarnet, linear_classifier
 from data_cleansing.training.trajectory import KEEP
 
 FILES = "files"    # of the user, in place of a data set with a name
@@ -28,6 +29,10 @@ class Training:
     damaged: str = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: leave out")
     side: int = integer(0, at_least=0, at_most=512,
                         help="side that images are resized to; 0: the short edge, but 32 to 128 pixels")
+    features: str | None = text(None, help="ONNX file of a network: a linear classifier of its output is trained in "
+                                           "place of the published network; side is what it takes, augment = false")
+    feature_values: str = choice("imagenet", tuple(VALUES), help="pixels that it takes: as torchvision's networks for "
+                                                                 "ImageNet, 0 to 1, or 0 to 255")
     n_train: int = integer(0, at_least=0, help="training images to take, at random; 0: all")
     n_valid: int = integer(0, at_least=0, help="validation images to take; 0: all")
     n_test: int = integer(0, at_least=0, help="test images to take; 0: all")
@@ -55,6 +60,8 @@ class Training:
 
     def network(self, num_classes: int) -> Network:
         """Return the network, `network(image, train)`."""
+        if self.features:
+            return functools.partial(linear_classifier, num_classes=num_classes)
         maps = tuple(max(1, round(width * self.width)) for width in MAPS)
         return functools.partial(cifarnet, num_classes=num_classes, maps=maps)
 
@@ -115,6 +122,8 @@ class Config(Training, Scoring, Retraining, CrossValidation):
                 raise ValueError(f"remove_n_list: {number_of_images!r} is not a number of images")
         if not self.methods:
             raise ValueError("methods: at least one is needed")
+        if self.features and self.augment:
+            raise ValueError("features are computed once for each image, which goes with augment = false alone")
         if self.dataset == FILES and self.data_dir is None:
             raise ValueError("dataset = files needs data_dir: a folder with a folder for each class, or a CSV list")
         if self.dataset != FILES and (self.valid_dir or self.test_dir):

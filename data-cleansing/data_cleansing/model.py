@@ -1,4 +1,4 @@
-"""The convolutional network of the published experiments."""
+"""The convolutional network of the published experiments, and a linear classifier of features."""
 from collections.abc import Sequence
 
 import nnabla as nn
@@ -39,3 +39,8 @@ def cifarnet(image: nn.Variable, train: bool, num_classes: int = 10, maps: Seque
                 h = F.relu(PF.convolution(h, num_maps, (3, 3), pad=(1, 1)))
             h = F.max_pooling(h, (2, 2))
     return PF.affine(h, num_classes)
+
+
+def linear_classifier(features: nn.Variable, train: bool, num_classes: int = 10) -> nn.Variable:
+    """Classify by one affine layer; returns logits, (batch, num_classes). `train` changes nothing."""
+    return PF.affine(features, num_classes)

@@ -130,6 +130,8 @@ class Trial:
         arrays = [array for images in sets for array in (images.pixels, images.labels)]
         return {"seed": self.seed, "n_epochs": self.cfg.n_epochs, "batch_size": self.cfg.batch_size, "lr": self.cfg.lr,
                 "augment": self.cfg.augment, "images": fingerprint(*arrays), "network": self.layout.shapes(),
+                **({"features": fingerprint(*(images.inputs(np.arange(len(images))) for images in sets))}
+                   if self.cfg.features else {}),
                 **{key: value for key in ("momentum", "weight_decay") if (value := getattr(self.cfg, key))}}
 
     @property

@@ -8,6 +8,7 @@ import numpy as np
 
 from common.machine.errors import UsageError
 from data_cleansing.config import FILES, Training
+from data_cleansing.data.features import with_features
 from data_cleansing.data.images import Images
 from data_cleansing.data.sources import check_splits, load_files, load_named
 from data_cleansing.data.splits import split
@@ -41,7 +42,9 @@ def load_data(cfg: Training, seed: int) -> tuple[Images, Images, Images, np.ndar
     check_splits(train, valid, test)
     train, valid = _take(train, cfg.n_train, "n_train", seed), _take(valid, cfg.n_valid, "n_valid", seed)
     test = _take(test, cfg.n_test, "n_test", _TEST_SEED)    # all trials are measured on the same images
-    if min(train.shape[1:]) < 8:
+    if cfg.features:
+        train, valid, test = with_features((train, valid, test), cfg.features, cfg.feature_values)
+    elif min(train.shape[1:]) < 8:
         raise UsageError(f"side = {train.shape[1]}: the network halves the images three times, so 8 at least")
     train, flipped = flip_labels(train, cfg.flip_labels, seed)
     return train, valid, test, flipped

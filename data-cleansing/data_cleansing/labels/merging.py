@@ -1,7 +1,6 @@
 """What several cross-validations say of images that they have in common."""
 from collections.abc import Sequence
 
-import attrs
 import numpy as np
 
 from data_cleansing.data.images import Images
@@ -30,7 +29,8 @@ def merge(judged: Sequence[tuple[Images, Evidence]]) -> tuple[Images, Evidence, 
     rows = [np.array([numbers.setdefault(key, len(numbers)) for key in zip(images.paths, images.labels, strict=True)])
             for images, _ in judged]
     num, first, said = len(numbers), judged[0][0], judged[0][1]
-    pixels, labels, paths = np.empty((num, *first.shape), first.pixels.dtype), np.empty(num, np.int64), [""] * num
+    pixels = np.empty((num, *first.pixels.shape[1:]), first.pixels.dtype)
+    labels, paths = np.empty(num, np.int64), [""] * num
     neighbours = np.empty((num, said.neighbours.shape[1]), np.int64)
     for where, (images, evidence) in reversed(list(zip(rows, judged, strict=True))):
         pixels[where], labels[where] = images.pixels, images.labels
@@ -43,7 +43,7 @@ def merge(judged: Sequence[tuple[Images, Evidence]]) -> tuple[Images, Evidence, 
         return mean_by_row(rows, values, num)
 
     merged = Evidence(mean("probabilities"), mean("training_margins"), neighbours, mean("distances"))
-    return attrs.evolve(first, pixels=pixels, labels=labels, paths=paths), merged, rows
+    return Images(pixels, labels, first.class_names, paths, first.list_names), merged, rows
 
 
 def mean_by_row(rows: Sequence[np.ndarray], values: Sequence[np.ndarray], num: int) -> np.ndarray:
