@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 
+import attrs
 import nnabla as nn
 
 from common.machine.files import make_folder, write_csv
@@ -82,7 +83,8 @@ def train_anew(trial: Trial, number: int, without: Collection[int] = frozenset()
     """
     cfg, images = trial.cfg, trial.train_images
     seed = derived_seed(_NEW_TRAINING, trial.seed, number + 1)
-    record = new_record(len(images), cfg.n_epochs, cfg.batch_size, cfg.lr, seed, cfg.augment, without)
+    record = attrs.evolve(new_record(len(images), cfg.n_epochs, cfg.batch_size, cfg.lr, seed, cfg.augment, without),
+                          momentum=cfg.momentum, weight_decay=cfg.weight_decay)
     nn.clear_parameters()
     seed_everything(seed)
     trainer = Trainer(trial.trainer.network, images, record)
