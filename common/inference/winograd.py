@@ -117,6 +117,10 @@ class Program:
             raise ValueError("a constant where the engine winograd has none")
         return self._views[variable]
 
+    def _copy(self, variable):
+        """Values of a constant as they are now."""
+        return np.array(self._graph.values(variable), np.float32, order="C")
+
     def step(self, inputs: list[_View], shape: tuple[int, ...], compute: Callable[[np.ndarray], object]) -> _View:
         """Append a step that writes a new buffer, and return what it writes."""
         buffer = _Buffer(shape)
@@ -128,8 +132,8 @@ class Program:
         kernel, dilation = w.shape[2:], args["dilation"][0]
         if (args["group"], args["base_axis"], args["channel_last"]) != (1, 1, False) or args["stride"] != [1, 1]:
             raise ValueError(f"{function.name}: groups or strides, which the engine winograd does not have")
-        weights = self._graph.values(w)
-        bias = np.ascontiguousarray(self._graph.values(b[0]) if b else np.zeros(len(weights)), np.float32)
+        weights = self._copy(w)
+        bias = self._copy(b[0]) if b else np.zeros(len(weights), np.float32)
         if kernel == (1, 1) and args["pad"] == [0, 0]:
             return self._pointwise(self.view(x), weights[:, :, 0, 0], bias)
         if kernel != (3, 3) or args["pad"] != [dilation] * 2 or args["dilation"] != [dilation] * 2:
@@ -197,15 +201,15 @@ class Program:
         """Values of a constant without the axis of the batch, None for what varies."""
         if not self._graph.is_constant(variable):
             return None
-        values = self._graph.values(variable)
+        values = self._copy(variable)
         return values[0] if values.ndim and values.shape[0] == 1 else values
 
     def deconvolution(self, function: Function) -> _View:
         args, (x, w, *b) = function.info.args, function.inputs
         if w.shape[2:] != (2, 2) or args["stride"] != [2, 2] or any(args["pad"]) or args["group"] != 1:
             raise ValueError(f"{function.name}: the engine winograd has kernels of 2 x 2 with stride 2 only")
-        view, weights = self.view(x), self._graph.values(w).copy()
-        bias = np.ascontiguousarray(self._graph.values(b[0]) if b else np.zeros(w.shape[1]), np.float32)
+        view, weights = self.view(x), self._copy(w)
+        bias = self._copy(b[0]) if b else np.zeros(w.shape[1], np.float32)
         return self.step([view], function.outputs[0].shape[1:], lambda y: run_parallel(
             resampling.double, x.shape[2], x.size * bias.size * 4, view.values(), weights, bias, y))
 
