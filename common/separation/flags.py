@@ -67,7 +67,8 @@ class StemRequest:
         Write this stem and the rest of the mixture instead of all stems.
     output
     mixture_consistency
-        Make the stems add up to the mixture; None: where they do so but for rounding, at the rate of the networks.
+        Make the stems add up to the mixture; None: where the filter lets them, but for its epsilon, at the rate of the
+        networks.
     resume
         Skip inputs whose stems are all there.
     page
@@ -126,7 +127,7 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
                              "matter with --float32 (default: %(default)s)")
     parser.add_argument("--mixture-consistency", action=argparse.BooleanOptionalAction, default=None,
                         help="make the stems add up to the song: what they lack is shared out among them (default: if "
-                             "they do already, but for rounding, and the song has the rate of the network)")
+                             "the filter lets them, but for its epsilon, and the song has the rate of the network)")
     parser.add_argument("--list-models", action="store_true", help="list the published models, and do nothing else")
     parser.add_argument("--resume", action="store_true", help="skip inputs whose stems are all there")
     parser.add_argument("--page", action="store_true",

@@ -87,7 +87,7 @@ class StemSeparator(abc.ABC):
 
     @property
     def adds_up(self) -> bool:
-        """Whether they do already, all but for rounding."""
+        """Whether they do already, all but for what the filter adds to its divisors."""
         return False
 
     def separate(self, audio: np.ndarray, sample_rate: int,
