@@ -11,7 +11,7 @@ import numpy as np
 from common.audio.files import AudioReader
 from common.console import cli
 from common.machine.errors import UsageError
-from common.pictures.figures import save_figure
+from common.pictures.figures import figure_style, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +47,7 @@ def read(path: Path) -> tuple[np.ndarray, int]:
         return reader.read().mean(1), reader.sample_rate
 
 
+@figure_style()
 def draw(signals: Mapping[str, tuple[np.ndarray, int]]) -> "Figure":
     """Draw spectrograms one below the other, in dB relative to the loudest point of the first.
 
@@ -62,7 +63,7 @@ def draw(signals: Mapping[str, tuple[np.ndarray, int]]) -> "Figure":
     import librosa
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.7 * len(signals)))
+    figure = Figure(figsize=(8, 1.7 * len(signals)), layout="constrained")
     panels = figure.subplots(len(signals), squeeze=False, sharex=True)[:, 0]
     loudest = None
     for axes, (name, (samples, sample_rate)) in zip(panels, signals.items(), strict=True):
@@ -73,8 +74,8 @@ def draw(signals: Mapping[str, tuple[np.ndarray, int]]) -> "Figure":
                                  ax=axes, vmin=-RANGE, vmax=0, cmap="magma")
         axes.set(title=name, xlabel="", ylim=(40, sample_rate / 2))
         axes.label_outer()
-    panels[-1].set_xlabel("seconds")
-    figure.tight_layout()
+    panels[-1].set_xlabel("time [s]")
+    figure.colorbar(panels[0].collections[0], ax=list(panels), label="level [dB]")
     return figure
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from common.console.tables import align
 from common.datasets import DIGITS
 from common.machine.seeding import seed_everything
+from common.pictures.figures import figure_style
 from data_cleansing.data.sources import load_named
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
@@ -59,6 +60,7 @@ class Comparison:
         columns = np.stack([self.changes, *self.scores.values()], axis=1)
         return header, [(image, *values) for image, values in enumerate(columns.tolist())]
 
+    @figure_style()
     def draw(self) -> "Figure":
         """Draw scores over the truth; returns the figure."""
         from matplotlib.figure import Figure
@@ -67,11 +69,10 @@ class Comparison:
         for axes, (method, hessian) in zip(figure.subplots(1, len(DRAWN), sharex=True), DRAWN, strict=True):
             axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
             axes.plot(self.changes, self.scores[method, hessian], ".", markersize=5)
-            axes.set_title(f"{method}, Hessian {hessian}", fontsize=10)
+            axes.set_title(f"{method}, Hessian {hessian}")
             axes.set_xlabel("true change of the validation loss")
             axes.set_ylabel("score")
             axes.ticklabel_format(scilimits=(0, 0))
-            axes.grid(alpha=0.3)
         figure.tight_layout()
         return figure
 

@@ -8,7 +8,7 @@ import numpy as np
 from common.console.tables import align
 from common.datasets import MNIST
 from common.machine.files import make_folder, write_csv
-from common.pictures.figures import save_figure
+from common.pictures.figures import COLOURS, GREY, figure_style, save_figure
 from data_cleansing.influence.methods import EVERY_STEP, FINAL, METHODS, RANDOM
 from data_cleansing.results.score_files import MEASURES, read_measures
 
@@ -100,6 +100,7 @@ def format_table(measures: Measures) -> str:
     return align(table)
 
 
+@figure_style()
 def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accuracy") -> "Figure":
     """Draw accuracy over the number of removed images, with the points of the paper for MNIST; returns the figure."""
     from matplotlib.figure import Figure
@@ -107,24 +108,25 @@ def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accurac
     figure = Figure(figsize=(8, 4.5))
     axes = figure.add_subplot()
     lines = curves(measures, measure)
+    colours = dict(zip(METHODS, COLOURS, strict=False))    # the same in all figures
     for method, (removals, means, deviations) in lines.items():
         if method == NONE:
             axes.axhline(means[0], color="black", label=NONE)
             axes.axhspan(means[0] - deviations[0], means[0] + deviations[0], color="black", alpha=0.1, linewidth=0)
         else:
-            axes.errorbar(removals, means, deviations, marker="o", markersize=4, capsize=3, label=method)
+            axes.errorbar(removals, means, deviations, marker="o", markersize=4, capsize=3, color=colours[method],
+                          label=method)
     if dataset == MNIST and measure == "test_accuracy":
         for method, values in PUBLISHED.items():
-            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, alpha=0.7, label=f"{method}, paper")
-        axes.axhline(PUBLISHED_NONE, color="grey", linestyle="--", linewidth=1, label=f"{NONE}, paper")
+            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, color=colours[method], label=f"{method}, paper")
+        axes.axhline(PUBLISHED_NONE, color=GREY, linestyle="--", linewidth=1, label=f"{NONE}, paper")
     axes.set_xscale("log")
     numbers = sorted({removed for method, (removals, _, _) in lines.items() if method != NONE for removed in removals})
     axes.set_xticks(numbers, numbers)
     axes.minorticks_off()
     axes.set_xlabel("images removed")
-    axes.set_ylabel(measure.replace("_", " "))
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.set_ylabel(measure.replace("_", " ") + (" [share]" if measure.endswith("accuracy") else ""))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 

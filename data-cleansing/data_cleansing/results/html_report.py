@@ -5,6 +5,7 @@ from common.console.tables import align
 from common.machine.files import write_csv, write_text
 from common.pages.document import document, escape, table
 from common.pages.pictures import figure_uri
+from common.pictures.figures import figure_style
 from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
@@ -198,6 +199,7 @@ def _plot(figure):
     return f"<img class='plot' alt='' src='{figure_uri(figure)}'>"
 
 
+@figure_style()
 def _histogram(scores):
     from matplotlib.figure import Figure
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.console.tables import align
 from common.machine.files import make_folder, write_csv
-from common.pictures.figures import save_figure
+from common.pictures.figures import COLOURS, figure_style, save_figure
 from data_cleansing.influence.methods import METHODS, RANDOM
 from data_cleansing.results import accuracy
 from data_cleansing.results.accuracy import NONE
@@ -184,6 +184,7 @@ def _span(numbers):
     return str(low) if low == high else f"{low}-{high}"
 
 
+@figure_style()
 def draw(runs: dict[str, Sequence[Comparison]]) -> "Figure":
     """Draw the differences against nothing removed, with their bands: a row for each run, a column for each protocol.
 
@@ -201,13 +202,13 @@ def draw(runs: dict[str, Sequence[Comparison]]) -> "Figure":
     for axes_of_run, (title, comparisons) in zip(grid, runs.items(), strict=True):
         for axes, protocol in zip(axes_of_run, protocols, strict=True):
             _draw_lines(axes, [c for c in comparisons if c.protocol == protocol and c.against == NONE])
-            axes.set_title(", ".join(filter(None, (title, protocol))), fontsize=10)
-    grid[0][0].legend(fontsize=8)
+            axes.set_title(", ".join(filter(None, (title, protocol))))
+    grid[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1))    # beside the bands, which may be anywhere
     return figure
 
 
 def _draw_lines(axes: "Axes", comparisons):
-    colors = {method: f"C{number}" for number, method in enumerate(METHODS)}
+    colors = dict(zip(METHODS, COLOURS, strict=False))
     axes.axhline(0, color="black", linewidth=0.8, label=NONE)
     for (_, _, method), line in _lines(comparisons).items():
         shift = 1.04 ** (list(METHODS).index(method) - len(METHODS) / 2)    # side by side, where bands overlap
@@ -222,5 +223,4 @@ def _draw_lines(axes: "Axes", comparisons):
     axes.set_xticks(removals, removals)
     axes.minorticks_off()
     axes.set_xlabel("images removed")
-    axes.set_ylabel("change of test accuracy, points")
-    axes.grid(alpha=0.3)
+    axes.set_ylabel("change of test accuracy [points]")
