@@ -41,5 +41,6 @@ run data-cleansing cleanse --dataset digits --side 8 --width 0.1 -e 1 -nt 1 -r 0
 run d3net train segmentation SYNTHETIC --max-iter 2 --epoch-length 2 --output scenes
 run python -c "import numpy, soundfile; soundfile.write('song.wav', numpy.random.default_rng(0).normal(0, 0.1, (44100, 2)), 44100)"
 run x-umx separate song.wav --model xumx-small
+run d3net separate song.wav --model d3net-small
 run python -m x_umx.train --help
 echo "the wheel works: $(basename "$wheel")"

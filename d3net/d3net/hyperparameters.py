@@ -13,7 +13,19 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import beside_scripts
 from common.reading.texts import read_yaml
 from common.runs.config import from_dict
-from d3net.yaml_fields import as_lists, count, count_lists, counts, each_of, field, is_number, number, rate_lists, rates
+from d3net.yaml_fields import (
+    as_lists,
+    count,
+    count_lists,
+    counts,
+    each_of,
+    field,
+    is_number,
+    number,
+    rate_lists,
+    rates,
+    switch,
+)
 
 FOLDER = beside_scripts(__name__, "hparams")
 AS_PUBLISHED = -1    # of a key of an experiment that stands in the hyper-parameters, too
@@ -75,7 +87,9 @@ class MSSHyperParameters:
     """Network, spectrogram and patches of a target of music source separation; keys as published.
 
     Bins up to `valid_signal_idx` are estimated, in bands that meet at `band_split_idxs`; lists of lists have one for
-    each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in frames.
+    each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in frames. With `mask`
+    the network puts out what the magnitudes of the mixture are multiplied by, instead of magnitudes: not as published,
+    and learned in fewer steps.
     """
 
     valid_signal_idx: int = count(BINS)
@@ -99,6 +113,7 @@ class MSSHyperParameters:
     fs: int = count(RATE)
     test_patch_len: int = count(FRAMES)
     out_shift: int = count(FRAMES)
+    mask: bool = switch(False)
 
     def __attrs_post_init__(self) -> None:
         num_bands = len(self.band_split_idxs) + 1
@@ -248,8 +263,9 @@ def load_segmentation(name_or_path: str | Path) -> SegmentationHyperParameters:
 
 
 def save_hyper_parameters(path: str | Path, hparams: HyperParameters) -> None:
-    """Write hyper-parameters as a YAML file that `load_mss` or `load_segmentation` reads."""
-    values = {key: as_lists(value) for key, value in attrs.asdict(hparams, recurse=False).items()}
+    """Write hyper-parameters as a YAML file that `load_mss` or `load_segmentation` reads; defaults are left out."""
+    values = {key.name: as_lists(getattr(hparams, key.name)) for key in attrs.fields(type(hparams))
+              if getattr(hparams, key.name) != key.default}
     Path(path).write_text(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), encoding="utf-8")
 
 
@@ -260,7 +276,8 @@ def _load(cls: type[Kind], name_or_path: str | Path, folder: Path) -> Kind:
     except UserError as error:
         raise UsageError(str(error)) from error
     if isinstance(content, dict):
-        content = {str(key): value for key, value in content.items()}    # YAML knows keys of other types
+        published = {key.name: key.default for key in attrs.fields(cls) if key.default is not attrs.NOTHING}
+        content = published | {str(key): value for key, value in content.items()}    # YAML knows keys of other types
     try:
         return from_dict(cls, content, path)
     except UserError as error:

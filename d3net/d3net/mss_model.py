@@ -55,6 +55,8 @@ class D3NetMSS:
             h = _gate(_features(self._standardize(x), hparams, style), hparams.n_channels, style)
             scale, bias = (_by_bin(name, hparams.valid_signal_idx, 1) for name in ("decode_scale", "decode_bias"))
             estimate = F.relu(h * scale + bias)
+        if hparams.mask:
+            estimate = estimate * x[:, :, :, :hparams.valid_signal_idx]
         estimate = F.concatenate(estimate, x[:, :, :, hparams.valid_signal_idx:], axis=3)
         return F.transpose(estimate, (0, 2, 1, 3))
 

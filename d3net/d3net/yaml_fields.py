@@ -22,13 +22,13 @@ def _is_rate(value: Any) -> bool:
     return is_number(value) and 0 < value <= 1
 
 
-def field(is_valid: Check, expected: str) -> Any:
-    """Make a field for what `is_valid` accepts; `expected` says so in the message."""
+def field(is_valid: Check, expected: str, default: Any = attrs.NOTHING) -> Any:
+    """Make a field for what `is_valid` accepts; `expected` says so in the message. A default makes it optional."""
     def check(instance, attribute, value):
         if not is_valid(value) or not _is_limited(value, attribute.name):
             raise ValueError(f"{attribute.name} = {as_lists(value)!r} is not allowed ({expected})")
 
-    return attrs.field(converter=_as_tuples, validator=check)
+    return attrs.field(default=default, converter=_as_tuples, validator=check)
 
 
 def _is_limited(value: Any, name: str) -> bool:
@@ -60,6 +60,10 @@ def each_of(is_valid: Check, length: int | None = None) -> Check:
 
 def count(most: int) -> Any:
     return field(_is_count(most), f"an integer from 1 to {most}")
+
+
+def switch(default: bool) -> Any:
+    return field(lambda value: isinstance(value, bool), "true or false", default)
 
 
 def number() -> Any:

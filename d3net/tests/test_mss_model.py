@@ -4,6 +4,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import attrs
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
@@ -151,6 +152,17 @@ def test_statistics_standardize_the_input_of_graphs_that_exist():
     inputs.d = x
     y.forward()
     assert worst(y.d[..., :1600], wanted) < 1e-4
+
+
+def test_a_mask_is_what_the_magnitudes_are_multiplied_by():
+    net = network("tiny")
+    x = reference_input(1, 1, 8)
+    magnitudes, masked = (D3NetMSS(attrs.evolve(net.hparams, mask=mask), net.target)(nn.Variable.from_numpy_array(x))
+                          for mask in (False, True))
+    for output in (magnitudes, masked):
+        output.forward()
+    np.testing.assert_allclose(masked.d[..., :1600], magnitudes.d[..., :1600] * x[..., :1600], rtol=1e-5)
+    np.testing.assert_array_equal(masked.d[..., 1600:], x[..., 1600:])
 
 
 def test_statistics_may_come_before_the_graph():

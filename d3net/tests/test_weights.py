@@ -224,7 +224,7 @@ def test_without_network_one_line_says_which_file_to_put_where(cache, monkeypatc
 @pytest.mark.parametrize("folder, load", [("mss", load_mss), ("segmentation", load_segmentation)])
 def test_every_configuration_loads_and_is_written_back_the_same(folder, load, tmp_path):
     paths = sorted((FOLDER / folder).glob("*.yaml"))
-    assert len(paths) == {"mss": 6, "segmentation": 3}[folder]
+    assert len(paths) == {"mss": 7, "segmentation": 3}[folder]
     for path in paths:
         hparams = load(path.stem)
         save_hyper_parameters(tmp_path / "copy.yaml", hparams)

@@ -1,8 +1,9 @@
 """What `separate.py` and `eval.py mss` know of D3Net: the published model, flags and defaults."""
 import argparse
+from pathlib import Path
 from typing import Any
 
-from common.separation.networks import MusicNetwork, PublishedModel
+from common.separation.networks import MusicNetwork, PublishedModel, ShippedModel
 
 PATCH_OVERLAPS = (0.0, 0.5, 0.75)
 # SDR: arXiv 2010.01733, and the README of the published NNabla weights.
@@ -14,13 +15,16 @@ PUBLISHED = {
              "D3Net NNabla": {"vocals": 7.14, "drums": 6.85, "bass": 5.32, "other": 4.82}}),
 }
 DEFAULT, *_ = PUBLISHED
+SHIPPED = {"d3net-small": ShippedModel(folder=Path(__file__).parents[1] / "shipped" / "d3net-small",
+                                       sources=("vocals", "drums"))}
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags of `d3net.music.separator.Separator`."""
-    parser.add_argument("--model", "--model-dir", "-m", default=DEFAULT, metavar="MODEL",
-                        help=f"{DEFAULT} (fetched on the first use), a folder with TARGET.h5 for each target, as "
-                             "train.py leaves it, or one such file (default: %(default)s)")
+    parser.add_argument("--model", "--model-dir", "-m", metavar="MODEL",
+                        help=f"{DEFAULT} (fetched on the first use), {', '.join(SHIPPED)} (small, always there), a "
+                             "folder with TARGET.h5 for each target, as train.py leaves it, or one such file (default: "
+                             f"{DEFAULT})")
     parser.add_argument("--targets", nargs="+", metavar="NAME",
                         help="what to separate; less than all four comes with 'residual', the rest of the mixture "
                              "(default: all that MODEL can)")
@@ -36,9 +40,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `d3net.music.separator.Separator` that the flags stand for."""
-    return {name: vars(args)[name] for name in ("model", "targets", "flip", "patch_overlap", "wiener")}
+    return {"model": args.model or DEFAULT,
+            **{name: vars(args)[name] for name in ("targets", "flip", "patch_overlap", "wiener")}}
 
 
 NETWORK = MusicNetwork(
-    published=PUBLISHED, separator="d3net.music.separator", chunk_seconds=None, overlap=0.03,
+    published=PUBLISHED, shipped=SHIPPED, stand_ins={DEFAULT: "d3net-small"},
+    separator="d3net.music.separator", chunk_seconds=None, overlap=0.03,
     whole_songs="whole songs, as the published code does", add_flags=add_flags, options=options)

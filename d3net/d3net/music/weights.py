@@ -22,8 +22,8 @@ def mss_files(model: str | Path, targets: Sequence[str] | None = None) -> dict[s
     Parameters
     ----------
     model
-        `d3net-mss` (fetched on the first use, unless there is such a folder); a folder with files `<target>.h5`, as
-        training leaves them; or one file.
+        `d3net-mss` (fetched on the first use, unless there is such a folder); `d3net-small`, which is part of the
+        package; a folder with files `<target>.h5`, as training leaves them; or one file.
     targets
         Which are wanted; None: all there are.
 
@@ -39,7 +39,7 @@ def mss_files(model: str | Path, targets: Sequence[str] | None = None) -> dict[s
     UserError
         A file belongs to another network or cannot be read; no network connection.
     """
-    path = find_model(model, PUBLISHED_MSS, TARGETS, _LARGEST)
+    path = find_model(model, PUBLISHED_MSS, TARGETS, _LARGEST, NETWORK.shipped_folders)
     files = _in_folder(path) if path.is_dir() else {_target_of(path): path}
     check_targets(targets, model, files)
     return {target: _weight_file(target, files[target]) for target in targets or files}
