@@ -1,4 +1,6 @@
 """Judging labels: confident learning, cross-validation, neighbours, duplicates, and what a person should look at."""
+import math
+
 import attrs
 import nnabla as nn
 import nnabla.parametric_functions as PF
@@ -17,12 +19,20 @@ from data_cleansing.labels.confident_learning import (
     number_off_diagonal,
     number_wrong,
 )
-from data_cleansing.labels.cross_validation import Evidence, Plan, assign_folds, cross_validate, softmax
+from data_cleansing.labels.cross_validation import (
+    Evidence,
+    Plan,
+    assign_folds,
+    averaged_parameters,
+    cross_validate,
+    softmax,
+)
 from data_cleansing.labels.decisions import CONFLICT, DUPLICATE, LABEL, OUTLIER, judge
 from data_cleansing.labels.features import logits_and_features
 from data_cleansing.labels.merging import merge
 from data_cleansing.labels.neighbours import exact_duplicates, nearest, pixel_similarity
 from data_cleansing.results.flipped_labels import ranking_area
+from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer
 
 PLAN = Plan(folds=3, epochs=8, batch_size=20, learning_rate=0.5, augment=False, seed=0)
@@ -252,6 +262,17 @@ def test_wrong_labels_among_digits_are_found(digit_images, regression, tmp_path)
     assert flipped[marked].mean() > 0.75 and marked[flipped].mean() > 0.85
     true, wrong = digit_images(900)[0].labels, marked & flipped
     assert (found.suggested[wrong] == true[wrong]).mean() > 0.85
+
+
+def test_parameters_are_averaged_with_growing_weights(digit_images, regression):
+    trainer = Trainer(regression, digit_images(90)[0], published_record(60, 2, 20, 0.5, augment=False))
+    start, each = trainer.layout.values(), []
+    mean = averaged_parameters(trainer)
+    trainer.layout.assign(start)
+    trainer.run(before_step=lambda step: each.append(trainer.layout.values()))
+    weights = [math.prod(range(step, step + 8)) for step in range(1, 7)]    # the closed form of the recursion
+    np.testing.assert_allclose(mean, np.average(each[1:], axis=0, weights=weights), atol=1e-6)
+    assert np.abs(mean - each[-1]).max() > 1e-3
 
 
 def test_cross_validation_leaves_the_current_parameters_alone(digit_images, regression, tmp_path):

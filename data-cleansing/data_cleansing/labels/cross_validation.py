@@ -151,7 +151,7 @@ def _judge(network, images, held, plan, seed):
     with nn.parameter_scope("", OrderedDict()):
         seed_everything(seed)
         trainer = Trainer(network, images, record, watch)
-        trainer.layout.assign(_averaged_parameters(trainer))
+        trainer.layout.assign(averaged_parameters(trainer))
         logits, features = logits_and_features(network, images)
     neighbours, distances = nearest(features, held, min(NEIGHBOURS, len(images) - 1))
     usual = float(np.median(distances.mean(1)))
@@ -159,7 +159,7 @@ def _judge(network, images, held, plan, seed):
             "neighbours": neighbours, "distances": distances / max(usual, float(np.finfo(np.float32).tiny))}
 
 
-def _averaged_parameters(trainer):
+def averaged_parameters(trainer: Trainer) -> np.ndarray:
     """Train; returns the mean of the parameters after all steps, in which late ones count most, float32 (size,).
 
     Polynomial-decay averaging of O. Shamir and T. Zhang, ICML 2013. Those after the last step alone are worse judges by
