@@ -254,7 +254,7 @@ def _write_onnx(path: Path) -> None:
 
     with nn.parameter_scope("", OrderedDict()):
         network = FinishedRun(QuantizedConfig(), (3, 8, 8), 10)
-        path.write_bytes(export_network(network, 1).SerializeToString())
+        path.write_bytes(export_network(network, 1).model.SerializeToString())
 
 
 def _read_onnx(path: Path) -> None:

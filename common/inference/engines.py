@@ -16,6 +16,7 @@ import io
 import threading
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import nnabla as nn
@@ -108,7 +109,7 @@ def _compile(build, shapes, engine, precision):
                 raise UsageError(f"--engine winograd: it cannot run this network ({error}); choose another") from error
     if engine == "auto":
         has_lstm = "LSTM" in graph.function_types(outputs)
-        engine = "openvino" if not has_lstm and _installed("openvino") else "onnxruntime"
+        engine = "openvino" if not has_lstm and is_installed("openvino") else "onnxruntime"
     check_process(engine)
     compute = _openvino(inputs, outputs, precision) if engine == "openvino" else _onnxruntime(inputs, outputs)
     return CompiledNetwork(engine, shapes, left_alone_by_forks(compute))
@@ -122,13 +123,14 @@ def check_engine(engine: str, precision: str) -> None:
         raise UsageError(f"--precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision != "float32" and engine != "openvino":
         raise UsageError(f"--precision {precision}: only openvino computes with it; add --engine openvino")
-    if engine in REQUIREMENTS and not _installed(engine):
+    if engine in REQUIREMENTS and not is_installed(engine):
         other = "onnxruntime" if engine == "openvino" else "nnabla"
         raise UsageError(f"{engine} is not installed: run 'pip install -r {REQUIREMENTS[engine]}' or choose "
                          f"--engine {other}")
 
 
-def _installed(engine):
+def is_installed(engine: str) -> bool:
+    """Whether the package of an engine is there."""
     return importlib.util.find_spec(engine) is not None
 
 
@@ -184,7 +186,7 @@ def _onnxruntime(inputs, outputs):
 
 
 @functools.cache
-def _openvino_core():
+def openvino_core() -> Any:
     """Return the Core of this process, which stays.
 
     openvino gives the thread that makes a Core a stack for signals, and unmaps it with the Core. Where another thread
@@ -198,7 +200,7 @@ def _openvino_core():
 def _openvino(inputs, outputs, precision):
     import openvino
 
-    core = _openvino_core()
+    core = openvino_core()
     capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "bf16" and "BF16" not in capabilities:
         # Without such instructions it would be several times slower than in float32.

@@ -12,9 +12,9 @@ from common.machine.context import use_context
 T = TypeVar("T")
 
 
-def add_computing_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `Computation` holds."""
-    parser.add_argument("--engine", choices=("auto", *ENGINES), default="auto",
+def add_computing_flags(parser: argparse.ArgumentParser, engine: str = "auto") -> None:
+    """Add the flags that `Computation` holds; `engine` is the default of --engine."""
+    parser.add_argument("--engine", choices=("auto", *ENGINES), default=engine,
                         help="what runs the network; auto takes the fastest that is installed, and nnabla on a GPU "
                              "(default: %(default)s)")
     parser.add_argument("--precision", choices=tuple(PRECISIONS), default="float32",

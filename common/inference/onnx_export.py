@@ -17,12 +17,13 @@ from common.inference.graph import Graph, Variables
 from common.inference.onnx_functions import CONVERTERS, SCALE_SHIFT
 
 OPSET = 17
-IR_VERSION = 8    # the release of ONNX that brought this opset
+IR_VERSIONS = {17: 8, 21: 10}    # of the release of ONNX that brought an opset
+_CHANGED = {"ReduceMean", "Split"}    # operators that opset 21 defines in another way than 17
 _SMALL = 16    # elements of axes, shapes and scalars, which are stored once
 
 
 def export(inputs: Variables, outputs: Variables, name: str = "network",
-           converters: Mapping[str, Callable] | None = None) -> onnx.ModelProto:
+           converters: Mapping[str, Callable] | None = None, opset: int = OPSET) -> onnx.ModelProto:
     """Write the graph between variables as an ONNX model.
 
     The graph is to be built inside `common.machine.context.native_functions()`: functions compiled in this repository
@@ -38,6 +39,8 @@ def export(inputs: Variables, outputs: Variables, name: str = "network",
     converters
         By type of function; they replace those of `common.inference.onnx_functions.CONVERTERS`. Nodes that become
         unused are removed.
+    opset
+        A key of `IR_VERSIONS`. Functions that this one defines otherwise than 17 are refused.
 
     Returns
     -------
@@ -49,8 +52,8 @@ def export(inputs: Variables, outputs: Variables, name: str = "network",
     ValueError
         A function without an ONNX form, or with arguments that have none; the message names it.
     """
-    model = onnx.ModelProto(ir_version=IR_VERSION, producer_name="sony-papers-nnabla",
-                            opset_import=[helper.make_opsetid("", OPSET)])
+    model = onnx.ModelProto(ir_version=IR_VERSIONS[opset], producer_name="sony-papers-nnabla",
+                            opset_import=[helper.make_opsetid("", opset)])
     model.graph.name = name
     for described, variables in ((model.graph.input, inputs), (model.graph.output, outputs)):
         described.extend(helper.make_tensor_value_info(key, TensorProto.FLOAT, variable.shape)
@@ -59,6 +62,8 @@ def export(inputs: Variables, outputs: Variables, name: str = "network",
     for function in writer.functions:
         if function not in writer.absorbed:
             writer.convert(function)
+    if opset != OPSET and any(node.op_type in _CHANGED for node in model.graph.node):
+        raise ValueError(f"opset {opset}: " + ", ".join(sorted(_CHANGED)) + " are written as opset 17 has them")
     for key, variable in outputs.items():
         writer.node("Identity", writer.name(variable), output=key)
     if converters:
@@ -121,6 +126,17 @@ class Writer(Graph):
         # Built in place: the helpers of onnx would copy every weight several times.
         self._proto.initializer.add(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype),
                                     dims=array.shape, raw_data=content)
+        return name
+
+    def constant_of_4_bits(self, values: ArrayLike) -> str:
+        """Store an array of integers from -8 to 7 in half a byte each, which needs opset 21; returns its name."""
+        array = np.asarray(values, np.int8)
+        assert array.min(initial=0) >= -8 and array.max(initial=0) <= 7, (array.min(), array.max())
+        halves = np.zeros(array.size + array.size % 2, np.uint8)    # of bytes, the lower one first
+        halves[:array.size] = array.ravel().view(np.uint8) & 15
+        name = f"constant/{len(self._proto.initializer)}"
+        self._proto.initializer.add(name=name, data_type=TensorProto.INT4, dims=array.shape,
+                                    raw_data=(halves[::2] | halves[1::2] << 4).tobytes())
         return name
 
     def name(self, variable: nn.Variable) -> str:

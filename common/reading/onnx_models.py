@@ -12,14 +12,15 @@ LIMIT = 1 << 31    # bytes; protobuf takes no more
 OPERATORS = frozenset((
     "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "Concat", "Constant", "Conv",
     "DequantizeLinear", "Div", "Exp", "Flatten", "Floor", "Gather", "Gemm", "GlobalAveragePool", "Greater",
-    "GreaterOrEqual", "Identity", "IsNaN", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool", "Min", "Mul",
-    "Neg", "Not", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape", "Round",
-    "Sigmoid", "Sign", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
+    "GreaterOrEqual", "Identity", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "MatMul", "Max", "MaxPool",
+    "Min", "Mul", "Neg", "Not", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMean", "ReduceSum", "Relu", "Reshape",
+    "Round", "Sigmoid", "Sign", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Tanh", "Transpose",
     "Unsqueeze", "Where"))
 LARGEST_ATTRIBUTE = 1 << 12    # of integers: kernels, strides, axes, groups
 LARGEST_PAD = 64
 LARGEST_INPUT = 1 << 26    # values
 DEEPEST = 32    # messages in messages
+_HALF_BYTES = (21, 22)    # data types UINT4 and INT4
 _SIZES = {0: None, 1: 8, 2: None, 5: 4}    # bytes of each kind of field of protobuf; None: a number says it
 
 
@@ -74,6 +75,8 @@ def _tensor_complaints(tensor: Any) -> Iterator[str]:
         yield f"the weights {name!r} lie in another file"
     present = max(len(tensor.raw_data), *(len(numbers) for numbers in (
         tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)))
+    if tensor.data_type in _HALF_BYTES:
+        present = 2 * len(tensor.raw_data)
     if any(side < 0 for side in tensor.dims) or math.prod(tensor.dims) > present:
         yield f"the weights {name!r} of shape {list(tensor.dims)[:8]} are not all there"
 

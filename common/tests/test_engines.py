@@ -213,7 +213,7 @@ def test_a_missing_engine_is_a_usage_error(engine, message, monkeypatch):
 
 
 def has_bf16():
-    return "BF16" in engines._openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in engines.openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @needs_openvino

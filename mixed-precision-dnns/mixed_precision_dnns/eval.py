@@ -1,9 +1,9 @@
 """Measure a trained network: error, size in kB and mean bits, as its training printed them.
 
-    python eval.py RUN_DIR [--weights FILE] [--data-dir DIR] [--engine onnxruntime]
+    python eval.py RUN_DIR [--weights FILE] [--data-dir DIR] [--engine onnxruntime | openvino]
 
 RUN_DIR is what train_resnet.py or train_imagenet.py wrote: its config.json says which network and data, params_best.h5
-holds the weights. With --engine onnxruntime, the model that export.py has written there is measured instead.
+holds the weights. With an engine other than nnabla, the model that export.py has written there is measured instead.
 """
 import argparse
 from collections.abc import Sequence
@@ -12,7 +12,9 @@ from pathlib import Path
 import attrs
 
 from common.console import cli
-from common.machine.context import use_context
+from common.inference.engines import check_engine, is_installed
+from common.inference.flags import add_computing_flags
+from common.machine.context import on_gpu, use_context
 from common.machine.errors import UserError
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.training import BEST
@@ -29,13 +31,11 @@ EXPORTED = Path("export") / "network.onnx"
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="output folder of train_resnet.py or train_imagenet.py")
-    parser.add_argument("--engine", choices=("nnabla", "onnxruntime"), default="nnabla",
-                        help="what computes; onnxruntime runs what export.py has written (default: %(default)s)")
     parser.add_argument("--weights", metavar="FILE",
-                        help=f"parameters or a checkpoint of this network (default: {BEST} in RUN_DIR), or an exported "
-                             f"model for onnxruntime (default: {EXPORTED} in it)")
+                        help=f"parameters or a checkpoint of this network for nnabla (default: {BEST} in RUN_DIR), or "
+                             f"an exported model for another engine (default: {EXPORTED} in it)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder with the data set (default: the one of the training)")
-    cli.add_context_flags(parser)
+    add_computing_flags(parser, engine="nnabla")
     return parser.parse_args(argv)
 
 
@@ -45,8 +45,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     cfg = read_config(folder)
     if args.data_dir:
         cfg = attrs.evolve(cfg, data_dir=args.data_dir)
-    if args.engine == "onnxruntime":
-        evaluate_exported(args.weights or folder / EXPORTED, cfg)
+    engine = args.engine if args.engine != "auto" else fastest_engine(folder, args)
+    check_engine(engine, args.precision)
+    if engine != "nnabla":
+        evaluate_exported(args.weights or folder / EXPORTED, cfg, engine, args.precision)
         return
     print(f"{folder}: computing on {use_context(args.context, args.device_id)}", flush=True)
     _, valid_data, test_data = load_data(cfg)
@@ -58,13 +60,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(format_result(result))
 
 
-def evaluate_exported(path: str | Path, cfg: Experiment) -> None:
+def fastest_engine(folder: Path, args: argparse.Namespace) -> str:
+    """Engine of --engine auto: nnabla on a GPU and where nothing is exported, else openvino if it is installed."""
+    is_exported = (folder / EXPORTED).exists() if args.weights is None else args.weights.endswith(".onnx")
+    use_context(args.context, args.device_id)
+    if on_gpu() or not is_exported:
+        return "nnabla"
+    return "openvino" if is_installed("openvino") else "onnxruntime"
+
+
+def evaluate_exported(path: str | Path, cfg: Experiment, engine: str, precision: str) -> None:
     """Print the errors and the size of an exported model."""
-    exported = OnnxNetwork(path)
+    exported = OnnxNetwork(path, engine, precision)
     if exported.shape[1:] != shape_of_images(cfg):
         raise UserError(f"{path}: takes images of shape {exported.shape[1:]}, those here have {shape_of_images(cfg)}; "
                         "export this run")
-    print(f"{path}: computing in onnxruntime", flush=True)
+    print(f"{path}: computing in {engine}, {precision}", flush=True)
     _, valid_data, test_data = load_data(cfg)
     errors = {name: top_errors(exported.predict, batches, cfg.tops)
               for name, batches in (("test", test_data), ("validation", valid_data))}

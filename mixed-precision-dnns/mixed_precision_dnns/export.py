@@ -4,7 +4,8 @@
 
 Writes, into RUN_DIR/export unless --output names a folder, weights.mpdnn (every weight with the bits that it has
 learned; `mixed_precision_dnns.deployment.packed` describes and reads it), network.onnx, and export.json with what is
-printed: sizes, latency, and how far the answers of both networks are apart.
+printed: sizes, and for onnxruntime and openvino, each with the settings that it has by default, how many convolutions
+it computes with integers, its latency, and how far its answers are from those of nnabla.
 """
 import argparse
 import statistics
@@ -21,6 +22,7 @@ import numpy as np
 from common.console import cli
 from common.console.tables import align
 from common.console.values import int_from_0, positive_int
+from common.inference.engines import is_installed
 from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.machine.files import replacing, write_json
@@ -29,7 +31,7 @@ from common.runs.training import BEST
 from mixed_precision_dnns import data
 from mixed_precision_dnns.config import QuantizationConfig, without_quantizers
 from mixed_precision_dnns.deployment import packed
-from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
+from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork, openvino_default_precision
 from mixed_precision_dnns.evaluation import ranks_of_labels
 from mixed_precision_dnns.finished_run import FinishedRun, load_finished_run
 from mixed_precision_dnns.tensor_table import tensor_table
@@ -39,6 +41,7 @@ Predict = Callable[[np.ndarray], np.ndarray]    # images (n, channels, height, w
 FOLDER, PACKED, ONNX = "export", "weights.mpdnn", "network.onnx"
 ROUNDS = 15    # of the timing, in which the networks take turns
 COMPARED_BATCH = 25    # images that nnabla takes at once where answers are compared
+PAUSE = 0.02    # seconds in which the threads of one engine stop to wait actively, before another one is timed
 APART = 1e-3    # of the largest logit: further apart, an activation has been rounded to another level
 
 
@@ -77,17 +80,32 @@ def export(run: FinishedRun, args: argparse.Namespace, images: tuple[np.ndarray,
     refuse_infinite_ranges(run.cfg, args.run)
     network.predict(np.zeros(network.image.shape, np.float32))    # computes the quantized weights
     sizes = packed.save(folder / PACKED, run)
-    model = export_network(run, args.batch_size)
+    exported = export_network(run, args.batch_size)
     with replacing(folder / ONNX) as temporary:
-        temporary.write_bytes(model.SerializeToString())
-    exported = OnnxNetwork(folder / ONNX)
+        temporary.write_bytes(exported.model.SerializeToString())
+    networks = {name: OnnxNetwork(folder / ONNX, *settings) for name, settings in consumers().items()}
     result = {"packed": {**attrs.asdict(sizes), "file": (folder / PACKED).stat().st_size},
-              "integer_share": integer_share(model),
-              "networks": measure(run, args.batch_size, exported, (folder / ONNX).stat().st_size)}
+              "integer_share": integer_share(exported.model), "inexact_borders": exported.inexact,
+              "kernels": {name: attrs.asdict(network.kernels()) for name, network in networks.items()},
+              "networks": measure(run, args.batch_size, networks, (folder / ONNX).stat().st_size)}
     if images:
-        result["agreement"] = compare(network.predict, exported.predict, *images)
+        result["agreement"] = compare(network.predict, networks, *images)
     write_json(folder / "export.json", result)
     show(result, folder)
+
+
+def consumers() -> dict[str, tuple[str, str | None]]:
+    """Engines that are installed, by what they are called here, with the precision that is asked for, if any.
+
+    All have their default settings. openvino's computes what is float in bfloat16 on CPUs that have it; there it is
+    judged with float32, too.
+    """
+    found: dict[str, tuple[str, str | None]] = {"onnxruntime": ("onnxruntime", None)}
+    if is_installed("openvino"):
+        found["openvino"] = "openvino", None
+        if openvino_default_precision() != "float32":
+            found["openvino, float32"] = "openvino", "float32"
+    return found
 
 
 def refuse_infinite_ranges(cfg: QuantizationConfig, run: str) -> None:
@@ -111,23 +129,26 @@ def take(batches: Iterable[tuple[np.ndarray, ...]], num: int) -> tuple[np.ndarra
     return np.concatenate(images)[:num], np.concatenate(labels)[:num]
 
 
-def measure(run: FinishedRun, batch_size: int, exported: OnnxNetwork, size: int) -> dict[str, dict[str, float]]:
+def measure(run: FinishedRun, batch_size: int, exported: Mapping[str, OnnxNetwork],
+            size: int) -> dict[str, dict[str, float]]:
     """Size in bytes and seconds for `batch_size` images, of the float and the quantized network, before and after.
 
-    `size` is that of the file of the exported network.
+    `exported` are the exported network by the names of `consumers`, `size` is that of its file.
     """
     from mixed_precision_dnns.deployment.quantized_onnx import export_network
 
     plain = attrs.evolve(run, cfg=without_quantizers(run.cfg))
     with nn.parameter_scope("float", OrderedDict()):
         network = plain.build(batch_size)
-        model = export_network(plain, batch_size).SerializeToString()
+        model = export_network(plain, batch_size).model.SerializeToString()
         plain_size = sum(4 * p.size for name, p in nn.get_parameters(grad_only=False).items()
                          if not name.endswith("Asize"))
-    networks = {"float, nnabla": (network.predict, plain_size),
-                "float, exported": (OnnxNetwork(model).predict, len(model)),
-                "quantized, exported": (exported.predict, size)}
-    image = np.random.default_rng(0).standard_normal(exported.shape, dtype=np.float32)
+    networks = {"float, nnabla": (network.predict, plain_size)}
+    for name, settings in consumers().items():
+        networks[f"float, {name}"] = OnnxNetwork(model, *settings).predict, len(model)
+        networks[f"quantized, {name}"] = exported[name].predict, size
+    shape = next(iter(exported.values())).shape
+    image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
     times = latencies({name: predict for name, (predict, _) in networks.items()}, image)
     return {name: {"bytes": size, "seconds": times[name]} for name, (_, size) in networks.items()}
 
@@ -137,6 +158,7 @@ def latencies(networks: Mapping[str, Predict], image: np.ndarray) -> dict[str, f
     seconds = {name: [] for name in networks}
     for number in range(ROUNDS + 1):
         for name, predict in networks.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             predict(image)
             if number:    # the first round allocates memory
@@ -144,23 +166,31 @@ def latencies(networks: Mapping[str, Predict], image: np.ndarray) -> dict[str, f
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def compare(predict: Predict, exported: Predict, images: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Compare the answers of two networks.
+def compare(predict: Predict, exported: Mapping[str, OnnxNetwork], images: np.ndarray,
+            labels: np.ndarray) -> dict[str, dict[str, Any]]:
+    """Compare the answers of a network with those of each exported one.
 
-    `predict` takes up to `COMPARED_BATCH` images, `exported` any number; `labels` are int32 (n, 1).
+    `predict` takes up to `COMPARED_BATCH` images; `labels` are int32 (n, 1). The result is `agreement` of each.
+    """
+    expected = np.concatenate([predict(images[k:k + COMPARED_BATCH]).copy()
+                               for k in range(0, len(images), COMPARED_BATCH)])
+    return {name: agreement(expected, network.predict(images), labels) for name, network in exported.items()}
+
+
+def agreement(expected: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Compare logits float32 (images, classes) of two networks; `labels` are int32 (images, 1).
 
     Returns
     -------
     dict
-        Number of `images`; those with the same best class (`same_top1`); `max_error` and `median_error` of logits, as
-        shares of the largest logit; number of images `apart` by more than `APART`; errors of both.
+        Number of `images`; those with the `same_bits`, and with the same best class (`same_top1`); `max_error` and
+        `median_error` of logits, as shares of the largest logit; number of images `apart` by more than `APART`; errors
+        of both.
     """
-    expected = np.concatenate([predict(images[k:k + COMPARED_BATCH]).copy()
-                               for k in range(0, len(images), COMPARED_BATCH)])
-    logits = exported(images)
     distance = np.abs(logits - expected).max(1) / np.abs(expected).max()    # (images,)
     errors = [float(np.mean(ranks_of_labels(answers, labels[:, 0]) > 0)) for answers in (expected, logits)]
-    return {"images": len(images), "same_top1": int((expected.argmax(1) == logits.argmax(1)).sum()),
+    return {"images": len(expected), "same_bits": int((distance == 0).sum()),
+            "same_top1": int((expected.argmax(1) == logits.argmax(1)).sum()),
             "max_error": float(distance.max()), "median_error": float(np.median(distance)),
             "apart": int((distance > APART).sum()), "error": errors[0], "error_exported": errors[1]}
 
@@ -170,15 +200,18 @@ def show(result: dict[str, Any], folder: Path) -> None:
     part = result["packed"]
     print(f"{folder / PACKED}: {part['file']} bytes, of which weights {part['weights']} (reported: "
           f"{part['reported'] / 1024:.2f} kB = {part['reported']:.2f} bytes) and header {part['header']}")
-    print(f"{folder / ONNX}: {result['integer_share']:.1%} of the constants are integers of 8 bits")
+    print(f"{folder / ONNX}: {result['integer_share']:.1%} of the constants are integers of 4 or 8 bits; "
+          f"{result['inexact_borders']} borders of levels are off by a unit of the accumulator or more")
     print(align([("network", "size [kB]", "latency [ms]"), ("quantized, packed", f"{part['file'] / 1024:.1f}", "-"),
                  *((name, f"{row['bytes'] / 1024:.1f}", f"{1000 * row['seconds']:.2f}")
                    for name, row in result["networks"].items())]))
-    if "agreement" in result:
-        print("on {images} images: {same_top1} with the same best class, logits differ by {max_error:.1e} of the "
-              "largest one at most, {median_error:.1e} in the median ({apart} images by more than 1e-3, where an "
-              "activation was rounded the other way); error {error:.2%}, exported {error_exported:.2%}"
-              .format(**result["agreement"]))
+    for name, kernels in result["kernels"].items():
+        print(f"{name}: {kernels['integer']} of {kernels['all']} convolutions with integers")
+        if "agreement" in result:
+            print("  on {images} images: {same_bits} with the same logits bit by bit, {same_top1} with the same best "
+                  "class; logits differ by {max_error:.1e} of the largest one at most, {median_error:.1e} in the "
+                  "median ({apart} images by more than 1e-3, where an activation was rounded the other way); error "
+                  "{error:.2%}, exported {error_exported:.2%}".format(**result["agreement"][name]))
 
 
 if __name__ == "__main__":

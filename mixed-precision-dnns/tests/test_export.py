@@ -8,12 +8,14 @@ import numpy as np
 import onnx
 import pytest
 
+from common.inference.engines import is_installed
 from common.machine.errors import UsageError, UserError
 from common.machine.files import write_json
 from common.machine.output_folders import claimed
 from mixed_precision_dnns import eval, export, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.deployment import packed
+from mixed_precision_dnns.deployment.onnx_network import openvino_default_precision
 from mixed_precision_dnns.evaluation import evaluate_run
 from mixed_precision_dnns.quantized_network import build_network
 
@@ -49,13 +51,17 @@ def test_sizes_and_answers(name, runs):
     assert result["packed"]["reported"] == pytest.approx(reported)
     assert 0 <= result["packed"]["weights"] - reported < 1
     assert (folder / "weights.mpdnn").stat().st_size == result["packed"]["header"] + result["packed"]["weights"]
-    agreement = result["agreement"]
-    assert agreement["images"] == 49 == agreement["same_top1"]    # 9 to test, 40 to train
-    assert agreement["median_error"] < 1e-5 and agreement["error"] == agreement["error_exported"]
-    assert (result["integer_share"] > 0.9) == (name == "uniform")
+    assert list(result["agreement"]) == list(result["kernels"]) == list(export.consumers())
+    for engine, agreement in result["agreement"].items():
+        assert agreement["images"] == 49    # 9 to test, 40 to train
+        if engine != "openvino" or openvino_default_precision() == "float32":    # bfloat16 is less exact
+            assert agreement["same_top1"] == 49 and agreement["median_error"] < 1e-5
+            assert agreement["error"] == agreement["error_exported"]
+        assert result["kernels"][engine] == {"integer": 18 if name == "uniform" else 0, "all": 19}
+    assert (result["integer_share"] > 0.9) == (name == "uniform") and result["inexact_borders"] == 0
     networks = result["networks"]
-    assert networks["quantized, exported"]["bytes"] == (folder / "network.onnx").stat().st_size
-    assert (networks["quantized, exported"]["bytes"] < 0.4 * networks["float, exported"]["bytes"]) == (
+    assert networks["quantized, onnxruntime"]["bytes"] == (folder / "network.onnx").stat().st_size
+    assert (networks["quantized, onnxruntime"]["bytes"] < 0.2 * networks["float, onnxruntime"]["bytes"]) == (
         name == "uniform")
     assert all(0 < row["seconds"] < 60 for row in networks.values())
 
@@ -69,12 +75,22 @@ def test_the_packed_network_is_the_trained_one(name, runs, cifar):
     assert evaluate_run(built, stored.run.cfg, valid, test) == expected
 
 
+@pytest.mark.parametrize("engine", ["auto", *(name for name in ("onnxruntime", "openvino") if is_installed(name))])
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_evaluation_of_the_exported_network(name, runs, capsys):
-    eval.main([str(runs / name), "--engine", "onnxruntime"])
+def test_evaluation_of_the_exported_network(name, engine, runs, capsys):
+    eval.main([str(runs / name), "--engine", engine])
     expected = json.loads((runs / name / "result.json").read_text())
     out = capsys.readouterr().out
+    fastest = "openvino" if is_installed("openvino") else "onnxruntime"
+    assert f"computing in {fastest if engine == 'auto' else engine}, float32" in out
     assert f"test error top 1 {expected['test_error']:.2%}; validation error top 1 {expected['valid_error']:.2%}" in out
+
+
+def test_the_fastest_engine_of_what_is_not_exported_is_nnabla(runs, tmp_path, capsys):
+    run = shutil.copytree(runs / "float", tmp_path / "run")
+    shutil.rmtree(run / "export")
+    eval.main([str(run), "--engine", "auto", "-c", "cpu"])
+    assert "computing on cpu" in capsys.readouterr().out
 
 
 def test_the_model_takes_the_batch_that_was_asked_for(runs):
@@ -122,9 +138,9 @@ def test_images_of_another_answer_are_counted():
     images, labels = np.arange(4)[:, None], np.array([[0], [1], [2], [0]])
     other = answers.copy()
     other[3] = [1, 0, 0, 0]
-    found = export.compare(lambda x: answers[x[:, 0]], lambda x: other[x[:, 0]], images, labels)
-    assert found == {"images": 4, "same_top1": 3, "max_error": 1, "median_error": 0, "apart": 1, "error": 0.25,
-                     "error_exported": 0}
+    found = export.agreement(answers[images[:, 0]], other[images[:, 0]], labels)
+    assert found == {"images": 4, "same_bits": 3, "same_top1": 3, "max_error": 1, "median_error": 0, "apart": 1,
+                     "error": 0.25, "error_exported": 0}
 
 
 @pytest.mark.parametrize("script, arguments, error, says", [
@@ -136,6 +152,7 @@ def test_images_of_another_answer_are_counted():
     (export, ["uniform", "--batch-size", "0"], UsageError, "--batch-size"),
     (export, ["uniform", "--output", "uniform/config.json"], UserError, "cannot be written"),
     (eval, ["uniform", "--engine", "tensorrt"], UsageError, "tensorrt"),
+    (eval, ["uniform", "--engine", "onnxruntime", "--precision", "bf16"], UsageError, "add --engine openvino"),
     (eval, ["uniform", "--engine", "onnxruntime", "--weights", "missing.onnx"], UsageError, "export.py makes it"),
     (eval, ["uniform", "--engine", "onnxruntime", "--weights", "uniform/config.json"], UserError, "as an ONNX model"),
     (eval, ["mnist", "--engine", "onnxruntime", "--weights", "uniform/export/network.onnx"], UserError, "of shape")])
