@@ -1,6 +1,7 @@
 """Measure what quantization costs in training: time of a step, peak memory; and the throughput of images and processes.
 
     python benchmark.py [--batch-size 32] [--rounds 7] [-c cudnn] [--output FILE.json]
+    python benchmark.py --deployed-only        what it gains in use: latency of exported networks, float and quantized
 
 Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
 that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops and kernels
@@ -15,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import attrs
 import nnabla as nn
 import numpy as np
 
@@ -32,8 +34,11 @@ from common.out_of_core.device import device_memory, synchronize
 from common.quantizers import POWER_OF_TWO, UNIFORM, range_quantizer
 from common.workbench.benchmarking import add_benchmark_flags, median_ratio, say_left_out, take_turns
 from mixed_precision_dnns.clipping import learned_tensors
-from mixed_precision_dnns.config import RELU, Config
-from mixed_precision_dnns.quantized_network import build_network
+from mixed_precision_dnns.config import RELU, Config, ImageNetConfig, without_quantizers
+from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
+from mixed_precision_dnns.export import consumers, latencies
+from mixed_precision_dnns.finished_run import FinishedRun
+from mixed_precision_dnns.quantized_network import SMALL_IMAGES, build_network
 from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
 U3, P3 = range_quantizer(UNIFORM), range_quantizer(POWER_OF_TWO)
@@ -43,6 +48,9 @@ NETWORKS = {
     "W+A uniform": Config(w_quantize=U3, a_quantize=U3 + RELU),
     "W+A power of two": Config(w_quantize=P3, a_quantize=P3 + RELU),
 }
+_W_AND_A = {"w_quantize": U3, "a_quantize": U3 + RELU, "w_stepsize": 2 ** -6, "a_stepsize": 2 ** -2}    # 4 bits
+DEPLOYED = {"ResNet-20, 32 x 32": Config(**_W_AND_A), "ResNet-18, 224 x 224": ImageNetConfig(**_W_AND_A),
+            "MobileNetV2, 224 x 224": ImageNetConfig(model="mobilenetv2", **_W_AND_A)}
 COMMAND = sys.executable, "-m", "mixed_precision_dnns.benchmark"
 MEMORY_BATCH = 128
 STEPS = 7    # that one process takes to tell how fast it is
@@ -56,6 +64,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if args.throughput_on:
         throughput(args.batch_size, args.throughput_on)
+        return
+    if args.deployed_only:
+        show_deployed(results := {"deployed": deployed(args.rounds)})
+        if args.output:
+            write_json(args.output, results)
         return
     print(f"computing on {where}", flush=True)
     flags = "-c", args.context, "-d", args.device_id
@@ -73,6 +86,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive_int, default=32,
                         help="images per step (default: %(default)s)")
     add_benchmark_flags(parser, rounds=7)
+    parser.add_argument("--deployed-only", action="store_true",
+                        help="measure the latency of exported networks alone")
     parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
     parser.add_argument("--throughput-on", type=positive_int, metavar="N",
                         help="print the images per second of training the float network on N cores, also under mpirun")
@@ -185,6 +200,41 @@ def augmented(image: np.ndarray, rng: np.random.Generator, pad: int = 4) -> np.n
     y, x = rng.integers(0, 2 * pad + 1, 2)
     crop = padded[:, y:y + height, x:x + width]
     return crop[:, :, ::-1] if rng.random() < 0.5 else crop
+
+
+def deployed(rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds for one image by each of `export.consumers`, float and quantized, for each network."""
+    results = {}
+    for name, cfg in DEPLOYED.items():
+        shape = SMALL_IMAGES if isinstance(cfg, Config) else (3, 224, 224)
+        networks = {}
+        for kind, one in (("float", without_quantizers(cfg)), ("quantized", cfg)):
+            networks |= deployed_forms(kind, FinishedRun(one, shape, 10))
+        image = np.random.default_rng(0).uniform(-1, 1, (1, *shape)).astype(np.float32)
+        seconds = latencies({key: network.predict for key, network in networks.items()}, image, rounds)
+        results[name] = {key: {"ms": 1000 * seconds[key], **attrs.asdict(network.kernels())}
+                         for key, network in networks.items()}
+    return results
+
+
+def deployed_forms(kind: str, run: FinishedRun) -> dict[str, OnnxNetwork]:
+    """Export a network with random weights, and open it in each engine that is installed."""
+    from mixed_precision_dnns.deployment.quantized_onnx import export_network
+
+    use_context("cpu")
+    with nn.parameter_scope("network", OrderedDict()):
+        model = export_network(run, 1).model.SerializeToString()
+    return {f"{kind}, {name}": OnnxNetwork(model, *settings) for name, settings in consumers().items()}
+
+
+def show_deployed(results: dict[str, Any]) -> None:
+    """Print the latency of exported networks."""
+    for name, forms in results["deployed"].items():
+        print(f"one image through the exported {name}")
+        for form, row in forms.items():
+            slow = forms[form.replace("quantized", "float")]["ms"]
+            print(f"  {form:37} {row['ms']:7.2f} ms   {slow / row['ms']:5.2f} x faster than float   "
+                  f"{row['integer']:.0f} of {row['all']:.0f} convolutions with integers")
 
 
 def show(results: dict[str, Any]) -> None:

@@ -149,14 +149,14 @@ def measure(run: FinishedRun, batch_size: int, exported: Mapping[str, OnnxNetwor
         networks[f"quantized, {name}"] = exported[name].predict, size
     shape = next(iter(exported.values())).shape
     image = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    times = latencies({name: predict for name, (predict, _) in networks.items()}, image)
+    times = latencies({name: predict for name, (predict, _) in networks.items()}, image, ROUNDS)
     return {name: {"bytes": size, "seconds": times[name]} for name, (_, size) in networks.items()}
 
 
-def latencies(networks: Mapping[str, Predict], image: np.ndarray) -> dict[str, float]:
+def latencies(networks: Mapping[str, Predict], image: np.ndarray, rounds: int = ROUNDS) -> dict[str, float]:
     """Median seconds of each network, over rounds in which all take turns."""
     seconds = {name: [] for name in networks}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, predict in networks.items():
             time.sleep(PAUSE)
             start = time.perf_counter()

@@ -110,6 +110,15 @@ def test_benchmark_on_a_gpu_tells_what_is_taken_of_it_and_leaves_processes_on_co
 
 
 @pytest.mark.slow
+def test_benchmark_of_exported_networks(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(benchmark, "DEPLOYED", dict(list(benchmark.DEPLOYED.items())[:1]))
+    benchmark.main(["--deployed-only", "--rounds", "1", "--output", str(tmp_path / "deployed.json"), "-c", "cpu"])
+    rows = json.loads((tmp_path / "deployed.json").read_text())["deployed"]["ResNet-20, 32 x 32"]
+    assert (rows["quantized, onnxruntime"]["integer"], rows["float, onnxruntime"]["integer"]) == (18, 0)
+    assert all(row["ms"] > 0 and row["all"] == 19 for row in rows.values())
+    assert "18 of 19 convolutions with integers" in capsys.readouterr().out
+
+
 def test_benchmark_compares_all_networks(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "MEMORY_BATCH", 1)
     monkeypatch.setattr(benchmark, "NETWORKS", {name: benchmark.NETWORKS[name] for name in ("float", "W+A uniform")})

@@ -74,7 +74,10 @@ def test_integers_of_an_array():
         integers_of(np.array([1e-6, 12345.678]))
 
 
-@pytest.mark.parametrize("cfg, says", [(Config(), "only quantized networks"), (Config(w_quantize=U3), "ReLU")])
+@pytest.mark.parametrize("cfg, says", [
+    (Config(w_quantize=U3), "ReLU: this function has no integer form"),
+    (Config(a_quantize=U3 + RELU), "only quantized networks"),
+    (ImageNetConfig(model="mobilenetv2", w_quantize=U3, a_quantize=U3 + RELU), "takes floats")])
 def test_what_is_float_has_no_integer_form(cfg, says):
     _, pixels, _ = network_and_pixels(cfg, SMALL, 1)
     with pytest.raises(ValueError, match=says):

@@ -203,7 +203,7 @@ def test_default_sessions_compute_with_integers_and_agree(cfg, settings, num, ke
     network = build_network(cfg, batch, False, *settings)
     expected = np.concatenate([network.predict(images[k:k + batch]) for k in range(0, num, batch)])
     exported = export_network(FinishedRun(cfg, *settings), batch)
-    assert exported.inexact <= 4    # of 15 for each of up to 4,800 channels
+    assert exported.inexact <= (0 if num == 1000 else 4)    # of 15 for each of up to 4,800 channels
     for engine in INSTALLED:
         session = OnnxNetwork(exported.model.SerializeToString(), engine)
         counted = session.kernels()
@@ -219,8 +219,10 @@ def test_default_sessions_compute_with_integers_and_agree(cfg, settings, num, ke
         assert (found.argmax(1) == expected.argmax(1)).all() and same[distance < 1e-5].all()
         assert same.all() or num < 1000
         assert expected.std(0).max() > 0.01 * np.abs(expected).max()
-        # Float32 sums of the layers that stay float may put an activation of an image to the other side of a border.
-        assert np.median(distance) < 1e-6 and distance.max() < 0.1 and (distance > 1e-5).sum() <= 0.1 * num
+        # Float32 sums of the layers that stay float may put an activation of an image to the other side of a border,
+        # and so does a border that is off.
+        most_apart = 0.01 if exported.inexact == 0 and num == 1000 else 0.2
+        assert np.median(distance) < 1e-6 and distance.max() < 0.2 and (distance > 1e-5).mean() <= most_apart
 
 
 # One layer ----------------------------------------------------------------------------------------------------------

@@ -134,6 +134,8 @@ def _windows(padded, kernel, stride):
 
 def _convolution(graph: Graph, function: Function, x: Integers) -> Integers:
     args = function.info.args
+    if x.bound >= 1 << _LARGEST_BITS:
+        raise ValueError("Convolution: one takes floats, which no quantizer has rounded")
     weights, step = integers_of(graph.values(function.inputs[1]))
     pad, stride, group = args["pad"], args["stride"], args["group"]
     padded = np.pad(x.values, ((0, 0), (0, 0), (pad[0], pad[0]), (pad[1], pad[1])))
