@@ -152,6 +152,7 @@ def test_images_of_another_answer_are_counted():
     (export, ["uniform", "--batch-size", "0"], UsageError, "--batch-size"),
     (export, ["uniform", "--output", "uniform/config.json"], UserError, "cannot be written"),
     (eval, ["uniform", "--engine", "tensorrt"], UsageError, "tensorrt"),
+    (eval, ["uniform", "--engine", "winograd"], UsageError, "run on onnxruntime or openvino"),
     (eval, ["uniform", "--engine", "onnxruntime", "--precision", "bf16"], UsageError, "add --engine openvino"),
     (eval, ["uniform", "--engine", "onnxruntime", "--weights", "missing.onnx"], UsageError, "export.py makes it"),
     (eval, ["uniform", "--engine", "onnxruntime", "--weights", "uniform/config.json"], UserError, "as an ONNX model"),

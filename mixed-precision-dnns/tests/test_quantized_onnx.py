@@ -281,25 +281,24 @@ def test_channels_that_do_not_depend_on_their_input(scale, bias, level):
     assert kernel(np.array([0, 45]), channels, 0, 0.5, 0.5, (0, 15)).tolist() == [level, level]
 
 
-@pytest.mark.parametrize("step, other_step", [(0.5, 0.5), (0.5, 1), (0.5, 0.125), (1, 0.25)])
+@pytest.mark.parametrize("step, other_step", [(0.5, 0.5), (0.5, 1), (0.125, 0.5)])
 def test_what_is_added_may_be_rounded_before(step, other_step):
     x = nn.Variable(())
     rounding, other = UniformRounding(x, step, 15), UniformRounding(x, other_step, 7)
     target = sum_target(rounding, other)
     values = np.arange(-2048, 2048) / 64 + 1 / 128    # beside all borders
-    codes = np.clip(np.floor((values + target.offset) / target.unit + 0.5), target.lowest, target.highest)
-    read = (codes - target.lowest - target.zero) * target.unit
+    codes = np.clip(np.floor(values / target.unit + 0.5), target.lowest, target.highest)
+    read = codes * target.unit
     for added in np.arange(8) * other_step:
         expected = np.clip(np.floor((values + added) / step + 0.5), 0, 15)
-        stretched = step if target.unit == step else step - target.unit / 60
-        np.testing.assert_array_equal(np.clip(np.rint((read + added) / stretched), 0, 15), expected)
+        np.testing.assert_array_equal(np.clip(np.rint((read + added) / step), 0, 15), expected)
 
 
 def test_sums_that_8_bits_cannot_hold_stay_float():
     x = nn.Variable(())
     assert sum_target(UniformRounding(x, 0.5, 127), UniformRounding(x, 0.5, 128)) is not None
     assert sum_target(UniformRounding(x, 0.5, 128), UniformRounding(x, 0.5, 128)) is None
-    assert sum_target(UniformRounding(x, 0.5, 15), UniformRounding(x, 0.3, 15)) is None
+    assert sum_target(UniformRounding(x, 0.5, 15), UniformRounding(x, 0.25, 15)) is None
 
 
 @pytest.mark.parametrize("quantize", [

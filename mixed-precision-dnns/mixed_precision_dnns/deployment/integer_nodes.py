@@ -15,41 +15,31 @@ LARGEST_CODE = 255
 
 @attrs.frozen
 class Target:
-    """How the result of a convolution is rounded: to codes from `lowest` to `highest`, multiples of `unit`.
-
-    `offset` is added before. `lowest` is stored as 0; from what is stored, `zero` is subtracted where it is read again.
-    """
+    """How the result of a convolution is rounded: to codes from `lowest`, stored as 0, to `highest`, times `unit`."""
 
     unit: float
     lowest: int
     highest: int
-    offset: float = 0.0
-    zero: int = 0
 
 
 def sum_target(rounding: UniformRounding, other: UniformRounding) -> Target | None:
     """Return how to round what is added to activations on the grid of `other` before `rounding` rounds the sum.
 
-    Rounding twice is exact where the first borders are among the second: floor((c + r) / d + 1/2) with r a multiple of
-    e takes no more of c than floor((c + d / 2) / e), if e divides d. None where 8 bits are too few.
+    Rounding before is exact where these are multiples of the step size of the sum. None where they are not, as sums
+    would lie on borders, which engines round to even numbers; and where 8 bits are too few.
     """
-    step = min(rounding.step_size, other.step_size)
-    ratio, other_ratio = rounding.step_size / step, other.step_size / step
-    if not (float(np.log2(ratio)).is_integer() and float(np.log2(other_ratio)).is_integer()):
-        return None
+    ratio = other.step_size / rounding.step_size
     # A sum below 0 becomes 0, one above the largest level becomes that.
-    lowest, highest = -int(other.levels * other_ratio), int(rounding.levels * ratio)
-    half = int(ratio / 2)    # of the unit of the sum, in steps; 0 if both are equal
-    if highest - lowest > LARGEST_CODE or half - lowest > LARGEST_CODE:
+    lowest, highest = -int(other.levels * ratio), rounding.levels
+    if not ratio.is_integer() or highest - lowest > LARGEST_CODE:
         return None
-    return Target(step, lowest, highest, offset=(rounding.step_size - step) / 2, zero=half - lowest)
+    return Target(rounding.step_size, lowest, highest)
 
 
 def read_again(writer: Writer, y: str, target: Target) -> str:
     """Round what will be added to activations."""
-    unit = writer.constant(target.unit)
-    codes = writer.node("QuantizeLinear", y, unit, writer.constant(-target.lowest, np.uint8))
-    return writer.node("DequantizeLinear", codes, unit, writer.constant(target.zero, np.uint8))
+    unit, zero = writer.constant(target.unit), writer.constant(-target.lowest, np.uint8)
+    return writer.node("DequantizeLinear", writer.node("QuantizeLinear", y, unit, zero), unit, zero)
 
 
 def _stored(writer, integers):

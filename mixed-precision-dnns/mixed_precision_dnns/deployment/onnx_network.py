@@ -13,11 +13,12 @@ import numpy as np
 from common.inference.engines import PRECISIONS, check_engine, openvino_core
 from common.inference.forks import check_process, left_alone_by_forks
 from common.machine.cores import num_threads
-from common.machine.errors import UserError
+from common.machine.errors import UsageError, UserError
 from common.reading.files import decoding
 from common.reading.onnx_models import read_onnx
 
 INPUT, OUTPUT = "image", "logits"    # names in the model
+_ENGINES = "onnxruntime", "openvino"
 _INTEGER_KERNELS = {"QLinearConv": True, "Conv": False, "FusedConv": False}    # of onnxruntime, for convolutions
 
 
@@ -55,6 +56,8 @@ class OnnxNetwork:
     """
 
     def __init__(self, model: str | Path | bytes, engine: str = "onnxruntime", precision: str | None = None) -> None:
+        if engine not in _ENGINES:
+            raise UsageError(f"--engine {engine}: exported networks run on {' or '.join(_ENGINES)}")
         check_engine(engine, precision or "float32")
         check_process(engine)
         self._engine = engine

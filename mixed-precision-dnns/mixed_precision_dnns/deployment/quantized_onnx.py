@@ -39,7 +39,7 @@ class IntegerConverters:
     def __init__(self, activations: Activations) -> None:
         self.inexact = 0
         self.codes: dict[nn.Variable, str] = {}
-        self._integer: dict[nn.Variable, float] = {}    # what kernels for integers return, rounded -> unit of that
+        self._integer: set[nn.Variable] = set()    # what kernels for integers return, to be rounded
         self._activations = activations
         self.table = {"Convolution": self._convolution, "Affine": nodes.affine, "Add2": self._sum,
                       "Where": self._activation("Where"),
@@ -76,19 +76,12 @@ class IntegerConverters:
         """
         zero = writer.constant(LARGEST_CODE - rounding.levels, np.uint8)
         codes = writer.node("QuantizeLinear", writer.name(rounding.source),
-                            writer.constant(self._step_of_sum(rounding)), zero)
+                            writer.constant(rounding.step_size), zero)
         if rounding.levels == LARGEST_CODE:
             return codes
         floats = writer.node("DequantizeLinear", codes, writer.constant(rounding.step_size), zero)
         return writer.node("QuantizeLinear", writer.node("LeakyRelu", floats, alpha=0.0),
                            writer.constant(rounding.step_size), writer.constant(0, np.uint8))
-
-    def _step_of_sum(self, rounding):
-        """Step size to round to. Where sums lie on borders it is a little less, as halves have to be rounded up."""
-        unit = self._integer[rounding.source]
-        if unit == rounding.step_size:
-            return unit
-        return rounding.step_size - unit / (4 * rounding.levels)
 
     def _target(self, writer, variable):
         """How to round the result of a convolution, None if it is to stay float."""
@@ -163,7 +156,7 @@ class IntegerConverters:
         source = self._grid(x)
         # Negative scales turn the integers around.
         integers = integers * np.where(scale < 0, -1, 1).astype(np.int8).reshape(-1, 1, 1, 1)
-        channels = fit_channels(integers.reshape(len(integers), -1), np.abs(scale), shift + target.offset,
+        channels = fit_channels(integers.reshape(len(integers), -1), np.abs(scale), shift,
                                 source.step_size, source.levels, target.unit, (target.lowest, target.highest))
         self.inexact += channels.inexact
         return self._read(writer, x), *nodes.integer_weights(writer, integers, channels, source.step_size)
@@ -171,10 +164,10 @@ class IntegerConverters:
     def _rounded_later(self, writer, y, result, target):
         """Result of a kernel for integers: a quantizer, or what adds it to activations, will round it."""
         if target.lowest == 0:
-            self._integer[result] = target.unit
+            self._integer.add(result)
             return y
         total, = (user.outputs[0] for user in writer.users[result])
-        self._integer[total] = target.unit
+        self._integer.add(total)
         return nodes.read_again(writer, y, target)
 
 
