@@ -257,7 +257,7 @@ class Recorder:
 
     def _restore(self, variable):
         f = variable.parent
-        if f is None or self._data(variable) in self._heads:
+        if f is None or not variable.recompute or self._data(variable) in self._heads:
             return
         for v in f.inputs:
             self._restore(v)
