@@ -2,6 +2,7 @@
 import contextlib
 import csv
 import functools
+import hashlib
 import http.server
 import itertools
 import json
@@ -226,6 +227,15 @@ def parameters_in(path):
     return arrays_in(path, group)
 
 
+def assert_weights_of_card(folder, most_bytes):
+    """The weights in a folder are those whose digests its card states, and take less than so many bytes."""
+    card = (folder / "CARD.md").read_text(encoding="utf-8")
+    digests = dict(re.findall(r"`(\S+)` \| \d+ \| `([0-9a-f]{64})`", card))
+    files = [path for path in folder.iterdir() if path.suffix == ".h5"]
+    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == digests
+    assert sum(path.stat().st_size for path in files) < most_bytes
+
+
 def same_arrays(a, b):
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
@@ -272,6 +282,17 @@ def fill_parameters(parameters, seed):
 
 
 # Graphs ---------------------------------------------------------------------------------------------------------------
+
+
+def fill_normalizations(parameters, rng):
+    """Draw what batch normalization has among nnabla's parameters, so that it keeps images apart."""
+    for name, parameter in parameters.items():
+        if name.endswith("/gamma"):
+            parameter.d = rng.uniform(0.5, 1.5, parameter.shape) * rng.choice([1, 1, 1, -1], parameter.shape)
+        elif name.endswith(("/beta", "/mean")):
+            parameter.d = 0.3 * rng.standard_normal(parameter.shape)
+        elif name.endswith("/var"):
+            parameter.d = rng.uniform(0.3, 0.8, parameter.shape)
 
 
 def host_arrays(*outputs):

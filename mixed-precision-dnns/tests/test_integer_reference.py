@@ -8,6 +8,7 @@ import pytest
 from common.inference.engines import is_installed
 from common.machine.context import use_context
 from common.machine.seeding import seed_everything
+from common.workbench.testing import fill_normalizations
 from mixed_precision_dnns.config import RELU, Config, ImageNetConfig
 from mixed_precision_dnns.deployment.integer_reference import IntegerNetwork, integers_of
 from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
@@ -29,13 +30,7 @@ def network_and_pixels(cfg, settings, num):
     """A network with a random normalization, and images of 8 bits as integers and as floats."""
     rng = np.random.default_rng(3)
     build_network(cfg, num, False, *settings)
-    for name, parameter in nn.get_parameters(grad_only=False).items():
-        if name.endswith("/gamma"):
-            parameter.d = rng.uniform(0.5, 1.5, parameter.shape) * rng.choice([1, 1, 1, -1], parameter.shape)
-        elif name.endswith(("/beta", "/mean")):
-            parameter.d = 0.3 * rng.standard_normal(parameter.shape)
-        elif name.endswith("/var"):
-            parameter.d = rng.uniform(0.3, 0.8, parameter.shape)
+    fill_normalizations(nn.get_parameters(grad_only=False), rng)
     pixels = rng.integers(0, 256, (num, *settings[0]), dtype=np.uint8)
     return build_network(cfg, num, False, *settings), pixels, ((pixels / 255 - 0.5) * 2).astype(np.float32)
 

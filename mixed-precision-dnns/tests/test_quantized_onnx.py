@@ -14,6 +14,7 @@ from common.machine.context import native_functions, use_context
 from common.machine.errors import UsageError, UserError
 from common.machine.seeding import seed_everything
 from common.quantizers import QUANTIZER_NAMES, UNIFORM, grid_of, quantize_pow2, quantize_uniform
+from common.workbench.testing import fill_normalizations
 from mixed_precision_dnns.config import RELU, Config, ImageNetConfig
 from mixed_precision_dnns.deployment import integer_nodes as nodes
 from mixed_precision_dnns.deployment.integer_channels import LARGEST_WEIGHT, fit_channels
@@ -175,17 +176,6 @@ def pixels(rng, num, shape):
     return ((rng.integers(0, 256, (num, *shape)) / 255 - 0.5) * 2).astype(np.float32)
 
 
-def fill_moderately(rng):
-    """Random normalization that keeps images apart."""
-    for name, parameter in nn.get_parameters(grad_only=False).items():
-        if name.endswith("/gamma"):
-            parameter.d = rng.uniform(0.5, 1.5, parameter.shape) * rng.choice([1, 1, 1, -1], parameter.shape)
-        elif name.endswith(("/beta", "/mean")):
-            parameter.d = 0.3 * rng.standard_normal(parameter.shape)
-        elif name.endswith("/var"):
-            parameter.d = rng.uniform(0.3, 0.8, parameter.shape)
-
-
 @pytest.mark.parametrize("cfg, settings, num, kernels", [
     (both("parametric_fp_d_xmax"), SMALL, 1000, (18, 19)),
     (both("fp", w_stepsize=2 ** -4), SMALL, 50, (18, 19)),
@@ -198,7 +188,7 @@ def fill_moderately(rng):
 def test_default_sessions_compute_with_integers_and_agree(cfg, settings, num, kernels):
     batch = 25
     build_network(cfg, batch, False, *settings)
-    fill_moderately(np.random.default_rng(3))
+    fill_normalizations(nn.get_parameters(grad_only=False), np.random.default_rng(3))
     images = pixels(np.random.default_rng(5), num, settings[0])
     network = build_network(cfg, batch, False, *settings)
     expected = np.concatenate([network.predict(images[k:k + batch]) for k in range(0, num, batch)])

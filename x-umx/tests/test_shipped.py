@@ -1,5 +1,4 @@
 """The weights that ship: what they are, what they reach on songs they never saw, and when they are taken."""
-import hashlib
 import re
 
 import numpy as np
@@ -8,7 +7,7 @@ import soundfile
 
 from common.datasets.band.songs import make_tracks
 from common.separation.networks import PublishedModel
-from common.workbench.testing import stems_in
+from common.workbench.testing import assert_weights_of_card, stems_in
 from x_umx import separate, weights
 from x_umx.compare import sdr
 from x_umx.model import SOURCES
@@ -22,11 +21,7 @@ pytestmark = pytest.mark.usefixtures("cache", "own_folder")
 
 
 def test_the_weights_are_those_of_their_card():
-    card = (FOLDER / "CARD.md").read_text(encoding="utf-8")
-    digests = dict(re.findall(r"`(\S+)` \| \d+ \| `([0-9a-f]{64})`", card))
-    files = [path for path in FOLDER.iterdir() if path.suffix == ".h5"]
-    assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files} == digests
-    assert sum(path.stat().st_size for path in files) < 7e6
+    assert_weights_of_card(FOLDER, 7e6)
 
 
 def test_they_are_found_by_name():
