@@ -57,15 +57,22 @@ def say_left_out(name: str) -> None:
     print(f"{name}: left out, it computes on the CPU alone; add -c cpu to measure it", flush=True)
 
 
-def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int, calls: int = 1) -> dict[str, list[float]]:
     """Call functions one after the other, round by round, after a first call of each that is not counted.
 
     A GPU does what it is told later; a function has ended when the GPU has done all of it.
 
+    Parameters
+    ----------
+    functions
+    rounds
+    calls
+        Of each function in its turn, one right after the other.
+
     Returns
     -------
     dict of str to list of float
-        Seconds of each function in each round.
+        Seconds of a call of each function in each round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for function in functions.values():
@@ -74,9 +81,10 @@ def take_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> di
     for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
-            function()
+            for _ in range(calls):
+                function()
             synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append((time.perf_counter() - start) / calls)
     return seconds
 
 

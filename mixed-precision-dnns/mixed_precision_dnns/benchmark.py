@@ -1,11 +1,12 @@
 """Measure what quantization costs in training: time of a step, peak memory; and the throughput of images and processes.
 
-    python benchmark.py [--batch-size 32] [--rounds 7] [-c cudnn] [--output FILE.json]
+    python benchmark.py [--network resnet20] [--batch-size 32] [--rounds 7] [-c cudnn] [--output FILE.json]
     python benchmark.py --deployed-only        what it gains in use: latency of exported networks, float and quantized
 
 Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
 that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops and kernels
-of common. Memory is that of the process on a CPU, and what it takes of the GPU on one.
+of common. Memory is that of the process on a CPU, and what it takes of the GPU on one. A GPU takes several steps in a
+turn, as in training, where the host does not wait for each.
 """
 import argparse
 import statistics
@@ -42,25 +43,41 @@ from mixed_precision_dnns.quantized_network import SMALL_IMAGES, build_network
 from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
 U3, P3 = range_quantizer(UNIFORM), range_quantizer(POWER_OF_TWO)
-NETWORKS = {
-    "float": Config(),
-    "W uniform": Config(w_quantize=U3),
-    "W+A uniform": Config(w_quantize=U3, a_quantize=U3 + RELU),
-    "W+A power of two": Config(w_quantize=P3, a_quantize=P3 + RELU),
+QUANTIZERS = {
+    "float": {},
+    "W uniform": {"w_quantize": U3},
+    "W+A uniform": {"w_quantize": U3, "a_quantize": U3 + RELU},
+    "W+A power of two": {"w_quantize": P3, "a_quantize": P3 + RELU},
 }
 _W_AND_A = {"w_quantize": U3, "a_quantize": U3 + RELU, "w_stepsize": 2 ** -6, "a_stepsize": 2 ** -2}    # 4 bits
 DEPLOYED = {"ResNet-20, 32 x 32": Config(**_W_AND_A), "ResNet-18, 224 x 224": ImageNetConfig(**_W_AND_A),
             "MobileNetV2, 224 x 224": ImageNetConfig(model="mobilenetv2", **_W_AND_A)}
 COMMAND = sys.executable, "-m", "mixed_precision_dnns.benchmark"
-MEMORY_BATCH = 128
-STEPS = 7    # that one process takes to tell how fast it is
+STEPS = 7         # that one process takes to tell how fast it is
+GPU_STEPS = 15    # that a GPU takes in a turn
+
+
+@attrs.frozen
+class Network:
+    """A network that is trained here; `memory_batch` is the number of images that its memory is measured with."""
+
+    title: str
+    configuration: Callable[..., Config | ImageNetConfig]
+    image_shape: tuple[int, ...]
+    num_classes: int
+    memory_batch: int
+
+
+NETWORKS = {"resnet20": Network("ResNet-20", Config, SMALL_IMAGES, 10, 128),
+            "resnet18": Network("ResNet-18, 224 x 224", ImageNetConfig, (3, 224, 224), 1000, 64)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     where = use_context(args.context, args.device_id)
+    network = NETWORKS[args.network]
     if args.peak_memory_of:
-        print(peak_memory(NETWORKS[args.peak_memory_of], MEMORY_BATCH))
+        print(peak_memory(network, args.peak_memory_of))
         return
     if args.throughput_on:
         throughput(args.batch_size, args.throughput_on)
@@ -71,11 +88,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             write_json(args.output, results)
         return
     print(f"computing on {where}", flush=True)
-    flags = "-c", args.context, "-d", args.device_id
-    results = {"batch_size": args.batch_size, "step": step_times(args.batch_size, args.rounds),
-               "peak_memory_mb": {name: peak_memory_in_new_process(name, *flags) for name in NETWORKS},
-               "images_per_second": iterator_throughput(args.rounds),
-               "processes": process_throughput(args.batch_size, min(args.rounds, 3))}
+    flags = "-c", args.context, "-d", args.device_id, "--network", args.network
+    results: dict[str, Any] = {
+        "network": args.network, "batch_size": args.batch_size,
+        "step": step_times(network, args.batch_size, args.rounds),
+        "peak_memory_mb": {name: peak_memory_in_new_process(name, *flags) for name in QUANTIZERS}}
+    if args.network == "resnet20":
+        results |= {"images_per_second": iterator_throughput(args.rounds),
+                    "processes": process_throughput(args.batch_size, min(args.rounds, 3))}
     show(results)
     if args.output:
         write_json(args.output, results)
@@ -83,42 +103,46 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="resnet20",
+                        help="what is trained (default: %(default)s)")
     parser.add_argument("--batch-size", type=positive_int, default=32,
                         help="images per step (default: %(default)s)")
     add_benchmark_flags(parser, rounds=7)
     parser.add_argument("--deployed-only", action="store_true",
                         help="measure the latency of exported networks alone")
-    parser.add_argument("--peak-memory-of", choices=tuple(NETWORKS), help="print the peak memory of one network in MB")
+    parser.add_argument("--peak-memory-of", choices=tuple(QUANTIZERS),
+                        help="print the peak memory of one network in MB")
     parser.add_argument("--throughput-on", type=positive_int, metavar="N",
                         help="print the images per second of training the float network on N cores, also under mpirun")
     return parser.parse_args(argv)
 
 
-def make_step(cfg: Config, batch_size: int) -> Callable[[], Any]:
+def make_step(network: Network, quantizers: str, batch_size: int) -> Callable[[], Any]:
     """Build a network in a parameter scope of its own, and return a function that takes a training step."""
+    cfg = network.configuration(**QUANTIZERS[quantizers])
     with nn.parameter_scope("network", OrderedDict()):
-        graph = build_loss(cfg, build_network(cfg, batch_size, train=True))
+        graph = build_loss(cfg, build_network(cfg, batch_size, True, network.image_shape, network.num_classes))
         solver, tensors = make_solver(cfg), learned_tensors(cfg)
     rng = np.random.default_rng(0)
     image = rng.uniform(-1, 1, graph.network.image.shape).astype(np.float32)
-    label = rng.integers(0, 10, graph.label.shape)
+    label = rng.integers(0, network.num_classes, graph.label.shape)
     return lambda: clipped_update(graph, solver, tensors, cfg, image, label)
 
 
-def step_times(batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
+def step_times(network: Network, batch_size: int, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of a training step: median over the rounds, and median ratio to the float step of the same round."""
-    steps = {name: make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
+    steps = {name: make_step(network, name, batch_size) for name in QUANTIZERS}
     with native_functions():
-        steps |= {f"{name}, nnabla's functions": make_step(cfg, batch_size) for name, cfg in NETWORKS.items()}
-    seconds = take_turns(steps, rounds)
+        steps |= {f"{name}, nnabla's functions": make_step(network, name, batch_size) for name in QUANTIZERS}
+    seconds = take_turns(steps, rounds, GPU_STEPS if on_gpu() else 1)
     return {name: {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["float"])}
             for name, times in seconds.items()}
 
 
-def peak_memory(cfg: Config, batch_size: int) -> float:
+def peak_memory(network: Network, quantizers: str) -> float:
     """Peak memory of this process, or what it has taken of the GPU, in MB after two training steps."""
     before = device_memory()[0] if on_gpu() else 0
-    step = make_step(cfg, batch_size)
+    step = make_step(network, quantizers, network.memory_batch)
     step()
     step()
     synchronize()
@@ -136,7 +160,7 @@ def throughput(batch_size: int, num_cores: int) -> None:
     if launched_size() == 1:    # mpirun has given each process its cores
         limit_cores(num_cores)
     join_ranks("cpu")
-    seconds = take_turns({"step": make_step(NETWORKS["float"], batch_size)}, STEPS)["step"]
+    seconds = take_turns({"step": make_step(NETWORKS["resnet20"], "float", batch_size)}, STEPS)["step"]
     print(world().size * batch_size / statistics.median(seconds))
 
 
@@ -239,13 +263,21 @@ def show_deployed(results: dict[str, Any]) -> None:
 
 def show(results: dict[str, Any]) -> None:
     """Print the numbers as tables."""
-    print(f"training step of ResNet-20, batch {results['batch_size']}")
+    network, batch_size = NETWORKS[results["network"]], results["batch_size"]
+    print(f"training step of {network.title}, batch {batch_size}")
     for name, step in results["step"].items():
-        print(f"  {name:37} {step['seconds']:7.3f} s   {step['ratio']:5.2f} x float")
-    print(f"peak memory of the process, batch {MEMORY_BATCH}")
+        print(f"  {name:37} {step['seconds']:8.4f} s   {step['ratio']:5.2f} x float   "
+              f"{batch_size / step['seconds']:7.0f} images/s")
+    print(f"peak memory of the process, batch {network.memory_batch}")
     memory = results["peak_memory_mb"]
     for name, megabytes in memory.items():
         print(f"  {name:37} {megabytes:5.0f} MB    {megabytes / memory['float']:5.2f} x float")
+    if results["network"] == "resnet20":
+        show_throughput(results)
+
+
+def show_throughput(results: dict[str, Any]) -> None:
+    """Print how many images are prepared and trained with in a second."""
     images = results["images_per_second"]
     print("augmented images, batch 128")
     print(f"  {'whole batches':37} {images['batches']:7.0f} images/s")

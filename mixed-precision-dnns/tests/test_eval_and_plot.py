@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import attrs
 import matplotlib.image
 import nnabla as nn
 import pytest
@@ -104,9 +105,17 @@ def test_benchmark_on_a_gpu_tells_what_is_taken_of_it_and_leaves_processes_on_co
     free = iter([10 << 20, 7 << 20])
     monkeypatch.setattr(benchmark, "on_gpu", lambda: True)
     monkeypatch.setattr(benchmark, "device_memory", lambda: (next(free), 12 << 20))
-    assert benchmark.peak_memory(Config(), 1) == 3
+    assert benchmark.peak_memory(attrs.evolve(benchmark.NETWORKS["resnet20"], memory_batch=1), "float") == 3
     assert benchmark.process_throughput(1, 1) == {}
     assert "left out" in capsys.readouterr().out
+
+
+def test_benchmark_of_a_network_for_imagenet(monkeypatch):
+    benchmark.use_context("cpu")
+    small = attrs.evolve(benchmark.NETWORKS["resnet18"], image_shape=(3, 32, 32), num_classes=3)
+    monkeypatch.setattr(benchmark, "QUANTIZERS", {name: benchmark.QUANTIZERS[name] for name in ("float", "W uniform")})
+    times = benchmark.step_times(small, 1, 1)
+    assert list(times) == ["float", "W uniform", "float, nnabla's functions", "W uniform, nnabla's functions"]
 
 
 @pytest.mark.slow
@@ -120,8 +129,10 @@ def test_benchmark_of_exported_networks(monkeypatch, capsys, tmp_path):
 
 
 def test_benchmark_compares_all_networks(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(benchmark, "MEMORY_BATCH", 1)
-    monkeypatch.setattr(benchmark, "NETWORKS", {name: benchmark.NETWORKS[name] for name in ("float", "W+A uniform")})
+    small = {name: attrs.evolve(network, memory_batch=1) for name, network in benchmark.NETWORKS.items()}
+    monkeypatch.setattr(benchmark, "NETWORKS", small)
+    two = {name: benchmark.QUANTIZERS[name] for name in ("float", "W+A uniform")}
+    monkeypatch.setattr(benchmark, "QUANTIZERS", two)
     benchmark.main(["--batch-size", "1", "--rounds", "1", "-c", "cpu", "-o", str(tmp_path / "out.json")])
     results = json.loads((tmp_path / "out.json").read_text())
     assert results["step"]["float"]["ratio"] == 1 and results["peak_memory_mb"]["float"] > 50

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import nnabla as nn
 
 from common.console import cli
 from common.console.values import number_above_0, positive_int
@@ -27,10 +28,14 @@ from common.out_of_core.recompute import LEVELS
 from out_of_core_training import models
 from out_of_core_training.comparison import figure
 from out_of_core_training.comparison.search import largest
-from out_of_core_training.comparison.trial import Outcome, Trial, run_trial
+from out_of_core_training.comparison.trial import Outcome, Trial, build, run_trial
 from out_of_core_training.config import RECOMPUTE, parse_size
+from out_of_core_training.planner import plan
+from out_of_core_training.planning.what_if import Growth, in_core_needs, swapped_needs
 
 COLUMNS = ("network", "mode", "batch_size", "images_per_second", "planned_bytes", "peak_bytes")
+NEAR = 0.03    # share of a batch: a GPU is not asked for a closer limit, as each try takes a while
+FAR = 64       # batch size that needs are extrapolated from
 DRY_RUN = ("dry run on a CPU: the planner decides what fits within the memory; nothing is swapped, and speeds are "
            "those of the CPU")
 
@@ -45,8 +50,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="what to compare (default: all)")
     parser.add_argument("--batches", nargs="+", type=positive_int, metavar="N",
                         help="batch sizes to measure (default: doubled up to the largest that fits)")
-    parser.add_argument("--first", type=positive_int, default=1, metavar="N",
-                        help="where the search for the largest batch begins (default: %(default)s)")
+    parser.add_argument("--first", type=positive_int, metavar="N",
+                        help="where the search for the largest batch begins (default: on a GPU where the planner "
+                             "expects it, otherwise 1)")
     parser.add_argument("--limit", type=positive_int, default=4096, metavar="N",
                         help="where it ends (default: %(default)s)")
     parser.add_argument("--iterations", type=positive_int, default=10, metavar="N",
@@ -86,7 +92,8 @@ def compare(setting: "Setting", args: argparse.Namespace
             def fits(batch, network=network, mode=mode):
                 return setting.attempt(network, mode, batch).fits
 
-            best = largest(fits, args.first, args.limit)
+            first = args.first or (expected_batch(setting, network, mode) if on_gpu() else 1)
+            best = largest(fits, first, args.limit, NEAR if on_gpu() else 0)
             limits.setdefault(network, {})[mode] = best
             print(f"{network}, {mode}: largest batch {best}", flush=True)
             rows += [measure(setting, network, mode, batch, args.iterations)
@@ -105,10 +112,14 @@ class Setting:
     context: str
     device_id: str
 
+    def trial(self, network: str, mode: str, batch: int, iterations: int = 0) -> Trial:
+        """A trial with these values."""
+        return Trial(network=network, mode=mode, batch_size=batch, iterations=iterations, memory=self.memory,
+                     image_size=self.image_size, width=self.width, recompute=self.recompute)
+
     def attempt(self, network: str, mode: str, batch: int, iterations: int = 0) -> Outcome:
         """Run a trial in a process of its own; where nothing is computed, in this one."""
-        trial = Trial(network=network, mode=mode, batch_size=batch, iterations=iterations, memory=self.memory,
-                      image_size=self.image_size, width=self.width, recompute=self.recompute)
+        trial = self.trial(network, mode, batch, iterations)
         if not (iterations or on_gpu()):
             return run_trial(trial)
         command = [sys.executable, "-m", "out_of_core_training.benchmark", "-c", self.context, "-d", self.device_id,
@@ -119,6 +130,18 @@ class Setting:
         if done.returncode:
             raise UserError(f"{network}, {mode}, batch {batch}: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
         return Outcome(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def expected_batch(setting: Setting, network: str, mode: str) -> int:
+    """The largest batch by the planner, at least 1."""
+    def plan_at(batch):
+        nn.clear_parameters()
+        graph = build(setting.trial(network, mode, batch))
+        return plan(graph.steps, graph.typed_inputs)
+
+    memory = parse_budget(setting.memory or "auto", *device_memory())
+    needs = in_core_needs if mode == "in-core" else swapped_needs
+    return max(1, Growth(plan_at, FAR).estimate(needs, memory))
 
 
 def check(network: str, setting: Setting) -> None:

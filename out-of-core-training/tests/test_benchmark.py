@@ -29,6 +29,28 @@ def test_the_search_finds_the_largest(first, limit):
     assert max(asked) <= 100
 
 
+@pytest.mark.parametrize("first", [1, 90, 100, 1000, 4000])
+@pytest.mark.parametrize("limit", [0, 1, 20, 95, 97, 1000, 4000])
+def test_the_search_stops_near_the_limit(first, limit):
+    found = largest(lambda number: number <= limit, first, 4000, share=0.03)
+    assert limit / 1.04 - 1 <= found <= limit
+
+
+def test_the_search_needs_few_tries_from_a_good_guess():
+    asked = []
+    largest(lambda number: asked.append(number) or number <= 810, 830, 4096, share=0.03)
+    assert len(asked) <= 4
+
+
+def test_the_expected_batch_is_the_planners():
+    setting = benchmark.Setting(memory="8MB", image_size="32", width=0.125, recompute="none", context="cpu",
+                                device_id="0")
+    use_context("cpu")
+    for mode in figure.MODES:
+        assert abs(benchmark.expected_batch(setting, "resnet50", mode)
+                   - largest(lambda batch, mode=mode: setting.attempt("resnet50", mode, batch).fits)) <= 1
+
+
 def test_batches_to_measure():
     assert benchmark.batches_up_to(11) == [1, 2, 4, 8, 11]
     assert benchmark.batches_up_to(0) == []
