@@ -1,14 +1,15 @@
 """Compare multidilated dense blocks with blocks of one dilation per layer, and of none, at small scale.
 
-    python d3net/compare.py [--seeds 5] [--steps 150] [--data-dir synthetic]
+    python d3net/compare.py [--seeds 5] [--steps 150] [--data-dir synthetic]    # street scenes
+    python d3net/compare.py --task marks [--seeds 5] [--steps 600]              # regions that a small mark tells apart
 
 All networks have the same parameters, start from the same values, and see the same images in the same order; only the
 dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), or 1. They work on one scale of small
-street scenes, where the class of a pixel depends on what is near and on what is far.
+pictures, where the class of a pixel depends on what is near and on what is far.
 """
 import argparse
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
 import attrs
@@ -29,30 +30,59 @@ from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.runs.schedules import poly_decay
 from common.runs.training import train_step
+from d3net import marked_regions
 from d3net.blocks import DILATIONS, Style, convolution, d2_block, normalize
 from d3net.scenes.metrics import ConfusionMatrix
 from d3net.scenes.standardization import standardize
 
-SIZE = 64, 128    # of the images, pixels
-FEATURES, GROWTH, LAYERS = 16, 10, 5
+SIZE = 64, 128    # of the scenes, pixels
+FEATURES = 16
 BATCH, RATE, WEIGHT_DECAY = 4, 1e-2, 5e-4
 METRICS = {"miou": ("mean IoU", ConfusionMatrix.mean_iou),
            "pixel_accuracy": ("pixels right", ConfusionMatrix.pixel_accuracy)}
 
 
+@attrs.frozen
+class Task:
+    """Images with classes of their pixels, and a network of a size that suits them.
+
+    Parameters
+    ----------
+    load
+        `load(data_dir, split)` returns images and labels as `load_scenes` does.
+    classes
+    stride
+        Of the first convolution.
+    growth, layers
+        Of the D2 block.
+    mirror
+        Mirror some of the images in training.
+    """
+
+    load: Callable[[str, str], tuple[np.ndarray, np.ndarray]]
+    classes: int
+    stride: int
+    growth: int
+    layers: int
+    mirror: bool
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
+    parser.add_argument("--task", choices=tuple(TASKS), default="scenes", help="what to learn (default: %(default)s)")
     parser.add_argument("--seeds", type=positive_int, default=5, metavar="N",
                         help="trainings of each network (default: %(default)s)")
     parser.add_argument("--steps", type=positive_int, default=150, metavar="N",
                         help=f"updates of each, with {BATCH} images (default: %(default)s)")
-    parser.add_argument("--data-dir", default=SYNTHETIC, help="scenes, as for train.py (default: %(default)s)")
+    parser.add_argument("--data-dir", help=f"street scenes, as for train.py (default: {SYNTHETIC})")
     parser.add_argument("--jobs", type=positive_int, default=2, metavar="N",
                         help="trainings at the same time (default: %(default)s)")
     parser.add_argument("--output", "-o", default="compare-d3net", metavar="DIR",
                         help="folder that gets result.json (default: %(default)s)")
     cli.add_context_flags(parser)
     args = parser.parse_args(argv)
+    if args.data_dir is not None and args.task != "scenes":
+        parser.error(f"--data-dir has street scenes; --task {args.task} computes its pictures")
     use_context(args.context, args.device_id)
     with claimed(args.output) as folder:
         results = compare(args)
@@ -62,31 +92,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compare(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     """Train and score as the flags say; returns the scores of all trainings for each of `DILATIONS`."""
-    scenes = [load_scenes(args.data_dir, split) for split in ("train", "val")]
-    tasks = [Training(variant, seed, args.steps, args.context, args.device_id, *scenes)
-             for seed in range(args.seeds) for variant in DILATIONS]
+    data = [TASKS[args.task].load(args.data_dir or SYNTHETIC, split) for split in ("train", "val")]
+    trainings = [Training(args.task, variant, seed, args.steps, args.context, args.device_id, *data)
+                 for seed in range(args.seeds) for variant in DILATIONS]
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        scores = list(progress(pool.map(Training.score, tasks), total=len(tasks), desc="trainings"))
-    return {variant: [score for task, score in zip(tasks, scores, strict=True) if task.variant == variant]
+        scores = list(progress(pool.map(Training.score, trainings), total=len(trainings), desc="trainings"))
+    return {variant: [score for training, score in zip(trainings, scores, strict=True) if training.variant == variant]
             for variant in DILATIONS}
 
 
 @attrs.frozen
 class Training:
-    """A network to train and to score, in a process of its own. Scenes are those of `load_scenes`."""
+    """A network to train and to score, in a process of its own; data as `Task.load` returns them."""
 
+    task: str    # a name in TASKS
     variant: str
     seed: int
     steps: int
     context: str
     device_id: str
-    train_scenes: tuple[np.ndarray, np.ndarray]
-    valid_scenes: tuple[np.ndarray, np.ndarray]
+    train_data: tuple[np.ndarray, np.ndarray]
+    valid_data: tuple[np.ndarray, np.ndarray]
 
     def score(self) -> dict[str, float]:
         use_context(self.context, self.device_id)
-        train(self.variant, *self.train_scenes, self.seed, self.steps)
-        return evaluate(self.variant, *self.valid_scenes)
+        task = TASKS[self.task]
+        train(task, self.variant, *self.train_data, self.seed, self.steps)
+        return evaluate(task, self.variant, *self.valid_data)
 
 
 def load_scenes(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +143,21 @@ def load_scenes(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(images), np.where(labels == IGNORE, np.int16(-1), labels)
 
 
-def network(image: nn.Variable, dilation: str, test: bool) -> nn.Variable:
+TASKS = {
+    "scenes": Task(load_scenes, len(CLASSES), stride=2, growth=10, layers=5, mirror=True),
+    # A mirrored mark is another one.
+    "marks": Task(lambda data_dir, split: marked_regions.make_pictures(split), marked_regions.CLASSES, stride=1,
+                  growth=6, layers=6, mirror=False),
+}
+
+
+def network(task: Task, image: nn.Variable, dilation: str, test: bool) -> nn.Variable:
     """Build a small network, a D2 block between two convolutions.
 
     Parameters
     ----------
-    image : nn.Variable (batch, 3, height, width)
+    task
+    image : nn.Variable (batch, channels, height, width)
     dilation
         A name of `d3net.blocks.DILATIONS`.
 
@@ -126,13 +167,15 @@ def network(image: nn.Variable, dilation: str, test: bool) -> nn.Variable:
         Logits.
     """
     style = Style("unit", train=not test, dilation=dilation)
-    h = convolution(image, FEATURES, 3, style, "first", stride=2)
-    h = d2_block(h, GROWTH, LAYERS, style)
-    logits = convolution(relu(normalize(h, style, "norm")), len(CLASSES), 1, style, "last")
+    h = convolution(image, FEATURES, 3, style, "first", stride=task.stride)
+    h = d2_block(h, task.growth, task.layers, style)
+    logits = convolution(relu(normalize(h, style, "norm")), task.classes, 1, style, "last")
+    if task.stride == 1:
+        return logits
     return F.interpolate(logits, output_size=image.shape[2:], mode="linear", align_corners=False, half_pixel=True)
 
 
-def train(dilation: str, images: np.ndarray, labels: np.ndarray, seed: int, steps: int) -> list[float]:
+def train(task: Task, dilation: str, images: np.ndarray, labels: np.ndarray, seed: int, steps: int) -> list[float]:
     """Train the network, whose parameters are made anew, on batches that follow from the seed alone.
 
     Returns
@@ -143,19 +186,19 @@ def train(dilation: str, images: np.ndarray, labels: np.ndarray, seed: int, step
     seed_everything(seed)
     rng = np.random.default_rng(seed)
     image, label = (nn.Variable((BATCH, *array.shape[1:])) for array in (images, labels))
-    loss = F.mean(F.softmax_cross_entropy(network(image, dilation, test=False), label, axis=1))
+    loss = F.mean(F.softmax_cross_entropy(network(task, image, dilation, test=False), label, axis=1))
     solver = S.Adam(RATE)
     solver.set_parameters(nn.get_parameters())
     losses = []
     for step in range(steps):
-        chosen, mirror = rng.integers(0, len(images), BATCH), rng.integers(0, 2) * -2 + 1
+        chosen, mirror = rng.integers(0, len(images), BATCH), rng.choice((1, -1)) if task.mirror else 1
         image.d, label.d = images[chosen][..., ::mirror], labels[chosen][..., ::mirror]
         solver.set_learning_rate(poly_decay(RATE, 0, 0.9, step, steps))
         losses.append(train_step(loss, solver, WEIGHT_DECAY))
     return [loss() for loss in losses]
 
 
-def evaluate(dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def evaluate(task: Task, dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Score the network, with its present parameters.
 
     Returns
@@ -163,8 +206,8 @@ def evaluate(dilation: str, images: np.ndarray, labels: np.ndarray) -> dict[str,
     Name in `METRICS` -> share from 0 to 1.
     """
     image = nn.Variable((1, *images.shape[1:]))
-    logits = network(image, dilation, test=True)
-    confusion = ConfusionMatrix(len(CLASSES))
+    logits = network(task, image, dilation, test=True)
+    confusion = ConfusionMatrix(task.classes)
     for image.d, label in zip(images, labels, strict=True):
         logits.forward(clear_buffer=True)
         confusion.add(logits.d[0].argmax(axis=0), label[0])

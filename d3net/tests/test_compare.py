@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.console import cli
-from d3net import compare
+from d3net import compare, marked_regions
 from d3net.blocks import DILATIONS
 
 
@@ -16,16 +16,17 @@ def small(monkeypatch):
     monkeypatch.setattr("common.datasets.synthetic_scenes.NUM", {"train": 3, "val": 2})
 
 
-def test_variants_differ_in_their_dilations_alone():
-    image = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal((1, 3, 16, 32)))
+@pytest.mark.parametrize("name, channels, classes", [("scenes", 3, 19), ("marks", 1, 4)])
+def test_variants_differ_in_their_dilations_alone(name, channels, classes):
+    image = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal((1, channels, 16, 32)))
     outputs, parameters = [], {}
     for variant in DILATIONS:
-        logits = compare.network(image, variant, test=True)
+        logits = compare.network(compare.TASKS[name], image, variant, test=True)
         found = nn.get_parameters(grad_only=False)
         assert parameters in ({}, found)    # the next one makes no others
         parameters = found
         logits.forward()
-        assert logits.shape == (1, 19, 16, 32)
+        assert logits.shape == (1, classes, 16, 32)
         outputs.append(logits.d.copy())
     assert not any(np.allclose(outputs[0], other) for other in outputs[1:])
 
@@ -34,7 +35,8 @@ def test_a_training_follows_from_its_seed_and_its_loss_falls():
     images, labels = compare.load_scenes("synthetic", "train")
     assert images.shape == (3, 3, 16, 32) and labels.shape == (3, 1, 16, 32)
     assert labels.min() >= -1 and labels.max() < 19
-    first, again, other = (compare.train("multidilated", images, labels, seed, 12) for seed in (0, 0, 1))
+    task = compare.TASKS["scenes"]
+    first, again, other = (compare.train(task, "multidilated", images, labels, seed, 12) for seed in (0, 0, 1))
     assert first == again != other
     assert np.mean(first[-3:]) < 0.8 * np.mean(first[:3])
 
@@ -49,7 +51,22 @@ def test_a_network_that_is_right_scores_1(monkeypatch):
             self.d = np.eye(19)[label].transpose(2, 0, 1)[None]
 
     monkeypatch.setattr(compare, "network", lambda *args, **flags: Perfect())
-    assert compare.evaluate("none", images, labels) == {"miou": 1, "pixel_accuracy": 1}
+    assert compare.evaluate(compare.TASKS["scenes"], "none", images, labels) == {"miou": 1, "pixel_accuracy": 1}
+
+
+def test_marks_alone_tell_the_classes_of_regions():
+    (images, labels), again, other = (marked_regions.make_pictures("train", seed) for seed in (0, 0, 1))
+    assert images.shape == labels.shape == (256, 1, 48, 48) and set(np.unique(labels)) == {0, 1, 2, 3}
+    assert np.array_equal(images, again[0]) and not np.array_equal(images, other[0])
+    marks = marked_regions.CONTRAST * np.random.default_rng(0).choice((-1, 1), (4, 5, 5))
+    windows = np.lib.stride_tricks.sliding_window_view(images[:, 0], (5, 5), axis=(1, 2))
+    for kind, mark in enumerate(marks):
+        found = np.argwhere(np.abs(windows - mark).mean(axis=(-2, -1)) < 0.5)    # pictures, places
+        assert len(found) > 100
+        assert np.mean([labels[picture, 0, y + 2, x + 2] == kind for picture, y, x in found]) > 0.95
+    # Without its marks, a region says nothing: brightness and class are drawn apart.
+    brightness = [images[labels == kind].mean() for kind in range(4)]
+    assert np.ptp(brightness) < 0.2
 
 
 def test_the_table_shows_mean_and_deviation():
@@ -64,8 +81,10 @@ def test_one_training_has_no_deviation():
     assert "one training each" in table and "25.00 %" in table and "+-" not in table
 
 
-def test_the_command_writes_its_scores_and_prints_the_table(tmp_path, capsys):
-    compare.main(["--seeds", "1", "--steps", "1", "--jobs", "1", "--output", str(tmp_path / "out"), "-c", "cpu"])
+@pytest.mark.parametrize("task", compare.TASKS)
+def test_the_command_writes_its_scores_and_prints_the_table(task, tmp_path, capsys):
+    compare.main(["--task", task, "--seeds", "1", "--steps", "1", "--jobs", "1", "--output", str(tmp_path / "out"),
+                  "-c", "cpu"])
     assert "no dilation" in capsys.readouterr().out
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert {variant: [set(score) for score in scores] for variant, scores in result.items()} == \
@@ -73,6 +92,7 @@ def test_the_command_writes_its_scores_and_prints_the_table(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags, word", [(("--data-dir", "nowhere"), "nowhere: no such folder"),
+                                         (("--task", "marks", "--data-dir", "x"), "--task marks computes its pictures"),
                                          (("--seeds", "0"), "'0' is not an integer from 1")])
 def test_bad_input_is_one_line(flags, word, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
