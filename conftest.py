@@ -61,9 +61,9 @@ def emulated_driver(tmp_path_factory):
         pytest.skip("there is no C++ compiler to run the kernels of a GPU with")
     library = tmp_path_factory.mktemp("driver") / "emulated.so"
     folder = Path(common.__file__).parent
-    subprocess.run([compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-x", "c++",
-                    f'-DKERNELS="{folder / "gpu" / "kernels" / "quantizers.cu"}"',
-                    str(folder / "tests" / "data" / "emulated_driver.cpp"), "-o", str(library)], check=True)
+    subprocess.run([compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-I",
+                    str(folder / "gpu" / "kernels"), str(folder / "tests" / "data" / "emulated_driver.cpp"), "-o",
+                    str(library)], check=True)
     return library
 
 

@@ -21,9 +21,20 @@ class Kernels:
 
     def launch(self, name: str, blocks: int, threads: int, argument) -> None:
         """Start the kernel `name`; see `common.gpu.driver.Device.launch`."""
+        self.device.launch(self._find(name), blocks, threads, argument)
+
+    def launch_together(self, name: str, blocks: int, threads: int, shared_bytes: int, argument) -> None:
+        """Start the kernel `name`; see `common.gpu.driver.Device.launch_together`."""
+        self.device.launch_together(self._find(name), blocks, threads, shared_bytes, argument)
+
+    def resident_blocks(self, name: str, threads: int, shared_bytes: int) -> int:
+        """How many blocks of the kernel `name` run at once; see `common.gpu.driver.Device.resident_blocks`."""
+        return self.device.resident_blocks(self._find(name), threads, shared_bytes)
+
+    def _find(self, name):
         if name not in self._found:
             self._found[name] = self.device.kernel(self._module, name)
-        self.device.launch(self._found[name], blocks, threads, argument)
+        return self._found[name]
 
 
 def load(source: str) -> Kernels | None:

@@ -1,4 +1,4 @@
-"""LSTM layers with nnabla's parameters: cuDNN's on a GPU or one made of functions, a compiled one on a CPU."""
+"""LSTM layers with nnabla's parameters: cuDNN's on a GPU or one of our own, a compiled one on a CPU."""
 import functools
 
 import nnabla as nn
@@ -8,12 +8,14 @@ from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uni
 from nnabla.parameter import get_parameter_or_create
 
 from common.cpu.recurrent import LSTM
-from common.layers.composed_lstm import composed_lstm
+from common.gpu.recurrent import fitting_kernels, recurrence
+from common.layers.composed_lstm import composed_lstm, run_frames
 from common.layers.constants import zeros
 from common.machine.context import wants_gpu_kernels, wants_native
 
-# Frames of all layers, one after the other, that a graph of functions may have. nnabla walks through a graph by
-# recursion, and three times as many overflow the stack. More, as those of a song, go to the compiled layer of the CPU.
+# Frames of all layers, one after the other, that a graph of functions may have where there are no kernels. nnabla walks
+# through a graph by recursion, and three times as many overflow the stack. More, as those of a song, go to the compiled
+# layer of the CPU.
 _MOST_STEPS = 3000
 
 
@@ -46,9 +48,11 @@ def lstm(x: nn.Variable, hidden_size: int, num_layers: int, bidirectional: bool 
     """
     directions = 2 if bidirectional else 1
     first, bias, *further = _parameters(x.shape[2], hidden_size, num_layers, directions)
-    without_cudnn = wants_gpu_kernels() and not _cudnn_has_lstm()
-    if without_cudnn and num_layers * x.shape[0] <= _MOST_STEPS:
-        return composed_lstm(x, first, bias, further[0] if further else None, dropout if train else 0.0)
+    if without_cudnn := wants_gpu_kernels() and not _cudnn_has_lstm():
+        kernels = fitting_kernels(hidden_size)
+        if kernels is not None or num_layers * x.shape[0] <= _MOST_STEPS:
+            by_frame = run_frames if kernels is None else functools.partial(recurrence, kernels=kernels, train=train)
+            return composed_lstm(x, first, bias, further[0] if further else None, dropout if train else 0.0, by_frame)
     if wants_native() and not without_cudnn:
         states = (zeros((num_layers, directions, x.shape[1], hidden_size)) for _ in range(2))
         return F.lstm(x, *states, first, *(further or [None]), bias, num_layers=num_layers, dropout=dropout,

@@ -3,7 +3,8 @@ import threading
 
 import pytest
 
-from common.machine.context import native_functions
+from common.machine.context import native_functions, use_context
+from common.machine.errors import UsageError
 
 
 @pytest.fixture(params=["compiled", "composed", "kernels"])
@@ -21,3 +22,14 @@ def started():
     before = set(threading.enumerate())
     return lambda name: [thread for thread in threading.enumerate()
                          if thread.name.startswith(name) and thread not in before]
+
+
+@pytest.fixture
+def gpu():
+    """Compute on the GPU; skip the test where there is none, with the reason."""
+    try:
+        use_context("cudnn")
+    except UsageError as error:
+        pytest.skip(str(error))
+    yield
+    use_context("cpu")

@@ -12,8 +12,7 @@ import pytest
 
 from common.gpu import driver, loading, nvrtc, quantizers
 from common.gpu.quantizers import BLOCK, ROWS, SOURCE
-from common.machine.context import find_library, native_functions, use_context, wants_gpu_kernels
-from common.machine.errors import UsageError
+from common.machine.context import find_library, native_functions, wants_gpu_kernels
 from common.quantizers import POWER_OF_TWO, QUANTIZERS
 
 KERNELS = loading.Path(loading.__file__).parent / "kernels"
@@ -186,17 +185,6 @@ def test_kernels_are_for_a_gpu_and_not_inside_native_functions(gpu_kernels):
     with native_functions():
         assert not wants_gpu_kernels() and loading.load(SOURCE) is None
     assert loading.load(SOURCE) is loading.load(SOURCE) is not None
-
-
-@pytest.fixture
-def gpu():
-    """Compute on the GPU; skip the test where there is none, with the reason."""
-    try:
-        use_context("cudnn")
-    except UsageError as error:
-        pytest.skip(str(error))
-    yield
-    use_context("cpu")
 
 
 @pytest.mark.cuda

@@ -1,5 +1,6 @@
 """LSTM layers: against the reference, nnabla, and, where these say nothing (dropout), against laws."""
 import contextlib
+import functools
 import zlib
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from common.cpu import parallel
-from common.layers import recurrent
+from common.gpu import driver
+from common.gpu import recurrent as gpu_recurrent
+from common.layers import composed_lstm, recurrent
 from common.layers.recurrent import lstm
 from common.machine import context
 from common.machine.context import native_functions
@@ -125,11 +128,19 @@ def test_parameters_begin_as_those_of_nnabla(sizes):
     assert ours == parameters()
 
 
-@pytest.fixture
-def gpu_without_lstm(monkeypatch):
-    """Make layers as on a GPU whose cuDNN has no LSTM; the CPU computes them."""
-    monkeypatch.setattr(context, "on_gpu", lambda: True)
+@pytest.fixture(params=["functions", "kernels"])
+def gpu_without_lstm(request, monkeypatch):
+    """Make layers as on a GPU whose cuDNN has no LSTM; the CPU computes them. Returns what counts launches."""
     monkeypatch.setattr(recurrent, "_cudnn_has_lstm", lambda: False)
+    if request.param == "kernels":
+        return request.getfixturevalue("gpu_kernels")
+    monkeypatch.setattr(gpu_recurrent, "load", lambda source: None)
+    monkeypatch.setattr(context, "on_gpu", lambda: True)
+    return None
+
+
+of_functions = pytest.mark.parametrize("gpu_without_lstm", ["functions"], indirect=True)
+of_kernels = pytest.mark.parametrize("gpu_without_lstm", ["kernels"], indirect=True)
 
 
 def functions_of(y):
@@ -138,18 +149,16 @@ def functions_of(y):
     return names
 
 
-
-
 @pytest.mark.usefixtures("gpu_without_lstm")
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_layer_for_gpus_without_lstm_agrees_with_nnabla(sizes):
     assert_close(evaluate(sizes), evaluate(sizes, native=True))
 
 
-@pytest.mark.usefixtures("gpu_without_lstm")
-def test_layer_for_gpus_without_lstm_agrees_at_the_size_of_x_umx():
+@pytest.mark.parametrize("sizes, gpu_without_lstm", [
+    ((9, 2, 512, 256, 3, True), "functions"), ((3, 2, 64, 256, 1, True), "kernels")], indirect=["gpu_without_lstm"])
+def test_layer_for_gpus_without_lstm_agrees_at_the_size_of_x_umx(sizes, gpu_without_lstm):
     """Parameters are as large as initial ones: larger ones saturate, and rounding grows from frame to frame."""
-    sizes = (9, 2, 512, 256, 3, True)
     assert_close(evaluate(sizes, deviation=0.04), evaluate(sizes, native=True, deviation=0.04))
 
 
@@ -159,8 +168,8 @@ def test_layer_for_gpus_without_lstm_adds_to_gradients_that_exist():
     assert_close({name: value - 3 * (name != "y") for name, value in more.items()}, once)
 
 
-@pytest.mark.usefixtures("gpu_without_lstm")
-def test_layer_for_gpus_without_lstm_leaves_nothing_to_the_host_and_little_to_each_frame():
+@of_functions
+def test_layer_for_gpus_without_lstm_leaves_nothing_to_the_host_and_little_to_each_frame(gpu_without_lstm):
     y, longer = (lstm(nn.Variable((frames, 2, 3)), 4, 2, train=True) for frames in (9, 14))
     assert host_arrays(y) == [] and not {"LSTM", "Constant"} & set(functions_of(y))
     assert len(functions_of(longer)) - len(functions_of(y)) == 13 * 5 * 2    # for both directions together
@@ -179,11 +188,89 @@ def test_layer_for_gpus_without_lstm_drops_between_layers_while_training():
     np.testing.assert_array_equal(run(x, 4, 1, dropout=0.9, train=True), run(x, 4, 1))    # the only layer is the last
 
 
-@pytest.mark.usefixtures("gpu_without_lstm")
-def test_a_graph_that_would_be_too_deep_is_left_to_the_compiled_layer(monkeypatch):
+@of_functions
+def test_a_graph_that_would_be_too_deep_is_left_to_the_compiled_layer(gpu_without_lstm, monkeypatch):
     monkeypatch.setattr(recurrent, "_MOST_STEPS", 18)
     for frames, composed in ((9, True), (10, False)):
         assert ("BatchMatmul" in functions_of(lstm(nn.Variable((frames, 2, 3)), 4, 2))) == composed
+
+
+@of_kernels
+@pytest.mark.parametrize("sizes", [
+    (7, 4, 3, 8, 2, True),     # exactly one block and one group
+    (6, 9, 5, 20, 2, True),    # three blocks, three groups, the last of each not full
+    (2, 16, 4, 17, 1, False),
+], ids=str)
+def test_kernels_share_work_among_blocks(gpu_without_lstm, sizes):
+    expected = evaluate(sizes, native=True)
+    before = gpu_without_lstm()
+    found = evaluate(sizes)
+    assert gpu_without_lstm() - before == 2 * sizes[4]    # layers, forward and backward
+    assert_close(found, expected)
+    assert_close(evaluate(sizes), found, tolerance=0)
+
+
+@of_kernels
+def test_kernels_take_groups_in_turns_where_the_gpu_cannot_hold_all_at_once(gpu_without_lstm, monkeypatch):
+    sizes = (5, 13, 3, 9, 1, True)    # four groups for each direction
+    whole = evaluate(sizes)
+    monkeypatch.setattr(gpu_recurrent, "groups_at_once", lambda kernels, name, hidden: 3)
+    before = gpu_without_lstm()
+    assert_close(evaluate(sizes), whole, tolerance=0)
+    assert gpu_without_lstm() - before == 2 * 3    # of 3, 3 and 2 groups
+
+
+@of_kernels
+def test_kernels_take_graphs_of_any_length(gpu_without_lstm, monkeypatch):
+    monkeypatch.setattr(recurrent, "_MOST_STEPS", 18)
+    assert functions_of(lstm(nn.Variable((10, 2, 3)), 4, 2)).count("Recurrence") == 2
+
+
+@of_kernels
+def test_kernels_add_to_gradients_and_leave_alone_those_that_are_not_asked_for(gpu_without_lstm):
+    shapes = {"gates": (5, 3, 2 * 4 * 7), "weights": (2, 4 * 7, 7)}
+
+    def wanting(*names, run_frames):
+        named = {name: nn.Variable.from_numpy_array(normal(name, *shape)) for name, shape in shapes.items()}
+        for name, variable in named.items():
+            variable.need_grad = name in names
+            variable.g = 3
+        y = run_frames(*named.values())
+        gradients(y, {name: named[name] for name in names}, normal("gradient", *y.shape), present=2)
+        return {name: variable.g.copy() for name, variable in named.items()}
+
+    kernels = functools.partial(gpu_recurrent.recurrence, kernels=gpu_recurrent.fitting_kernels(7), train=True)
+    for names in (("gates", "weights"), ("gates",), ("weights",)):
+        assert_close(wanting(*names, run_frames=kernels), wanting(*names, run_frames=composed_lstm.run_frames))
+
+
+@of_kernels
+def test_gradients_by_kernels_need_a_forward_pass_in_training(gpu_without_lstm):
+    x = nn.Variable.from_numpy_array(normal("x", 3, 2, 4)).apply(need_grad=True)
+    y = lstm(x, 3, 1)
+    y.forward()
+    with pytest.raises(SystemError) as caught:    # of nnabla, whatever a function raises
+        y.backward()
+    assert "gradients of an LSTM need train=True" in str(caught.value.__cause__)
+
+
+@of_kernels
+def test_a_layer_is_made_of_functions_where_there_is_no_driver(gpu_without_lstm, monkeypatch, capsys):
+    monkeypatch.setattr(driver, "LIBRARY", "libcuda_that_is_not_there.so.1")
+    assert_close(evaluate(SIZES[3]), evaluate(SIZES[3], native=True))
+    assert "BatchMatmul" in functions_of(lstm(nn.Variable((2, 1, 4)), 7, 2, bidirectional=False))
+    err = capsys.readouterr().err
+    assert err.startswith("warning: computing with nnabla's functions") and err.count("\n") == 1 and "lstm.cu" in err
+
+
+@of_kernels
+def test_a_layer_that_is_too_large_for_the_gpu_is_made_of_functions(gpu_without_lstm, capsys):
+    """Its weights have no room in shared memory, or its blocks not in the GPU."""
+    for hidden in (1300, 20000):
+        assert gpu_recurrent.fitting_kernels(hidden) is None
+    assert "BatchMatmul" in functions_of(lstm(nn.Variable((2, 1, 1)), 1300, 1, bidirectional=False))
+    err = capsys.readouterr().err
+    assert err.count("\n") == 2 and all(line.startswith("warning: ") for line in err.splitlines()) and "1300" in err
 
 
 @pytest.mark.usefixtures("gpu_without_lstm")
@@ -324,3 +411,17 @@ def test_gradients_with_dropout_agree_with_finite_differences():
         variable.d = value
         expected = np.sum(analytic[name] * direction)
         assert (sides[0] - sides[1]) / (2 * step) == pytest.approx(expected, rel=5e-3), name    # step^2 and rounding
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("frames", [1, 2, 259])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_on_a_gpu_kernels_agree_with_the_cpu(gpu, monkeypatch, batch, frames, bidirectional):
+    monkeypatch.setattr(recurrent, "_cudnn_has_lstm", lambda: False)
+    sizes = (frames, batch, 512, 256, 2, bidirectional)
+    assert gpu_recurrent.fitting_kernels(256) is not None
+    found, again = (evaluate(sizes, deviation=0.04) for _ in range(2))
+    context.use_context("cpu")
+    assert_close(found, evaluate(sizes, deviation=0.04))
+    assert_close({name: again[name] for name in ("y", "x")}, {name: found[name] for name in ("y", "x")}, tolerance=0)

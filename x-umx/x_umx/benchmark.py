@@ -22,6 +22,7 @@ from common.audio.stft import stft
 from common.console import cli
 from common.console.values import positive_int
 from common.inference.engines import compile_network
+from common.layers.composed_lstm import composed_lstm, run_frames
 from common.layers.recurrent import lstm
 from common.machine.context import native_functions, on_gpu, use_context
 from common.runs.checkpoint import save_parameters
@@ -135,13 +136,18 @@ def lstm_times(rounds: int) -> dict[str, dict[str, float]]:
 
 
 def lstm_times_on_gpu(rounds: int) -> dict[str, dict[str, float]]:
-    """The same by the layer that the GPU has: cuDNN's, or one of other functions."""
+    """The same by the layer that the GPU has: cuDNN's, or kernels of this repository; against nnabla's functions."""
     say_left_out("exported network, PyTorch, F.lstm of the CPU")
     with nn.parameter_scope("benchmark", OrderedDict()):
         x = nn.Variable.from_numpy_array(np.random.default_rng(0).standard_normal(LSTM_SHAPE), need_grad=True)
         inference, training = lstm(x, 256, 3), lstm(x, 256, 3, train=True)
-        return compare({"training": lambda: forward_backward(training), "inference": inference.forward}, rounds,
-                       "training")
+        named = nn.get_parameters()
+        composed = composed_lstm(x, named["lstm/weight_l0"], named["lstm/bias"], named["lstm/weight"], 0.0, run_frames)
+        return compare({"inference": inference.forward, "inference, nnabla's functions": composed.forward}, rounds,
+                       "inference, nnabla's functions") | compare({
+                           "training": lambda: forward_backward(training),
+                           "training, nnabla's functions": lambda: forward_backward(composed)}, rounds,
+                           "training, nnabla's functions")
 
 
 def forward_backward(y: nn.Variable) -> None:
