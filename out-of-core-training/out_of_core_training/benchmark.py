@@ -7,6 +7,7 @@ dry run: the planner decides what fits within --memory, and nothing is swapped; 
 Writes benchmark.json, benchmark.csv, and benchmark.png with the published points.
 """
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--modes", nargs="+", choices=tuple(figure.MODES), default=list(figure.MODES),
                         help="what to compare (default: all)")
     parser.add_argument("--batches", nargs="+", type=positive_int, metavar="N",
-                        help="batch sizes to measure (default: doubled up to the largest that fits)")
+                        help="batch sizes to measure, each as long as it fits (default: the largest that fits is "
+                             "searched for, and those up to it are doubled)")
     parser.add_argument("--first", type=positive_int, metavar="N",
                         help="where the search for the largest batch begins (default: on a GPU where the planner "
                              "expects it, otherwise 1)")
@@ -85,20 +87,27 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compare(setting: "Setting", args: argparse.Namespace
             ) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
-    """Try what the flags name; returns the rows of the table, and {network: {mode: largest batch}}."""
+    """Try what the flags name; returns the rows of the table, and {network: {mode: largest batch that was measured}}.
+
+    Once a batch does not fit, no larger one is tried.
+    """
     rows, limits = [], {}
     for network in args.networks:
         for mode in args.modes:
-            def fits(batch, network=network, mode=mode):
-                return setting.attempt(network, mode, batch).fits
-
-            first = args.first or (expected_batch(setting, network, mode) if on_gpu() else 1)
-            best = largest(fits, first, args.limit, NEAR if on_gpu() else 0)
-            limits.setdefault(network, {})[mode] = best
-            print(f"{network}, {mode}: largest batch {best}", flush=True)
-            rows += [measure(setting, network, mode, batch, args.iterations)
-                     for batch in batches_up_to(best, args.batches)]
+            batches = args.batches or batches_up_to(search(setting, network, mode, args))
+            tried = (measure(setting, network, mode, batch, args.iterations) for batch in sorted(set(batches)))
+            fitting = list(itertools.takewhile(lambda row: row["images_per_second"], tried))
+            rows += fitting
+            limits.setdefault(network, {})[mode] = max((row["batch_size"] for row in fitting), default=0)
     return rows, limits
+
+
+def search(setting: "Setting", network: str, mode: str, args: argparse.Namespace) -> int:
+    """Find the largest batch that fits, and print it; 0 if none does."""
+    first = args.first or (expected_batch(setting, network, mode) if on_gpu() else 1)
+    best = largest(lambda batch: setting.attempt(network, mode, batch).fits, first, args.limit, NEAR if on_gpu() else 0)
+    print(f"{network}, {mode}: largest batch {best}", flush=True)
+    return best
 
 
 @attrs.frozen
@@ -156,11 +165,9 @@ def check(network: str, setting: Setting) -> None:
     models.check_options(network, {"width": setting.width})
 
 
-def batches_up_to(best: int, batches: Sequence[int] | None = None) -> list[int]:
-    """Batch sizes to measure: those of `batches` that fit, or powers of two and the largest that fits."""
-    if batches is None:
-        batches = [best, *(2 ** power for power in range(best.bit_length()))]
-    return sorted(batch for batch in set(batches) if 0 < batch <= best)
+def batches_up_to(best: int) -> list[int]:
+    """Powers of two up to the largest batch that fits, and that one."""
+    return sorted({best, *(2 ** power for power in range(best.bit_length()))} - {0})
 
 
 def measure(setting: Setting, network: str, mode: str, batch: int, iterations: int) -> dict[str, Any]:

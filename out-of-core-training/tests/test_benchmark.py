@@ -54,7 +54,6 @@ def test_the_expected_batch_is_the_planners():
 def test_batches_to_measure():
     assert benchmark.batches_up_to(11) == [1, 2, 4, 8, 11]
     assert benchmark.batches_up_to(0) == []
-    assert benchmark.batches_up_to(11, [16, 5, 3]) == [3, 5]
 
 
 def test_published_points():
@@ -77,8 +76,8 @@ def in_this_process(monkeypatch):
 
 @pytest.mark.slow
 def test_a_dry_run(run_main, in_this_process, tmp_path):
-    status, out, err = run_main(benchmark.main, "resnet50", *SMALL, "--memory", "8MB", "--iterations", 1, "--batches",
-                                1, 2, "-o", tmp_path)
+    status, out, err = run_main(benchmark.main, "resnet50", *SMALL, "--memory", "8MB", "--iterations", 1,
+                                "-o", tmp_path)
     assert status == 0, err
     assert "dry run" in out
     results = json.loads((tmp_path / "benchmark.json").read_text())
@@ -95,9 +94,18 @@ def test_a_dry_run(run_main, in_this_process, tmp_path):
     largest_batch = results["largest_batch"]["resnet50"]
     assert largest_batch["in-core"] < largest_batch["scheduler"] == largest_batch["virtual"]
     rows = rows_of(tmp_path / "benchmark.csv")
-    assert [(row["mode"], row["batch_size"]) for row in rows] == [
-        (mode, batch) for mode in figure.MODES for batch in ("1", "2") if int(batch) <= largest_batch[mode]]
+    assert [(row["mode"], int(row["batch_size"])) for row in rows] == [
+        (mode, batch) for mode in figure.MODES for batch in benchmark.batches_up_to(largest_batch[mode])]
     assert all(float(row["images_per_second"]) > 0 for row in rows)
+
+
+def test_batches_that_are_given_are_measured_up_to_the_first_that_does_not_fit(run_main, in_this_process, tmp_path):
+    status, out, err = run_main(benchmark.main, "resnet50", *SMALL, "--memory", "8MB", "--iterations", 1, "--modes",
+                                "in-core", "--batches", 2000, 1, 1000, "-o", tmp_path)
+    assert status == 0, err
+    assert "batch 1000: needs" in out and "batch 2000" not in out
+    assert json.loads((tmp_path / "benchmark.json").read_text())["largest_batch"] == {"resnet50": {"in-core": 1}}
+    assert [row["batch_size"] for row in rows_of(tmp_path / "benchmark.csv")] == ["1"]
 
 
 def test_a_try_in_a_process_of_its_own():
