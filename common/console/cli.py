@@ -23,8 +23,24 @@ _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, 
 
 
 class _Parser(argparse.ArgumentParser):
+    lists: Callable[[], str] | None = None    # what `show_without_arguments` was given
+    _bare: bool | None = None                 # whether no argument was given at all
+
+    def __init__(self, *args: Any, needs_arguments: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+        self._needs_arguments = needs_arguments
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        if self._bare is None:    # an intermixed parse comes here twice, the second time with what is left
+            self._bare = not (sys.argv[1:] if args is None else args)
+            if self._bare and self._needs_arguments:
+                self.error("no arguments are given")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        # One line, as for every other error of the user's making; argparse would print the usage before it.
+        """Raise `UsageError`, which is one line; who gave no arguments at all is first told what there is to give."""
+        if self._bare:
+            print("\n\n".join([(self.description or "").strip(), *([self.lists()] if self.lists else [])]), end="\n\n")
         raise UsageError(f"{message} (see --help)")
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
@@ -48,13 +64,21 @@ class _Parser(argparse.ArgumentParser):
         return parsed
 
 
-def parser(doc: str | None, **kwargs: Any) -> argparse.ArgumentParser:
+def parser(doc: str | None, needs_arguments: bool = False, **kwargs: Any) -> argparse.ArgumentParser:
     """Start an argument parser whose help is the docstring `doc` of the script.
 
     It takes no abbreviations: a misspelt flag must not pass as another one. It raises `UsageError` for a wrong one.
+    A call that gives no arguments, but needs some, prints the docstring on stdout before that: its examples have the
+    shortest real command, and how long it takes. `needs_arguments` is for a script of which no single argument is
+    required, but which cannot do without all of them.
     """
-    return _Parser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+    return _Parser(description=doc, needs_arguments=needs_arguments, **kwargs)
+
+
+def show_without_arguments(arguments: argparse.ArgumentParser, lists: Callable[[], str]) -> None:
+    """Let a call that gives no arguments, but needs some, print what `lists` returns below the description."""
+    assert isinstance(arguments, _Parser), type(arguments)
+    arguments.lists = lists
 
 
 def add_context_flags(arguments: argparse.ArgumentParser) -> None:

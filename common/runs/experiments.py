@@ -1,11 +1,15 @@
 """The command line of a training script: an experiment from a .cfg file, flags that override it, where to compute."""
 import argparse
+import textwrap
+from pathlib import Path
 from typing import TypeVar
 
 from common.console import cli
+from common.console.tables import align
 from common.machine.distributed import join_ranks
 from common.out_of_core import InCore, OutOfCore, add_out_of_core_flag, out_of_core
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of
+from common.runs.ini import comments_of_sections
 
 C = TypeVar("C")    # an attrs class
 
@@ -28,6 +32,7 @@ def add_experiment_flags(parser: argparse.ArgumentParser, cls: type, cfg: str, d
     swaps
         Whether the script can train out of core.
     """
+    cli.show_without_arguments(parser, lambda: list_sections(find_cfg(cfg, cls.__module__)))
     default_text = default_text or default
     parser.add_argument("experiment", metavar="CONFIG", nargs="?" if default_text else None, default=default,
                         help="section of the .cfg file" + (f" (default: {default_text})" if default_text else ""))
@@ -38,6 +43,16 @@ def add_experiment_flags(parser: argparse.ArgumentParser, cls: type, cfg: str, d
     cli.add_context_flags(parser)
     cli.add_run_flags(parser)
     add_config_flags(parser, cls)
+
+
+def list_sections(path: Path) -> str:
+    """List the experiments of a .cfg file that have a comment, with the beginning of it, and count the others."""
+    comments = comments_of_sections(path)
+    rows = [(f"  {name}", textwrap.shorten(comment, 88, placeholder=" ..."))
+            for name, comment in comments.items() if comment]
+    others = len(comments) - len(rows)
+    return "\n".join([f"Sections of {path.name}:", *([align(rows, left=2)] if rows else []),
+                      *([f"  and {others} more, as the file says"] if others else [])])
 
 
 def open_experiment(args: argparse.Namespace, cls: type[C], package: str,

@@ -1,6 +1,8 @@
 """INI files of experiments: sections that inherit from `[DEFAULT]`, and from one that `like` names."""
 import configparser
 import difflib
+import itertools
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -40,6 +42,25 @@ def read_sections(path: str | Path) -> dict[str, dict[str, str]]:
     except configparser.ParsingError as error:
         raise UsageError(f"{path}, line {error.errors[0][0]}: neither a [section] nor `key = value`") from error
     return {name: dict(ini.items(name)) for name in ini.sections()}
+
+
+def comments_of_sections(path: str | Path) -> dict[str, str]:
+    """Return {section: the comment directly above its [name], otherwise the one directly below} as one line each.
+
+    A section without such a comment has an empty text.
+    """
+    lines = [line.strip() for line in read_text(path, remedy="name a file of experiments").splitlines()]
+    found = {}
+    for index, line in enumerate(lines):
+        if name := re.fullmatch(r"\[(.+)\]", line):
+            comment = _comment(reversed(lines[:index]))[::-1] or _comment(lines[index + 1:])
+            found[name[1]] = " ".join(line.lstrip("# ") for line in comment)
+    return found
+
+
+def _comment(lines):
+    """The lines that are comments, up to the first that is none; a rule of dashes is none."""
+    return list(itertools.takewhile(lambda line: line.startswith("#") and not line.startswith("# ---"), lines))
 
 
 def resolve(sections: dict[str, dict[str, str]], path: str | Path, section: str) -> dict[str, tuple[str, str]]:

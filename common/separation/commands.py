@@ -31,7 +31,7 @@ def separate(network: MusicNetwork, doc: str | None, argv: Sequence[str] | None 
     UsageError, UserError
         As `stem_request`, `MusicNetwork.separator_of_flags`, `separate_files` and `claimed`.
     """
-    parser = cli.parser(doc)
+    parser = cli.parser(doc, needs_arguments=True)
     add_stem_flags(parser, network.chunk_seconds, network.overlap)
     network.add_separator_flags(parser)
     args = parser.parse_intermixed_args(argv)

@@ -1,6 +1,7 @@
 """The commands of the packages: on the path, by `python -m`, and as scripts."""
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,19 @@ TOP = Path(__file__).resolve().parents[2]
 PACKAGES = sorted(path.parent for path in TOP.glob("*/*/__main__.py") if (path.parent / "__init__.py").exists())
 
 
-def call(monkeypatch, capsys, *argv, command=None):
+# What does its work without any argument; all else says what there is to give.
+ALONE = {*(f"{package}/benchmark" for package in ("d3net", "data_cleansing", "mixed_precision_dnns", "x_umx")),
+         "out_of_core_training/benchmark", "d3net/compare", "x_umx/compare", "x_umx/export", "data_cleansing/cleanse",
+         "data_cleansing/leave_one_out", "data_cleansing/planted_noise", "data_cleansing/train",
+         "mixed_precision_dnns/demo", "mixed_precision_dnns/fit_gaussian"}
+COMMANDS = [f"{path.name}/{command}" for path in PACKAGES for command in commands_of(path.name)]
+
+
+def call(monkeypatch, capsys, *argv, command=None, package="x_umx"):
     """Exit status, stdout and stderr of `launch` for a process that was started with `argv`."""
     monkeypatch.setattr("sys.argv", list(argv))
     with pytest.raises(SystemExit) as caught:
-        launch("x_umx", command)
+        launch(package, command)
     return caught.value.code or 0, *capsys.readouterr()
 
 
@@ -43,6 +52,45 @@ def test_every_command_has_a_script_that_starts_it(package):
         script = (package.parent / f"{command}.py").read_text()
         assert f"from {package.name}.__main__ import launch\n" in script
         assert script.endswith(f'if __name__ == "__main__":\n    launch("{command}")\n')
+
+
+def test_what_works_without_arguments_exists():
+    assert set(COMMANDS) >= ALONE
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ALONE])
+def test_without_arguments_a_script_says_what_it_does_and_what_to_try_first(name, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    package, command = name.split("/")
+    result = call(monkeypatch, capsys, f"{command}.py", command=command, package=package)
+    assert_one_line(result, 2, "(see --help)")
+    doc = importlib.import_module(f"{package}.{command}").__doc__.strip()
+    assert result[1].startswith(doc + "\n\n")
+    assert re.search(r"python (?:.|\\\n)*#.*\b(seconds?|minutes?)\b", doc), "no command with the time it takes"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, task, sections", [
+    ("mixed_precision_dnns/train_resnet", (), ["DEFAULT", "PARAMETRIC_FP_WQ_DELTA_XMAX", "and"]),
+    ("mixed_precision_dnns/train_imagenet", (), ["RESNET18", "MOBILENETV2", "and"]),
+    ("x_umx/train", (), ["DEFAULT", "XUMX", "UMX", "SYNTHETIC", "SMALL"]),
+    ("out_of_core_training/train", (), ["RESNET50", "DENSENET121", "PIX2PIXHD", "DEEPLABV3PLUS", "SMALL"]),
+    ("d3net/train", ("mss",), ["vocals", "drums", "bass", "other", "SYNTHETIC", "SMALL"]),
+    ("d3net/train", ("segmentation",), ["D3Net_L", "D3Net_S", "SYNTHETIC"]),
+])
+def test_without_arguments_a_training_lists_its_sections(name, task, sections, monkeypatch, capsys):
+    package, command = name.split("/")
+    status, out, _ = call(monkeypatch, capsys, f"{command}.py", *task, command=command, package=package)
+    listed = [line.split()[0] for line in out.rpartition("Sections of ")[2].splitlines()[1:] if line]
+    assert status == 2 and set(listed) >= set(sections), listed
+    assert max(map(len, out.splitlines())) <= 150
+
+
+def test_a_flag_without_what_is_required_is_one_line(monkeypatch, capsys):
+    result = call(monkeypatch, capsys, "train_resnet.py", "--resume", command="train_resnet",
+                  package="mixed_precision_dnns")
+    assert_one_line(result, 2, "required: CONFIG")
+    assert not result[1]
 
 
 @pytest.mark.parametrize("argv", [["x-umx"], ["x-umx", "--help"], ["x-umx", "-h"]])

@@ -1,14 +1,14 @@
 """The command line of training scripts: which experiment is run, what overrides it, where it is computed."""
-import argparse
 from pathlib import Path
 
 import attrs
 import pytest
 
+from common.console import cli
 from common.machine.errors import UsageError
 from common.out_of_core import InCore, OutOfCore
 from common.runs.config import integer
-from common.runs.experiments import add_experiment_flags, open_experiment
+from common.runs.experiments import add_experiment_flags, list_sections, open_experiment
 
 
 @attrs.frozen(kw_only=True)
@@ -22,7 +22,7 @@ def parse(own_folder):
     Path("short.cfg").write_text("[DEFAULT]\nepochs = 3\n[LONG]\nepochs = 300\n")
 
     def parse(*words, chosen=None, **choices):
-        parser = argparse.ArgumentParser()
+        parser = cli.parser(None)
         add_experiment_flags(parser, Config, "short.cfg", **choices)
         return open_experiment(parser.parse_args([*words, "-c", "cpu"]), Config, "common", chosen)
     return parse
@@ -46,10 +46,9 @@ def test_the_script_may_choose(parse):
     assert parse(default_text="LONG or DEFAULT", chosen="LONG")[0] == Config(epochs=300)
 
 
-def test_without_a_default_one_has_to_be_named(parse, capsys):
-    with pytest.raises(SystemExit, match="2"):
+def test_without_a_default_one_has_to_be_named(parse):
+    with pytest.raises(UsageError, match="required: CONFIG"):
         parse()
-    assert "CONFIG" in capsys.readouterr().err
 
 
 def test_a_budget_makes_arrays_swap(parse):
@@ -63,3 +62,11 @@ def test_what_is_wrong_is_said(parse, words, says):
     with pytest.raises(UsageError) as caught:
         parse(*words)
     assert says in str(caught.value)
+
+
+def test_sections_are_listed_with_the_comment_above_or_below(tmp_path):
+    (tmp_path / "some.cfg").write_text(
+        "# About the file.\n\n[DEFAULT]\nepochs = 1\n\n# Above,\n# on two lines.\n[A]\n# Not this.\nepochs = 2\n"
+        "# -----\n[B]\n# Below.\nepochs = 3\n\n[C]\nepochs = 4    # nor this\n# nor this\n\n[D]\n")
+    assert list_sections(tmp_path / "some.cfg").splitlines() == [
+        "Sections of some.cfg:", "  A  Above, on two lines.", "  B  Below.", "  and 3 more, as the file says"]

@@ -2,6 +2,7 @@
 
     python d3net/eval.py mss --root MUSDB18 [--is-wav] [--model d3net-mss] [--out-dir DIR] [--cores N]
     python d3net/eval.py segmentation --data-dir CITYSCAPES [--model D3Net-L] [--output DIR]
+    python d3net/eval.py segmentation --data-dir synthetic --model RUN    # seconds; RUN is of the section SYNTHETIC
 
 More flags: python d3net/eval.py mss --help
 """

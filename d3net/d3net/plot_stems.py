@@ -1,6 +1,6 @@
 """Draw the spectrograms of a song and of the stems that were separated from it.
 
-    python d3net/plot_stems.py song.wav stems/song [--output stems.png]
+    python d3net/plot_stems.py song.wav stems/song [--output stems.png]    # seconds, after separate.py song.wav
 """
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,7 @@
 """Find the classes of every pixel of street scenes with D3Net (arXiv 2011.11844).
 
     python d3net/segment.py -i street.jpg [more images, folders] [-o segmented] [--config D3Net_S]
-    python d3net/segment.py -i synthetic    # generated scenes
+    python d3net/segment.py -i synthetic -m RUN    # seconds, after train.py segmentation SYNTHETIC -o RUN
 
 Writes for each image <name>_overlay.png, <name>_labelTrainIds.png (0 to 18) and <name>_color.png to the output folder;
 with --page also page.html, to look at them in a browser.
@@ -55,7 +55,7 @@ class Input:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__, needs_arguments=True)
     parser.add_argument("files", nargs="*", metavar="IMAGE", help="images, or folders of images")
     parser.add_argument("--inputs", "--test-image-file", "-i", nargs="+", default=[], metavar="IMAGE",
                         help="more of them; 'synthetic' generates scenes")

@@ -2,6 +2,7 @@
 
     python d3net/separate.py song.mp3 [more files] [--out-dir stems]
     python d3net/separate.py --inputs song.mp3 --targets vocals --model d3net-mss
+    python d3net/separate.py song.mp3 --model d3net-small    # seconds; vocals and drums, by weights of the package
 
 Writes <out-dir>/<name of the song>/{vocals,drums,bass,other}.wav, of the length and sample rate of the song;
 with --page also page.html, to listen to them in a browser.

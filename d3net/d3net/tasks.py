@@ -11,6 +11,5 @@ def parse_task(doc: str | None, modules: Mapping[str, ModuleType], argv: Sequenc
     parser = cli.parser(doc)
     tasks = parser.add_subparsers(dest="task", metavar="|".join(modules), required=True)
     for name, module in modules.items():
-        module.add_arguments(tasks.add_parser(name, description=module.__doc__, allow_abbrev=False,
-                                              formatter_class=argparse.RawDescriptionHelpFormatter))
+        module.add_arguments(tasks.add_parser(name, description=module.__doc__, needs_arguments=True))
     return parser.parse_args(argv)

@@ -3,7 +3,7 @@
     python d3net/train.py mss [vocals] --root MUSDB18 [--output DIR] [--resume]
     python d3net/train.py segmentation [D3Net_L] --data-dir CITYSCAPES
     python d3net/train.py mss SYNTHETIC            # minutes, on generated music
-    python d3net/train.py segmentation SYNTHETIC   # on generated street scenes
+    python d3net/train.py segmentation SYNTHETIC --max-iter 25 --epoch-length 25   # half a minute, on generated scenes
 
 The second argument is a section of the task's .cfg file. What each task takes: train.py mss --help.
 """

@@ -131,7 +131,7 @@ def test_generated_scenes(run, monkeypatch):
 
 
 @pytest.mark.parametrize("argv, message", [
-    ([], "no image is given"),
+    ([], "no arguments are given"),
     (["missing.png"], "missing.png: no such image"),
     (["missing.png", "gone.png"], "nor any other of the inputs"),
     (["empty"], "empty: no image in this folder"),

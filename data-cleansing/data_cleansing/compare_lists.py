@@ -1,6 +1,7 @@
 """Compare the list of suspicious labels with cleanlab's and with the scores, where wrong labels were planted.
 
     python data-cleansing/compare_lists.py RUN_DIR
+    python data-cleansing/compare_lists.py DIGITS    # seconds, after cleanse.py --dataset digits --flip-labels 0.1
 
 RUN_DIR is made by train.py or cleanse.py with --flip-labels. Labels are judged first, where that is not done. cleanlab
 gets the same probabilities and is left out where it is not installed (pip install cleanlab). Scores of the run mark as

@@ -1,6 +1,7 @@
 """Retrain a run without the worst images of each method that it has scores of, beside random and no removal.
 
     python data-cleansing/eval.py RUN_DIR [--remove-n-list 10 100 1000] [--retrain-all]
+    python data-cleansing/eval.py DIGITS    # half a minute, after train.py DIGITS and score.py DIGITS
 
 The last epoch is trained again, as published. `--new-trainings 8` also judges by whole trainings that begin anew, eight
 of each trial; `--jobs 2` runs two at a time. Writes RUN_DIR/score/METHOD/score_delete_worst_N_seed_SEED.csv,

@@ -1,6 +1,7 @@
 """Write the report of a run: worst and best images, accuracy over removal, histograms, sizes, in one HTML file.
 
     python data-cleansing/report.py RUN_DIR [--num-images 24]
+    python data-cleansing/report.py DIGITS    # a minute, after eval.py DIGITS
 
 Writes RUN_DIR/report.html, which needs no network and no other file, and the lists that it is made of. Where cleanse.py
 has not judged the labels by cross-validation, it does that first.

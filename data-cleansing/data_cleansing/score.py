@@ -1,6 +1,7 @@
 """Score the training images of a run: how much does each one raise or lower the validation loss?
 
     python data-cleansing/score.py RUN_DIR [--methods final every_step ...] [--published]
+    python data-cleansing/score.py DIGITS    # half a minute, after train.py DIGITS
 
 Writes RUN_DIR/influence/METHOD/influence_METHOD_SEED.csv, the images that are best removed first. A negative influence
 says that removing the image lowers the validation loss.

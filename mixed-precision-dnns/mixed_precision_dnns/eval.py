@@ -1,6 +1,7 @@
 """Measure a trained network: error, size in kB and mean bits, as its training printed them.
 
     python eval.py RUN_DIR [--weights FILE] [--data-dir DIR] [--engine onnxruntime | openvino]
+    python eval.py runs/demo    # ten seconds, after demo.py
 
 RUN_DIR is what train_resnet.py or train_imagenet.py wrote: its config.json says which network and data, params_best.h5
 holds the weights. With an engine other than nnabla, the model that export.py has written there is measured instead.

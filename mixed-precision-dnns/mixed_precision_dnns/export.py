@@ -1,6 +1,7 @@
 """Turn a trained network into a small file, and into an ONNX model that runs elsewhere.
 
     python export.py RUN_DIR [--output DIR] [--images 1000]
+    python export.py runs/demo    # ten seconds, after demo.py
 
 Writes, into RUN_DIR/export unless --output names a folder, weights.mpdnn (every weight with the bits that it has
 learned; `mixed_precision_dnns.deployment.packed` describes and reads it), network.onnx, and export.json with what is

@@ -3,6 +3,7 @@
     python plot.py bits RUN_DIR [RUN_DIR ...]       bit width of every layer, as in figure 5 of the paper
     python plot.py scalars RUN_DIR [RUN_DIR ...]    step sizes, ranges and bit widths over epochs
     python plot.py tradeoff RUN_DIR RUN_DIR ...     test error against size of the weights
+    python plot.py bits runs/demo                   # seconds, after demo.py
 
 A picture goes into the folder of its run, the last one into the current folder, unless --output names a file.
 """

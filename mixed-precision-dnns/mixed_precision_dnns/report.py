@@ -1,7 +1,7 @@
 """List what every layer of a network costs: bits, kB, multiply-accumulates and bit operations for one image.
 
     python report.py RUN_DIR                    a network that train_resnet.py or train_imagenet.py has trained
-    python report.py --published resnet18       an ImageNet network with the bit widths of the paper's figure 5
+    python report.py --published resnet18       # three seconds: with the bit widths of the paper's figure 5
 """
 import argparse
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ IMAGENET = (3, 224, 224), 1000    # shape of the images, classes
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__, needs_arguments=True)
     parser.add_argument("run", nargs="?", metavar="RUN_DIR", help="output folder of a training")
     parser.add_argument("--weights", metavar="FILE", help=f"other parameters of that network (default: {BEST} in it)")
     parser.add_argument("--published", choices=tuple(MODELS), help="instead of a run, a network of the paper; its "

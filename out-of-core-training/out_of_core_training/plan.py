@@ -1,6 +1,6 @@
 """Say what a network needs to train out of core, and how fast that will be; no GPU is needed (arXiv 2010.14109).
 
-    python out-of-core-training/plan.py resnet50 --batch-size 1440 --gpu-memory 16GB
+    python out-of-core-training/plan.py resnet50 --batch-size 1440 --gpu-memory 16GB    # ten seconds
     python out-of-core-training/plan.py densenet121 --gpu-memory 16GB --sweep
     python out-of-core-training/plan.py resnet50 --device mine --measure
 

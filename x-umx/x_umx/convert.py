@@ -1,6 +1,6 @@
 """Convert weights from and to PyTorch: UMX of open-unmix-pytorch, X-UMX of asteroid.
 
-    python x-umx/convert.py vocals.pth vocals.h5
+    python x-umx/convert.py vocals.pth vocals.h5    # seconds
     python x-umx/convert.py x-umx.h5 x-umx.pth
 
 The extension of OUTPUT says in which direction: .h5 for the files of this code; .pth, .pt or .th for those of PyTorch,

@@ -2,6 +2,7 @@
 
     python x-umx/separate.py song.mp3 [more files] [--out-dir stems]
     python x-umx/separate.py song.mp3 --two-stems vocals --model umxhq
+    python x-umx/separate.py song.mp3 --model xumx-small    # seconds, by weights of the package
 
 Writes <out-dir>/<name of the song>/{bass,drums,vocals,other}.wav, of the length and sample rate of the song;
 with --page also page.html, to listen to them in a browser.

@@ -2,7 +2,7 @@
 
     python x-umx/train.py [XUMX] --root MUSDB18 [--output DIR] [--resume]
     python x-umx/train.py UMX --source vocals --root MUSDB18
-    python x-umx/train.py SYNTHETIC        # minutes, on generated music
+    python x-umx/train.py SYNTHETIC --epochs 1    # a minute, on generated music
 
 The first argument is a section of the .cfg file.
 """
@@ -34,7 +34,7 @@ PUBLISHED_BATCH = 16    # excerpts per update that learning rate and weight deca
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.parser(__doc__)
+    parser = cli.parser(__doc__, needs_arguments=True)
     add_experiment_flags(parser, Config, "train.cfg", default_text="XUMX, or UMX with --umx-train")
     # As the published script spells it.
     parser.add_argument("--valid_dur", dest="valid_dur", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

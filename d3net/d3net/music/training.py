@@ -1,5 +1,7 @@
 """Train the music network of one target (arXiv 2010.01733).
 
+    python d3net/train.py mss SYNTHETIC --epochs 1    # half a minute, on generated music
+
 The folder of --output gets TARGET.h5, the parameters with the lowest loss in validation, TARGET.yaml, the
 hyper-parameters, TARGET_final.h5, the parameters of the last epoch, and a folder TARGET with log, curves and
 checkpoint. Trainings of several targets may share it.

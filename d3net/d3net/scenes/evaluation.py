@@ -1,5 +1,7 @@
 """Score a segmentation model on Cityscapes, or on data of its layout: mean intersection over union.
 
+    python d3net/eval.py segmentation --data-dir synthetic --model RUN    # after train.py segmentation SYNTHETIC -o RUN
+
 A file keeps the counts of each image, so that a run that was interrupted goes on where it was.
 """
 import argparse

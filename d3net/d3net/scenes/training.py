@@ -1,5 +1,7 @@
 """Train the segmentation network D3Net-S or D3Net-L on Cityscapes (arXiv 2011.11844).
 
+    python d3net/train.py segmentation SYNTHETIC --max-iter 25 --epoch-length 25    # half a minute, on generated scenes
+
 --cfg names the file of experiments; -cfg, as published, or --config-file or --hparams, the hyper-parameters of the
 network and its training, which the keys of an experiment and their flags override. -d is --device-id, as in every
 script, and not --data-dir.
