@@ -71,7 +71,8 @@ class Run:
         self.checkpoint = self.folder / CHECKPOINT
         self.config = config = as_read_back(config)
         self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
-        self._unread: list[tuple[int, Mapping[str, Value]]] = []    # (step, values) that `record` has not read
+        # (step, then, values) that `record` has not read
+        self._unread: list[tuple[int, Callable[[dict[str, float]], object] | None, Mapping[str, Value]]] = []
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
             self.state = read_state(self.checkpoint)
@@ -157,14 +158,15 @@ class Run:
                     saved = time.monotonic()
                 bar.set_postfix({name: f"{mean:.4f}" for name, mean in self._means_of_what_is_read().items()},
                                 refresh=False)
-        self._read()
+        self.read()
 
-    def record(self, **values: Value) -> None:
+    def record(self, then: Callable[[dict[str, float]], object] | None = None, /, **values: Value) -> None:
         """Add the values of a step, or their means over all ranks, to the sums of the epoch.
 
         A value may be a function that reads it, as those of `common.runs.readings`. On a GPU, where reading means to
         wait, the values of `STEPS_BETWEEN_READS` steps are read together, and those left at the end of the epoch or
-        when somebody asks for them; until then the progress bar shows the means of what has been read.
+        when somebody asks for them; until then the progress bar shows the means of what has been read. `then` is called
+        with the values, once they are read: what it puts into `state` is there before the next checkpoint is written.
 
         Raises
         ------
@@ -172,14 +174,14 @@ class Run:
             One of the values that are read now is not finite; the message names its step. The last checkpoint and the
             best parameters are left as they were.
         """
-        self._unread.append((self.state["step"], values))
+        self._unread.append((self.state["step"], then, values))
         if len(self._unread) >= (STEPS_BETWEEN_READS if on_gpu() else 1):
-            self._read()
+            self.read()
 
-    def _read(self):
-        """Read what `record` was given."""
+    def read(self) -> None:
+        """Read what `record` was given; it raises as that does."""
         unread, self._unread = self._unread, []
-        for step, recorded in unread:
+        for step, then, recorded in unread:
             values = {name: value() if callable(value) else value for name, value in recorded.items()}
             if world().size > 1:
                 values = dict(zip(values, world().mean(list(values.values())).tolist(), strict=True))
@@ -187,6 +189,8 @@ class Run:
             for name, value in values.items():
                 self.state["sums"][name] = self.state["sums"].get(name, 0.0) + value
             self.state["last"] = values
+            if then is not None:
+                then(values)
 
     def require_finite(self, **values: float) -> None:
         """Raise a UserError if one of the values is not finite; what was saved stays as it was."""
@@ -204,7 +208,7 @@ class Run:
 
     def means(self) -> dict[str, float]:
         """Means of the recorded values over the steps of the epoch so far."""
-        self._read()
+        self.read()
         return self._means_of_what_is_read()
 
     def _means_of_what_is_read(self):
@@ -214,7 +218,7 @@ class Run:
     @property
     def last(self) -> dict[str, float]:
         """Values that were recorded last."""
-        self._read()
+        self.read()
         return dict(self.state["last"])
 
     @property
@@ -248,7 +252,7 @@ class Run:
             Writes other files about the epochs in `rows`. After the checkpoint, a kill would leave them as they were
             before the epoch for good.
         """
-        self._read()
+        self.read()
         self._check_finite()
         self.rows.append({"epoch": self.state["epoch"] + 1, **row})
         self.extras.append(extra)
@@ -260,7 +264,7 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint, unless the parameters or a recorded value have diverged."""
-        self._read()
+        self.read()
         self._check_finite()
         if world().rank == 0:
             save_checkpoint(self.checkpoint, self.parameters, self.solver, self.state)

@@ -165,6 +165,19 @@ def test_asking_for_values_reads_them(folder, reads_later, ask, expected):
         run.record(loss=lambda number=number: number + 1.0)
 
 
+def test_what_is_to_be_done_with_values_is_done_when_they_are_read(folder, reads_later):
+    run, step = start(folder)
+    kept, counts = run.state.setdefault("kept", []), []
+    for number, batch in enumerate(run.steps(Batches())):
+        run.record(kept.append, loss=step(batch), number=number)
+        counts.append(len(kept))
+        if number == 1:
+            run.save()
+            assert load_state(run.checkpoint)["kept"] == kept and len(kept) == 2
+    assert counts == [0, 0, 2, 2]
+    assert [values["number"] for values in kept] == [0, 1, 2, 3]
+
+
 def test_a_run_that_reads_later_is_the_same_to_the_last_bit(folder, reads_later, uninterrupted):
     assert result(train(folder)) == uninterrupted
 

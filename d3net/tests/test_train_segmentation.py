@@ -243,7 +243,7 @@ def test_a_pretrained_backbone_is_where_training_starts(command, tmp_path, monke
         save_parameters(weights)
     seen = {}
     monkeypatch.setattr(train_segmentation, "train_step", lambda *args: seen.update(
-        {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()}) or 0.0)
+        {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()}) or (lambda: 0.0))
     assert command(tmp_path / "run", "-p", weights, "--max-iter", 1)[0] == 0
     for name, value in seen.items():
         assert (value == 0.5).all() == name.startswith(f"{BACKBONE}/"), name
@@ -278,6 +278,42 @@ def test_swapping_changes_where_arrays_are_and_nothing_else(command, finished, t
 def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path):
     with disturbed(train_segmentation, "train_step", 1, signal.SIGINT):
         assert_one_line(command(tmp_path / "run"), 130, "interrupted in epoch 1 after step 1", "--resume")
+    assert command(tmp_path / "run", "--resume")[0] == 0
+    assert_same_run(finished, tmp_path / "run")
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Read losses as on a GPU; returns a list of how many updates were begun whenever one is read."""
+    begun, found = [], []
+
+    def counted(*args):
+        begun.append(args)
+        read = train_step(*args)
+        return lambda: found.append(len(begun)) or read()
+
+    monkeypatch.setattr("common.runs.training.on_gpu", lambda: True)
+    monkeypatch.setattr(train_segmentation, "train_step", counted)
+    return found
+
+
+def test_losses_are_read_where_a_row_of_the_series_or_an_epoch_ends(command, reads, tmp_path, request):
+    assert command(tmp_path / "later", "--log-interval", 3)[0] == 0
+    assert reads == [3, 3, 3, 4, 6, 6, 8, 8]
+    request.getfixturevalue("monkeypatch").undo()
+    assert command(tmp_path / "at-once", "--log-interval", 3)[0] == 0
+    assert_same_run(tmp_path / "at-once", tmp_path / "later")
+    states = [load_state(tmp_path / name / "checkpoint/latest.h5") for name in ("at-once", "later")]
+    for rows in ("series", "pending"):
+        assert [row[:-1] for row in states[0][rows]] == [row[:-1] for row in states[1][rows]]    # but for the seconds
+        assert len(states[0][rows]) == 2
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_an_interrupted_run_loses_no_loss_that_was_not_read(command, finished, reads, tmp_path, number):
+    with disturbed(train_segmentation, "train_step", number, signal.SIGINT):
+        assert command(tmp_path / "run")[0] == 130
+    assert len(reads) == number
     assert command(tmp_path / "run", "--resume")[0] == 0
     assert_same_run(finished, tmp_path / "run")
 

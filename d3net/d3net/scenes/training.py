@@ -33,7 +33,7 @@ from common.runs.training import Run, train_step
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation, save_hyper_parameters
 from d3net.scenes.config import SegmentationConfig
 from d3net.scenes.data import Scenes
-from d3net.scenes.series import record_series
+from d3net.scenes.series import record_update
 from d3net.scenes.validation import Predictor, validate
 from d3net.scenes.weights import HPARAMS, pretrained_backbone
 from d3net.segmentation_model import BACKBONE, d3net_segmentation
@@ -105,8 +105,7 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
             with memory:
                 image.d, label.d = images, labels
                 value = train_step(loss, solver, hparams.weight_decay)
-            run.record(loss=value)
-            record_series(run, cfg.log_interval, iteration, solver.learning_rate(), time.perf_counter() - started)
+            record_update(run, value, cfg.log_interval, iteration, solver.learning_rate(), started)
             if iteration % hparams.save_interval == 0:
                 save_parameters(folder / SNAPSHOT.format(iteration), run.parameters)
         with memory.validation():
