@@ -5,6 +5,7 @@ import pytest
 
 from common.machine.errors import UsageError, UserError
 from data_cleansing.model import cifarnet
+from data_cleansing.training import trainer as training
 from data_cleansing.training.parameters import Layout, ParameterCache
 from data_cleansing.training.record import published_record
 from data_cleansing.training.trainer import Trainer, evaluate, predict
@@ -51,7 +52,7 @@ def test_a_step_is_that_of_gradient_descent(regression, digit_images):
     x, label = train.inputs(rows).reshape(8, -1).astype(np.float64), train.targets(rows)[:, 0]
     logits = x @ before["affine/W"] + before["affine/b"]
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    assert trainer.step(0) == pytest.approx(-np.log(p[np.arange(8), label]).mean(), rel=1e-5)
+    assert trainer.step(0)() == pytest.approx(-np.log(p[np.arange(8), label]).mean(), rel=1e-5)
     after = trainer.layout.split(trainer.layout.values())
     expected = before["affine/W"] - 0.5 * x.T @ (p - np.eye(10)[label]) / 8
     np.testing.assert_allclose(after["affine/W"], expected, rtol=0, atol=1e-6)
@@ -74,7 +75,7 @@ def test_an_image_left_out_keeps_its_share_of_the_batch(regression, digit_images
 
 def test_a_batch_of_which_nothing_is_left_changes_nothing(trainer):
     start = trainer.layout.values()
-    assert np.isnan(trainer.step(2, set(trainer.record.batch(2)[0])))
+    assert np.isnan(trainer.step(2, set(trainer.record.batch(2)[0]))())
     np.testing.assert_array_equal(trainer.layout.values(), start)
 
 
@@ -139,6 +140,42 @@ def test_divergence_is_told(trainer):
     trainer.layout.parameters["affine/W"].d = np.nan
     with pytest.raises(UserError, match="loss is nan in step 1: lower the learning rate"):
         trainer.run()
+
+
+@pytest.fixture
+def reads_later(monkeypatch):
+    """Read losses as on a GPU, four steps at once."""
+    monkeypatch.setattr(training, "on_gpu", lambda: True)
+    monkeypatch.setattr(training, "STEPS_BETWEEN_READS", 4)
+
+
+def trained_and_watched(trainer, **flags):
+    """Losses, parameters, and what the network was watched to say, with the step before which that was told."""
+    told, steps = [], []
+    trainer.watch = lambda rows, logits: told.append((rows.tolist(), logits.tolist(), len(steps)))
+    losses = trainer.run(before_step=steps.append, **flags)
+    return losses, trainer.layout.values(), [said[:2] for said in told], [said[2] for said in told]
+
+
+def test_losses_that_are_read_later_are_the_same(trainer, reads_later, monkeypatch):
+    first = trainer.layout.values()
+    losses, parameters, said, told = trained_and_watched(trainer)
+    assert told == [4] * 4 + [8] * 4 + [9]    # of nine steps
+    trainer.layout.assign(first)
+    monkeypatch.setattr(training, "on_gpu", lambda: False)
+    at_once, expected, said_at_once, told = trained_and_watched(trainer)
+    assert told == list(range(1, 10))
+    assert losses == at_once and said == said_at_once
+    np.testing.assert_array_equal(parameters, expected)
+
+
+def test_divergence_that_is_read_later_is_told_with_its_step(trainer, reads_later):
+    def damage(step):
+        if step == 2:
+            trainer.layout.parameters["affine/W"].d = np.nan
+
+    with pytest.raises(UserError, match="loss is nan in step 3: lower the learning rate"):
+        trainer.run(before_step=damage)
 
 
 def test_one_graph_for_each_size_of_batch(trainer):

@@ -7,6 +7,7 @@ import nnabla.functions as F
 import numpy as np
 
 from common.machine.errors import UserError
+from common.runs.readings import read_later
 from data_cleansing.data.images import Images
 from data_cleansing.data.samples import Samples
 from data_cleansing.graphs import rewriting
@@ -79,9 +80,14 @@ class Loss:
 
     def forward(self, image: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute; returns logits (batch, classes) and losses (batch,)."""
+        return self.start(image, label)()
+
+    def start(self, image: np.ndarray, label: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray]]:
+        """Compute; the result reads what `forward` returns, whatever else has been computed by then."""
         self.image.d, self.label.d = image, label
         self.total.forward(clear_no_need_grad=True)
-        return self.logits.d.copy(), self.losses.d.ravel().copy()
+        logits, losses = read_later(self.logits), read_later(self.losses)
+        return lambda: (logits(), losses().ravel())
 
     def backward(self, scale: float = 1.0) -> None:
         """Add the gradient of `scale` times the sum of the losses that `forward` computed to that of the parameters."""

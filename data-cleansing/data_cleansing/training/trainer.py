@@ -1,11 +1,14 @@
 """Gradient descent as a record says, again from any step of it, and without some of the images."""
+import functools
 from collections.abc import Callable, Collection
 
 import nnabla.solvers as S
 import numpy as np
 
 from common.console.progress import progress
+from common.machine.context import on_gpu
 from common.machine.errors import UserError
+from common.runs.training import STEPS_BETWEEN_READS
 from data_cleansing.data.images import Images
 from data_cleansing.data.samples import Samples
 from data_cleansing.graphs.rewriting import Network
@@ -26,7 +29,8 @@ class Trainer:
     images : data_cleansing.data.images.Images or data_cleansing.data.samples.Samples
         To train on.
     watch : callable, optional
-        `watch(rows, logits)` is told in each step what the network says of its images before, (batch, classes).
+        `watch(rows, logits)` is told of each step what the network says of its images before, (batch, classes): once
+        that is read.
     """
 
     def __init__(self, network: Network, images: Images | Samples, record: TrainingRecord,
@@ -37,7 +41,7 @@ class Trainer:
         self.solver = _solver(record)
         self.layout = Layout()
 
-    def step(self, step: int, without: Collection[int] = frozenset()) -> float:
+    def step(self, step: int, without: Collection[int] = frozenset()) -> Callable[[], float]:
         """Take a step of the record, leaving images out.
 
         The gradient stays that of the mean over the whole batch, in which the images left out count 0; of a batch of
@@ -50,13 +54,9 @@ class Trainer:
 
         Returns
         -------
-        float
-            Mean loss of the images that were used, before the step; NaN if none were.
-
-        Raises
-        ------
-        UserError
-            The loss is not finite.
+        callable
+            Reads the mean loss of the images that were used, before the step; NaN if none were. It raises a UserError
+            if one is not finite.
         """
         rows, seeds = self.record.batch(step)
         kept = np.array([row not in without for row in rows])
@@ -64,17 +64,21 @@ class Trainer:
             for parameter in self.layout.trained.values():
                 parameter.g = np.zeros(parameter.shape)    # after zero_grad the solver passes over a parameter
             self._update(step)
-            return float("nan")
+            return lambda: float("nan")
         loss = self.losses[int(kept.sum())]
-        logits, losses = loss.forward(self.images.inputs(rows[kept], None if seeds is None else seeds[kept]),
-                                      self.images.targets(rows[kept]))
-        if not np.isfinite(losses).all():
-            raise UserError(f"the loss is {losses.mean()} in step {step + 1}: lower the learning rate")
-        if self.watch is not None:
-            self.watch(rows[kept], logits)
+        read = loss.start(self.images.inputs(rows[kept], None if seeds is None else seeds[kept]),
+                          self.images.targets(rows[kept]))
         self.solver.zero_grad()
         loss.backward(1 / len(rows))
         self._update(step)
+        return functools.partial(self._look, step, rows[kept], read)
+
+    def _look(self, step, rows, read):
+        logits, losses = read()
+        if not np.isfinite(losses).all():
+            raise UserError(f"the loss is {losses.mean()} in step {step + 1}: lower the learning rate")
+        if self.watch is not None:
+            self.watch(rows, logits)
         return float(losses.mean())
 
     def _update(self, step):
@@ -87,6 +91,8 @@ class Trainer:
             before_step: Callable[[int], object] | None = None) -> list[float]:
         """Take the steps from `first` up to `stop`, the end of the record if not given.
 
+        On a GPU, where reading means to wait, the losses of `STEPS_BETWEEN_READS` steps are read together.
+
         Parameters
         ----------
         before_step : callable, optional
@@ -96,13 +102,21 @@ class Trainer:
         -------
         list of float
             Mean loss of each step.
+
+        Raises
+        ------
+        UserError
+            The loss of a step is not finite; that of the first such step is told.
         """
         stop = self.record.num_steps if stop is None else stop
-        losses = []
+        at_once, losses, unread = STEPS_BETWEEN_READS if on_gpu() else 1, [], []
         for step in progress(range(first, stop), desc="training"):
             if before_step is not None:
                 before_step(step)
-            losses.append(self.step(step, without))
+            unread.append(self.step(step, without))
+            if len(unread) == at_once or step == stop - 1:
+                losses += [read() for read in unread]
+                unread.clear()
         if before_step is not None:
             before_step(stop)
         return losses
