@@ -73,11 +73,12 @@ class Device:
 
     def resident_blocks(self, kernel: ctypes.c_void_p, threads: int, shared_bytes: int) -> int:
         """How many blocks of `launch_together` run at once, each with so many bytes of shared memory; 0: none can."""
-        if not self._attribute(_COOPERATIVE) or shared_bytes > self._attribute(_MOST_SHARED):
+        most_shared = self._attribute(_MOST_SHARED)
+        if not self._attribute(_COOPERATIVE) or shared_bytes > most_shared:
             return 0
         blocks = ctypes.c_int()
         self._call("cuCtxSetCurrent", self._context)
-        self._call("cuFuncSetAttribute", kernel, _DYNAMIC_SHARED, shared_bytes)
+        self._call("cuFuncSetAttribute", kernel, _DYNAMIC_SHARED, most_shared)    # for this launch, and larger ones
         self._call("cuOccupancyMaxActiveBlocksPerMultiprocessor", ctypes.byref(blocks), kernel, threads,
                    ctypes.c_size_t(shared_bytes))
         return blocks.value * self._attribute(_PROCESSORS)

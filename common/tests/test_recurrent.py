@@ -221,6 +221,16 @@ def test_kernels_take_groups_in_turns_where_the_gpu_cannot_hold_all_at_once(gpu_
 
 
 @of_kernels
+def test_kernels_run_a_large_layer_after_a_small_one(gpu_without_lstm):
+    sizes = (2, 1, 2, 240, 1, False)    # 49 KB of shared memory in the backward pass, where 48 KB need no permission
+    before = gpu_without_lstm()
+    large = evaluate(sizes, deviation=0.04)
+    assert gpu_recurrent.fitting_kernels(3) is not None
+    assert_close(evaluate(sizes, deviation=0.04), large, tolerance=0)
+    assert gpu_without_lstm() - before == 4
+
+
+@of_kernels
 def test_kernels_take_graphs_of_any_length(gpu_without_lstm, monkeypatch):
     monkeypatch.setattr(recurrent, "_MOST_STEPS", 18)
     assert functions_of(lstm(nn.Variable((10, 2, 3)), 4, 2)).count("Recurrence") == 2
