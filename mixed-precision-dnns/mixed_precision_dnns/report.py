@@ -21,7 +21,7 @@ from mixed_precision_dnns.config import ImageNetConfig
 from mixed_precision_dnns.finished_run import load_finished_run
 from mixed_precision_dnns.imagenet_models import MODELS
 from mixed_precision_dnns.layer_costs import COLUMNS, cost_table, format_costs, totals, trace_layers
-from mixed_precision_dnns.network_size import quantized_tensors
+from mixed_precision_dnns.network_size import activation_kbytes, quantized_tensors, weight_kbytes
 from mixed_precision_dnns.quantized_network import build_network
 
 PUBLISHED_BITWIDTHS = Path(__file__).resolve().parent / "published_bitwidths.json"
@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = published_costs(args.published) if args.published else costs_of_run(args.run, args.weights)
     print(format_costs(rows))
     print(f"weights {totals(rows)['kbytes']:.2f} kB = {totals(rows)['kbytes'] / 1024:.2f} MB")
+    if args.published:
+        print("in float32: weights {:.2f} MB, largest activations {:.2f} MB".format(*float_megabytes(args.published)))
     if args.output:
         write_csv(args.output, COLUMNS, [row.values() for row in rows])
 
@@ -71,6 +73,17 @@ def published_costs(name: str) -> list[dict[str, Any]]:
         d, xmax = tensor.scalars.values()
         xmax.d = d.d * (2 ** (width - 1) - 1)
     return cost_table(cfg, trace_layers(cfg, *IMAGENET), PUBLISHED_ACTIVATION_BITS)
+
+
+def float_megabytes(name: str) -> tuple[float, float]:
+    """Return the MB of the weights, and of the largest activations, of a network of the paper in float32."""
+    cfg = ImageNetConfig(model=name)
+    nn.clear_parameters()
+    build_network(cfg, 1, False, *IMAGENET)
+    sizes = weight_kbytes(cfg), activation_kbytes(cfg, "max")
+    nn.forward_all(sizes)
+    weights, activations = (float(size.d) / 1024 for size in sizes)
+    return weights, activations
 
 
 if __name__ == "__main__":

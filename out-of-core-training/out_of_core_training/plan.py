@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import nnabla as nn
 
 from common.console import cli
 from common.console.values import number_above_0, positive_int
@@ -209,7 +210,8 @@ def show_plan(case: Case, batch_size: int, picture: str) -> Timeline:
     """Print the table of one batch size, and draw its timeline, which is returned."""
     growth = Growth(case.plan, FAR)
     needs = growth.plan(batch_size)
-    print(f"batch {batch_size}: {needs.function_blocks} blocks of functions")
+    parameters = sum(parameter.size for parameter in nn.get_parameters().values())
+    print(f"batch {batch_size}: {needs.function_blocks} blocks of functions, {parameters:,} parameters")
     print_rows([("in-core, all arrays together", format_bytes(needs.in_core_bytes)),
                 ("  taken of the device by the allocator", format_bytes(needs.occupancy().device_bytes)),
                 ("smallest budget", f"{format_bytes(needs.minimum_budget)} ({needs.minimum_budget} bytes)"),

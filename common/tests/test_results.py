@@ -1,0 +1,149 @@
+"""Numbers of READMEs beside what their commands print: what is wrong fails."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from common.machine.errors import UsageError, UserError
+from common.workbench import results
+
+TOP = Path(__file__).resolve().parents[2]
+CLAIMS = """
+claims:
+  made:
+    claim: A made-up command.
+    level: quick
+    command: python paper/work.py
+    values:
+      error: {pattern: 'error ([0-9.]+)%', tolerance: 0.5}
+      size: {file: made.json, path: sizes/1, tolerance: 10 %}
+      table: {pattern: '^(?P<row>[ab] +\\d) +(\\d+) +(\\d+)', tolerance: 0}
+  slow:
+    claim: What takes a day.
+    level: day
+    after: made
+    command: test -e made.json && echo "error 5%"
+    values:
+      error: {pattern: 'error (\\d)%'}
+blocks:
+  first: |
+    | {made[error]} % | {made[size]:.1f} kB | {made[table][b 2][1]} |
+"""
+WORK = """
+import json
+print("error 9%\\nerror 6.13%, a  1 10 11\\na  1 10 11\\nb  2 20 21")
+json.dump({"sizes": [1, 2.5]}, open("made.json", "w"))
+"""
+VALUES = {"error": "6.13", "size": 2.5, "table": {"a 1": ["10", "11"], "b 2": ["20", "21"]}}
+README = "Before.\n\n<!-- results: first -->\n| 6.13 % | 2.5 kB | 21 |\n<!-- end of results -->\n\nAfter.\n"
+
+
+@pytest.fixture
+def top(tmp_path, monkeypatch):
+    """A repository with one paper, whose README, data and command agree; `top(...)` is a call of tools/results.py."""
+    for folder in ("paper", "common", "tools", "results"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "results/paper.yaml").write_text(CLAIMS)
+    (tmp_path / "results/paper.json").write_text(json.dumps({"made": {"values": VALUES, "seconds": 2}}))
+    (tmp_path / "paper/README.md").write_text(README)
+    (tmp_path / "paper/work.py").write_text(WORK)
+    spec = importlib.util.spec_from_file_location("tools_results", TOP / "tools/results.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    monkeypatch.setattr(tool, "TOP", tmp_path)
+    monkeypatch.setattr(tool, "FOLDER", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    return lambda *argv: tool.main(argv)
+
+
+def change(path, before, after):
+    text = Path(path).read_text()
+    assert before in text
+    Path(path).write_text(text.replace(before, after))
+
+
+def test_what_is_as_stated_passes(top, capsys):
+    assert top("quick") == 0
+    assert capsys.readouterr().out.startswith("paper/made: as stated (")
+    assert sorted(path.name for path in Path("paper").iterdir()) == ["README.md", "work.py"]    # it ran elsewhere
+
+
+@pytest.mark.parametrize("before, after, words", [
+    ("error 6.13%", "error 6.64%", "paper/made: error is 6.64, stated 6.13 ("),
+    ("error 6.13%", "error many%", "paper/made: error is 9, stated 6.13 ("),
+    ("2.5]", "2.76]", "paper/made: size is 2.76, stated 2.5 ("),
+    ("2.5]", "]", "paper/made: made.json: no 'sizes/1' in it"),
+    ("b  2 20 21", "b  2 20 22", "paper/made: table b 2: is 22, stated 21 ("),
+    ("b  2 20 21", "b  3 20 21", "paper/made: table is {"),
+    ("error", "mistake", "paper/made: the output: nothing like 'error"),
+    ('"made.json"', '"else.json"', "paper/made: made.json: No such file"),
+    ("json.dump", "\nprint('too bad'); exit(3)\njson.dump", "paper/made: the command ended with status 3: too bad"),
+])
+def test_a_command_that_gives_something_else_fails(top, capsys, before, after, words):
+    change("paper/work.py", before, after)
+    assert top("quick") == 1
+    assert words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before, after", [("error 6.13%", "error 6.5%"), ("2.5]", "2.7]")])
+def test_what_is_within_the_tolerance_passes(top, before, after):
+    change("paper/work.py", before, after)
+    assert top("quick") == 0
+
+
+@pytest.mark.parametrize("before, after, words", [
+    ("results: first", "results: second", "0 blocks <!-- results: first -->"),
+    ("results: first", "results: second", "block second is of no file of claims"),
+    ("<!-- end of results -->", "", "0 blocks"),
+    ("6.13 %", "6.14 %", "block first differs from the data"),
+])
+def test_a_readme_that_differs_from_the_data_fails(top, capsys, before, after, words):
+    change("paper/README.md", before, after)
+    assert top("--check") == 1
+    assert words in capsys.readouterr().out
+
+
+def test_writing_changes_data_and_readme(top):
+    change("paper/work.py", "6.13", "7.5")
+    assert top("quick", "--write") == 0
+    assert Path("paper/README.md").read_text() == README.replace("6.13", "7.5")
+    made = json.loads(Path("results/paper.json").read_text())["made"]
+    assert made["values"] == {**VALUES, "error": "7.5"} and made["seconds"] > 0 and "cores" in made["machine"]
+    assert top("quick") == 0
+
+
+def test_a_claim_runs_after_the_one_that_it_needs(top, capsys):
+    assert top("day", "--write") == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["paper/made", "paper/slow"]
+
+
+def test_what_takes_too_long_is_left_out(top, capsys):
+    assert top("quick", "--within", "1") == 0
+    assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv, words", [
+    ((), "no arguments"), (("--within", "3"), "name a level"), (("quick", "--only", "paper/mad"), "no such claim"),
+    (("week",), "week")])
+def test_wrong_arguments(top, argv, words):
+    with pytest.raises(UsageError, match=words):
+        top(*argv)
+
+
+@pytest.mark.parametrize("before, after, words", [
+    ("level: quick", "level: soon", "paper.yaml, made"),
+    ("level: quick", "levl: quick", "paper.yaml, made"),
+    ("made[error]", "made[eror]", "block first: KeyError 'eror'"),
+])
+def test_a_wrong_claim_is_named(top, before, after, words):
+    change("results/paper.yaml", before, after)
+    with pytest.raises(UserError, match=words):
+        top("--check")
+
+
+def test_the_readmes_of_this_repository_have_the_numbers_of_its_data():
+    for path in sorted((TOP / "results").glob("*.yaml")):
+        stated = results.load(path, path.with_suffix(".json"), TOP / path.stem / "README.md")
+        assert not results.wrong_blocks(stated)
+        assert stated.measured.keys() <= stated.claims.keys()

@@ -1,0 +1,128 @@
+"""Make the numbers of the READMEs again, and say what differs.
+
+    python tools/results.py quick [--within 60]     # minutes: run the commands, compare with what is stated
+    python tools/results.py day --only x-umx/compare --write
+    python tools/results.py --check                 # seconds: READMEs beside the data, nothing is run
+
+`results/` has for each README a file of claims, which `common/workbench/results.py` describes, and one of what the
+commands gave, when, and on what. Levels: quick, ten minutes on two cores in all; day, all that takes longer, or needs
+data or idle cores; gpu. Status 1 where a command fails or gives something else, or a README differs from the data.
+--write puts what the commands give into the data and the READMEs.
+"""
+import argparse
+import contextlib
+import datetime
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from common.console import cli
+from common.console.values import number_above_0
+from common.machine.cores import num_threads
+from common.machine.errors import UsageError, UserError
+from common.workbench import results
+
+TOP = Path(__file__).resolve().parents[1]
+FOLDER = TOP / "results"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    papers = {path.stem: results.load(path, measured_of(path.stem), TOP / path.stem / "README.md")
+              for path in sorted(FOLDER.glob("*.yaml"))}
+    wrong = 0
+    known = {f"{paper}/{name}" for paper, stated in papers.items() for name in stated.claims}
+    if unknown := set(args.only or ()) - known:
+        raise UsageError(f"--only {min(unknown)}: no such claim; there are {', '.join(sorted(known))}")
+    for paper, stated in papers.items():
+        chosen = [name for name, claim in stated.claims.items() if wanted(args, f"{paper}/{name}", claim, stated)]
+        if chosen:
+            wrong += run_all(paper, stated, chosen, args.write)
+        if args.write:
+            results.write_blocks(stated)
+        for line in results.wrong_blocks(stated):
+            print(line)
+            wrong += 1
+    return int(wrong > 0)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.parser(__doc__, needs_arguments=True)
+    parser.add_argument("level", nargs="?", choices=results.LEVELS, help="whose commands to run")
+    parser.add_argument("--only", nargs="+", metavar="PAPER/NAME", help="run these of the level alone")
+    parser.add_argument("--within", type=number_above_0, metavar="SECONDS", help="run what took no longer before")
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="run nothing, compare the READMEs with the data")
+    action.add_argument("--write", action="store_true", help="change the data and the READMEs")
+    args = parser.parse_args(argv)
+    if args.level is None and not (args.check or args.write):
+        parser.error("name a level, or --check")
+    return args
+
+
+def wanted(args: argparse.Namespace, name: str, claim: results.Claim, stated: results.Stated) -> bool:
+    """Whether the command line asks for the command of a claim."""
+    seconds = stated.measured.get(name.partition("/")[2], {}).get("seconds", 0)
+    return (not args.check and claim.level == args.level and (args.only is None or name in args.only)
+            and (args.within is None or seconds <= args.within))
+
+
+def run_all(paper: str, stated: results.Stated, names: Sequence[str], write: bool) -> int:
+    """Run the commands of claims, and print a line for each; what they give is the data from then on, if `write`.
+
+    Returns
+    -------
+    int
+        How many commands fail, or do not give what is stated.
+    """
+    wrong = 0
+    with working_folder() as folder:
+        for name in results.in_order(stated.claims, names):
+            claim = stated.claims[name]
+            try:
+                values, seconds = results.run_claim(claim, folder, environment())
+            except UserError as error:
+                wrong += 1
+                print(f"{paper}/{name}: {error}", flush=True)
+                continue
+            differ = results.differences_of_claim(claim, stated.measured.get(name, {}).get("values", {}), values)
+            print(f"{paper}/{name}: {'; '.join(differ) or 'as stated'} ({seconds:.0f} s)", flush=True)
+            if write:
+                stated.measured[name] = {"values": values, "seconds": round(seconds, 1), **circumstances()}
+                results.save(stated.measured, measured_of(paper))
+            else:
+                wrong += bool(differ)
+    return wrong
+
+
+def measured_of(paper: str) -> Path:
+    return FOLDER / f"{paper}.json"
+
+
+@contextlib.contextmanager
+def working_folder() -> Iterator[Path]:
+    """Make a folder in which the commands of the READMEs run as they stand, and leave their results; it vanishes."""
+    with tempfile.TemporaryDirectory() as name:
+        for part in ("common", "tools", *(path.stem for path in FOLDER.glob("*.yaml"))):
+            (Path(name) / part).symlink_to(TOP / part)
+        yield Path(name)
+
+
+def environment() -> dict[str, str]:
+    """The variables of this process, with its Python before all others."""
+    return {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+
+
+def circumstances() -> dict[str, str]:
+    """When and on what the commands run."""
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+             if line.startswith("model name")] or [platform.machine()]
+    return {"as of": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+            "machine": f"{num_threads()} cores, {names[0]}"}
+
+
+if __name__ == "__main__":
+    cli.run(main)
