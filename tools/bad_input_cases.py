@@ -22,6 +22,7 @@ COMMANDS = {
     "x-umx/eval.py": "--root nosuch -o out", "x-umx/separate.py": "nosuch.wav --model text.h5 -o out",
     "x-umx/train.py": "SYNTHETIC -o out", "d3net/benchmark.py": "", "d3net/compare.py": "-o out",
     "d3net/eval.py mss": "--root nosuch -o out", "d3net/eval.py segmentation": "--data-dir nosuch -o out",
+    "d3net/export.py mss": "--model text.h5 -o out", "d3net/export.py segmentation": "--model text.h5 -o out.onnx",
     "d3net/plot_stems.py": "text.wav nosuch", "d3net/segment.py": "nosuch.png --model text.h5 -o out",
     "d3net/separate.py": "nosuch.wav --model text.h5 -o out", "d3net/train.py mss": "SYNTHETIC -o out",
     "d3net/train.py segmentation": "SYNTHETIC -o out", "mixed-precision-dnns/benchmark.py": "",

@@ -147,6 +147,10 @@ class Writer(Graph):
             raise ValueError(f"{variable.parent.name}: this output of it has no ONNX form here")
         return self._names[variable]
 
+    def written_of_size(self, size: Sequence[int]) -> nn.Variable:
+        """Return an input, or an output of a function that was converted, whose axes from the third on are `size`."""
+        return next(variable for variable in self._names if variable.shape[2:] == tuple(size))
+
     def names(self, function: Function) -> list[str]:
         """Names of the inputs of a function."""
         return [self.name(variable) for variable in function.inputs]

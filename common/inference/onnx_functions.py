@@ -3,7 +3,10 @@
 Functions and arguments that no network here needs are missing. Functions that act in another way in training (dropout,
 statistics of a batch) cannot be exported.
 """
+from typing import Any
+
 import numpy as np
+from nnabla.function import Function
 from onnx import TensorProto
 
 from common.inference.graph import batch_scale_shift
@@ -179,9 +182,21 @@ def _stack(writer, function):
 
 
 def _interpolate(writer, function):
+    return _resize(writer, function, writer.constant(function.outputs[0].shape, np.int64))
+
+
+def interpolate_to_variable(writer: Any, function: Function) -> str:
+    """An interpolation whose size is not that of the graph, but that of a variable: for inputs of any size."""
+    x, = writer.names(function)
+    same_size = writer.name(writer.written_of_size(function.outputs[0].shape[2:]))
+    shape = writer.node("Shape", x, start=0, end=2), writer.node("Shape", same_size, start=2, end=4)
+    return _resize(writer, function, writer.node("Concat", *shape, axis=0))
+
+
+def _resize(writer, function, sizes):
     _expect(function, mode="linear", align_corners=False, half_pixel=True, channel_last=False)
-    return writer.node("Resize", *writer.names(function), "", "", writer.constant(function.outputs[0].shape, np.int64),
-                      mode="linear", coordinate_transformation_mode="half_pixel")
+    return writer.node("Resize", *writer.names(function), "", "", sizes, mode="linear",
+                       coordinate_transformation_mode="half_pixel")
 
 
 def _batch_matmul(writer, function):

@@ -207,6 +207,7 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
 WRITERS = {
     ("d3net", "compare"): ["-o", "RUN"],
     ("d3net", "eval"): ["segmentation", "--data-dir", "synthetic", "--model", "D3Net_S", "-o", "RUN"],
+    ("d3net", "export"): ["mss", "-o", "RUN"],
     ("d3net", "segment"): ["synthetic", "-o", "RUN"],
     ("d3net", "separate"): ["song.wav", "--out-dir", "RUN"],
     ("d3net", "train"): ["segmentation", "SYNTHETIC", "-o", "RUN"],

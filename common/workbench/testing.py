@@ -320,6 +320,29 @@ def host_arrays(*outputs):
 # Music ----------------------------------------------------------------------------------------------------------------
 
 
+def tones_and_noise(samples, rate=44100):
+    """Stereo music of a kind, float32 (samples, 2), whose sides differ."""
+    time = np.arange(samples)[:, None] / rate
+    tones = sum(np.sin(2 * np.pi * f * time + np.arange(2)) for f in (220, 700, 1900, 3100))
+    return (0.05 * tones + 0.05 * np.random.default_rng(0).standard_normal((samples, 2))).astype(np.float32)
+
+
+def signal_to_error(wanted, found):
+    """The smallest ratio of signal and error in dB between arrays of the same names."""
+    return min(10 * np.log10((wanted[name] ** 2).sum() / ((wanted[name] - found[name]) ** 2).sum()) for name in wanted)
+
+
+def run_without_nnabla(readme, first_line):
+    """Run the example of a README that begins with a line, in this folder, with neither nnabla nor this repository."""
+    text = readme.read_text(encoding="utf-8")
+    example = text[text.index(f"    {first_line}\n"):].partition("\n\n")[0]
+    script = "\n".join(line[4:] for line in example.splitlines())
+    missing = ("nnabla", "common", "x_umx", "d3net", "scipy")
+    forbidden = f"import sys\nfor name in {missing}:\n    sys.modules[name] = None\n"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([sys.executable, "-c", forbidden + script], check=True, env=environment)
+
+
 def write_stems(folder, sources, rng, samples, rate):
     """Write a file <source>.wav for each source, in which a tone of its own lies over noise, louder on the left."""
     folder.mkdir(parents=True)

@@ -1,8 +1,5 @@
 """The export as ONNX: stems by numpy and onnxruntime alone, in a process that has no nnabla, as in the README."""
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import nnabla as nn
@@ -13,6 +10,7 @@ import soundfile
 
 from common.machine.errors import UsageError
 from common.runs.checkpoint import save_parameters
+from common.workbench.testing import run_without_nnabla, signal_to_error, tones_and_noise
 from x_umx import export
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.onnx_separator import OnnxSeparator
@@ -47,23 +45,18 @@ def models(tmp_path_factory):
     return folder
 
 
-def music(frames):
-    time = np.arange(frames)[:, None] / RATE
-    tones = sum(np.sin(2 * np.pi * f * time + np.arange(2)) for f in (220, 700, 1900, 3100))
-    return (0.05 * tones + 0.05 * np.random.default_rng(0).standard_normal((frames, 2))).astype(np.float32)
-
-
-def ratio(wanted, found):
-    """Signal to error in dB."""
-    return min(10 * np.log10((wanted[name] ** 2).sum() / ((wanted[name] - found[name]) ** 2).sum()) for name in wanted)
-
-
 @pytest.mark.parametrize("model", ["xumx.h5", "umx", "mono.h5"])
 @pytest.mark.parametrize("frames, chunk", [(129, 16), (20_000, 16), (20_000, 0.1), (20_000, 0.2)])
 def test_stems_are_those_of_the_separator(model, frames, chunk, models):
     export.main(["--model", str(models / model), "-o", "x.onnx"])
-    wanted = Separator(models / model, chunk_seconds=chunk, engine="nnabla").separate(music(frames), RATE)
-    assert ratio(wanted, OnnxSeparator("x.onnx").separate(music(frames), chunk)) > 120
+    wanted = Separator(models / model, chunk_seconds=chunk, engine="nnabla").separate(tones_and_noise(frames), RATE)
+    assert signal_to_error(wanted, OnnxSeparator("x.onnx").separate(tones_and_noise(frames), chunk)) > 120
+
+
+def test_audio_that_is_not_stereo_is_refused(models):
+    export.main(["--model", str(models / "xumx.h5"), "-o", "x.onnx"])
+    with pytest.raises(ValueError, match=r"audio of shape \(100, 1\)"):
+        OnnxSeparator("x.onnx").separate(np.ones((100, 1)))
 
 
 @pytest.mark.parametrize("precision, least, most", [("float16", 55, 100), ("int8", 40, 90)])
@@ -72,8 +65,8 @@ def test_fewer_bits_are_measured(precision, least, most, models, capsys):
         export.main(["--model", str(models / "xumx.h5"), "-o", f"{name}.onnx", "--precision", name])
     said = re.search(rf"{precision}: masks of noise are (\d+\.\d) dB from those in float32", capsys.readouterr().out)
     assert said and least < float(said[1]) < most
-    one, two = (OnnxSeparator(f"{name}.onnx").separate(music(20_000)) for name in ("float32", precision))
-    assert least < ratio(one, two) < most
+    one, two = (OnnxSeparator(f"{name}.onnx").separate(tones_and_noise(20_000)) for name in ("float32", precision))
+    assert least < signal_to_error(one, two) < most
     assert Path(f"{precision}.onnx").stat().st_size < 0.75 * Path("float32.onnx").stat().st_size
 
 
@@ -91,16 +84,11 @@ def test_the_file_says_what_its_input_is(models):
 
 def test_the_example_of_the_readme_runs_without_nnabla(models):
     export.main(["--model", str(models / "xumx.h5"), "-o", "xumx.onnx"])
-    soundfile.write("song.wav", music(20_000), RATE, subtype="FLOAT")
-    lines = README.read_text(encoding="utf-8").partition("    import soundfile\n    from onnx_separator")
-    example = (lines[1] + lines[2]).partition("\n\n")[0]
-    script = "\n".join(line[4:] for line in example.splitlines())
-    forbidden = "import sys\nfor name in ('nnabla', 'common', 'x_umx', 'scipy'):\n    sys.modules[name] = None\n"
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    subprocess.run([sys.executable, "-c", forbidden + script], check=True, env=environment)
-    wanted = Separator(models / "xumx.h5", engine="nnabla").separate(music(20_000), RATE)
+    soundfile.write("song.wav", tones_and_noise(20_000), RATE, subtype="FLOAT")
+    run_without_nnabla(README, "import soundfile")
+    wanted = Separator(models / "xumx.h5", engine="nnabla").separate(tones_and_noise(20_000), RATE)
     found = {name: soundfile.read(f"{name}.wav", dtype="float32")[0] for name in SOURCES}
-    assert ratio(wanted, found) > 120
+    assert signal_to_error(wanted, found) > 120
 
 
 @pytest.mark.parametrize("argv, error", [

@@ -5,23 +5,22 @@
 Beside it goes onnx_separator.py, which needs numpy and onnxruntime alone and does all of the rest: the transform, the
 filter, and chunks. The network takes any number of frames; the metadata of the file say what its input is.
 """
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import nnabla as nn
+import numpy as np
 
 from common.console import cli
+from common.inference import exporting
 from common.machine.context import native_functions, use_context
 from common.machine.errors import UsageError
-from common.machine.files import replacing
 from common.machine.threads import NNABLA
 from x_umx.separation import DEFAULT
 from x_umx.separator import Separator
 
-PRECISIONS = ("float32", "float16", "int8")
 FRAMES = 61    # a prime, by which the axis of frames is known in the graph
-COMPANION = "onnx_separator.py"
+NOISE = 100    # frames
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,13 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default=DEFAULT, help="as for separate.py (default: %(default)s)")
     parser.add_argument("--targets", nargs="+", metavar="NAME", help="as for separate.py, of UMX alone")
     parser.add_argument("--output", "-o", metavar="FILE", help="what to write (default: MODEL.onnx)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32",
-                        help="of the weights in the file; float16 computes in float32, int8 multiplies in 8 bits "
-                             "(default: %(default)s)")
+    exporting.add_precision_flag(parser)
     args = parser.parse_args(argv)
     target = Path(args.output or f"{Path(args.model).stem}.onnx")
-    if target.suffix != ".onnx" or not target.parent.is_dir():
-        raise UsageError(f"--output {target}: it is to end in .onnx, in a folder that exists")
+    exporting.check_target(target)
     use_context("cpu", "0")
     separator = Separator(args.model, args.targets, engine="nnabla")
     if set(separator.targets) != set(separator.sources):
@@ -48,39 +44,44 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def export(separator: Separator, target: Path, precision: str) -> None:
     """Write the network of a separator as ONNX, and print how far it is from float32."""
-    from x_umx import onnx_reduction  # loads onnx
+    from common.inference import onnx_reduction  # loads onnx
+    from x_umx import onnx_separator
 
     model = onnx_model(separator)
     reduced = onnx_reduction.reduce(model, precision)
-    with replacing(target) as temporary:
-        temporary.write_bytes(reduced.SerializeToString())
-    with replacing(target.with_name(COMPANION)) as temporary:
-        shutil.copyfile(Path(__file__).with_name(COMPANION), temporary)
-    print(f"wrote {target}, {target.stat().st_size / 1e6:.1f} MB, and {target.with_name(COMPANION)}")
+    exporting.write_model(reduced, target, description(separator))
+    companion = exporting.write_companion(onnx_separator, target.parent)
+    print(f"wrote {target}, {target.stat().st_size / 1e6:.1f} MB, and {companion}")
     if precision != "float32":
-        print(f"{precision}: masks of noise are {onnx_reduction.distance(model, reduced):.1f} dB from those in float32")
+        sizes = separator.network.sizes
+        shape = NOISE, 1, sizes.nb_channels, sizes.max_bin
+        noise = np.abs(np.random.default_rng(0).standard_normal(shape)).astype(np.float32)
+        print(f"{precision}: masks of noise are {onnx_reduction.distance(model, reduced, noise):.1f} dB from those in "
+              "float32")
 
 
 def onnx_model(separator: Separator):    # noqa: ANN201 - onnx.ModelProto, which is slow to load
     """Return the network as an ONNX model that takes any number of frames."""
-    from common.inference import onnx_export
-    from x_umx import onnx_reduction
+    from common.inference import onnx_export, onnx_reduction
 
     sizes = separator.network.sizes
     with NNABLA, native_functions(), nn.auto_forward(False):
         magnitude = nn.Variable((FRAMES, 1, sizes.nb_channels, sizes.max_bin))
         model = onnx_export.export({"magnitude": magnitude}, {"masks": separator.build_masks(magnitude)})
-    onnx_reduction.free_axis(model, FRAMES, "frames")
-    described = {
+    onnx_reduction.free_axes(model, {FRAMES: "frames"})
+    return model
+
+
+def description(separator: Separator) -> dict[str, object]:
+    """Return the metadata of the file."""
+    sizes = separator.network.sizes
+    return {
         "sources": ",".join(separator.sources), "sample_rate": separator.sample_rate, "n_fft": sizes.n_fft,
         "hop_length": separator.network.hop_length, "nb_channels": sizes.nb_channels, "max_bin": sizes.max_bin,
         "input": f"magnitude, float32 (frames, 1, {sizes.nb_channels} channels, {sizes.max_bin} bins): of the "
                  "short-time Fourier transform with a periodic Hann window, not scaled, centred by reflection",
         "output": f"masks, float32, to be reshaped to (frames, {len(separator.sources)} sources, "
                   f"{sizes.nb_channels} channels, {sizes.bins} bins)"}
-    for key, value in described.items():
-        model.metadata_props.add(key=key, value=str(value))
-    return model
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ short-time Fourier transform, the masks of the network, one iteration of the mul
 import numpy as np
 import onnxruntime
 
+from common.audio.numpy_stft import istft, stereo, stft
+
 EPS = np.finfo(np.float64).eps
 FRAMES = 512    # that the filter treats at once, to save memory
 
@@ -37,7 +39,7 @@ class OnnxSeparator:
 
     def separate(self, audio: np.ndarray, chunk_seconds: float = 16.0, overlap: float = 0.1) -> dict[str, np.ndarray]:
         """Split audio (samples, 2) into {source: float32 array (samples, 2)}."""
-        audio = np.asarray(audio, np.float32)
+        audio = stereo(audio)
         length = max(1, min(len(audio), round(chunk_seconds * self.sample_rate)))
         shared = round(overlap * round(chunk_seconds * self.sample_rate))
         last = len(audio) - length
@@ -53,47 +55,23 @@ class OnnxSeparator:
 
     def separate_chunk(self, audio: np.ndarray) -> np.ndarray:
         """Split audio (samples, 2) in one piece: (sources, samples, 2)."""
-        mixture = self.stft(audio)    # (frames, bins, 2)
-        magnitude = np.abs(mixture).astype(np.float32)
-        x = magnitude.mean(2, keepdims=True) if self.channels == 1 else magnitude
-        x = x[:, :self.max_bin].transpose(0, 2, 1)[:, None]    # (frames, 1, channels, bins)
-        masks, = self.session.run(None, {"magnitude": np.ascontiguousarray(x)})
-        masks = masks.reshape(len(x), len(self.sources), self.channels, -1).transpose(1, 0, 3, 2)
+        mixture = stft(audio, self.n_fft, self.hop_length)    # (frames, 2, bins)
+        magnitude = np.abs(mixture)
+        x = magnitude.mean(1, keepdims=True) if self.channels == 1 else magnitude
+        masks, = self.session.run(None, {"magnitude": np.ascontiguousarray(x[:, None, :, :self.max_bin])})
+        masks = masks.reshape(len(x), len(self.sources), self.channels, -1).swapaxes(0, 1)
         phase = np.exp(1j * np.angle(mixture))
         stems = self.wiener(masks * magnitude * phase, mixture)
-        return np.stack([self.istft(stem, len(audio)) for stem in stems])
-
-    @property
-    def window(self) -> np.ndarray:
-        """Periodic Hann window."""
-        return 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.n_fft) / self.n_fft)
-
-    def stft(self, audio: np.ndarray) -> np.ndarray:
-        """Transform (samples, 2) to complex (frames, bins, 2), with frames centred by reflection."""
-        padded = np.pad(audio, [(self.n_fft // 2, self.n_fft // 2), (0, 0)], mode="reflect")
-        frames = np.lib.stride_tricks.sliding_window_view(padded, self.n_fft, axis=0)[::self.hop_length]
-        return np.fft.rfft(frames * self.window, axis=-1).transpose(0, 2, 1)
-
-    def istft(self, spectrum: np.ndarray, length: int) -> np.ndarray:
-        """Invert `stft`: complex (frames, bins, 2) to (length, 2)."""
-        waves = np.fft.irfft(spectrum.transpose(0, 2, 1), self.n_fft, axis=-1) * self.window
-        size = self.n_fft + (len(waves) - 1) * self.hop_length
-        signal, weight = np.zeros((size, 2)), np.zeros((size, 1))
-        for index, wave in enumerate(waves):
-            part = slice(index * self.hop_length, index * self.hop_length + self.n_fft)
-            signal[part] += wave.T
-            weight[part, 0] += self.window ** 2
-        signal = (signal / np.where(weight > 1e-10, weight, 1))[self.n_fft // 2:][:length]
-        return np.pad(signal, [(0, length - len(signal)), (0, 0)])
+        return np.stack([istft(stem, self.hop_length, len(audio)) for stem in stems])
 
     @staticmethod
     def wiener(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
-        """Refine estimates (sources, frames, bins, 2) of a mixture (frames, bins, 2) by one iteration, as norbert."""
+        """Refine estimates (sources, frames, 2, bins) of a mixture (frames, 2, bins) by one iteration, as norbert."""
         scale = max(1.0, np.abs(mixture).max() / 10)
-        y, x, models = estimates / scale, mixture / scale, []
+        y, x, models = (estimates / scale).astype(np.complex128), mixture.astype(np.complex128) / scale, []
         for source in y:
-            power = (np.abs(source) ** 2).mean(-1)    # (frames, bins)
-            covariance = np.einsum("tfa,tfb->fab", source, source.conj())
+            power = (np.abs(source) ** 2).mean(1)    # (frames, bins)
+            covariance = np.einsum("taf,tbf->fab", source, source.conj())
             models.append((power, covariance / (EPS + power.sum(0))[:, None, None]))
         out = np.empty_like(y)
         for start in range(0, len(x), FRAMES):
@@ -101,8 +79,8 @@ class OnnxSeparator:
             total = sum(power[part, :, None, None] * covariance for power, covariance in models)
             total = total + np.sqrt(EPS) * np.eye(2)
             (a, b), (c, d) = np.moveaxis(total, (2, 3), (0, 1))
-            left, right = x[part, :, 0], x[part, :, 1]
-            solved = np.stack([d * left - b * right, a * right - c * left], -1) / (a * d - b * c)[..., None]
+            left, right = x[part, 0], x[part, 1]
+            solved = np.stack([d * left - b * right, a * right - c * left], 1) / (a * d - b * c)[:, None]
             for source, (power, covariance) in zip(out, models, strict=True):
-                source[part] = power[part, :, None] * np.einsum("fab,tfb->tfa", covariance, solved)
+                source[part] = power[part, None] * np.einsum("fab,tbf->taf", covariance, solved)
         return out * scale

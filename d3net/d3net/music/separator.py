@@ -1,5 +1,6 @@
 """Separation with D3Net: spectrogram, a network for each source on overlapping patches, Wiener filter, and back."""
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ class Separator(StemSeparator):
         self._networks = Graphs(1)    # by target; at full size a network takes some 800 MB to run
         with self._scope():
             for target, file in self.files.items():
-                load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self._patches(
+                load_parameters(file.path, parameter_shapes(lambda target=target: self._build(target)(self.patches(
                     target, 1))))
 
     @property
@@ -227,16 +228,19 @@ class Separator(StemSeparator):
             return hparams.test_patch_len, hparams.out_shift
         return hparams.test_patch_len, round(hparams.test_patch_len * (1 - self.patch_overlap))
 
-    def _patches(self, target: str, number: int) -> nn.Variable:
+    def patches(self, target: str, number: int) -> nn.Variable:
+        """Make an input for the network of a target: magnitudes (number, frames, 2, bins)."""
         return nn.Variable((number, self.files[target].hparams.test_patch_len, 2, self._bins))
+
+    def build_estimate(self, target: str, magnitudes: nn.Variable) -> nn.Variable:
+        """Build the graph of the network of a target, in test mode, on an input of `patches`."""
+        with self._scope():
+            return self._build(target)(magnitudes)
 
     def _network(self, target: str) -> CompiledNetwork:
         """Return the compiled network of a target."""
-        def build(patches):
-            with self._scope():
-                return self._build(target)(patches)
-
-        shape = self._patches(target, 1 + self.flip).shape
+        build = functools.partial(self.build_estimate, target)
+        shape = self.patches(target, 1 + self.flip).shape
         return self._networks.get(target, lambda: compile_network(build, [shape], self.engine, self.precision))
 
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from d3net.scenes.segmenter import Segmenter
 
 
-def add_model_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that `SegmenterFlags` holds."""
+def add_network_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a network."""
     names = [name.replace("-", "_") for name in PUBLISHED]
     parser.add_argument("--model", "-m", metavar="MODEL",
                         help=f"{', '.join(PUBLISHED)} (fetched on the first use), a weight file, or the output folder "
@@ -21,7 +21,17 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", "--config-file", "-cfg", metavar="CONFIG",
                         help=f"hyper-parameters of the network: {', '.join(names)} or a YAML file (default: those that "
                              "belong to the model)")
+
+
+def add_model_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that `SegmenterFlags` holds."""
+    add_network_flags(parser)
     add_computing_flags(parser)
+
+
+def model_of_flags(args: argparse.Namespace) -> str:
+    """Return the model that the flags of `add_network_flags` choose."""
+    return args.model or published_name(args.config) or DEFAULT
 
 
 @attrs.frozen
@@ -42,7 +52,7 @@ class SegmenterFlags:
 
     @classmethod
     def of_flags(cls, args: argparse.Namespace) -> "SegmenterFlags":
-        return cls(args.model or published_name(args.config) or DEFAULT, args.config, Computation.of_flags(args))
+        return cls(model_of_flags(args), args.config, Computation.of_flags(args))
 
     def make(self) -> "Segmenter":
         """Make the segmenter, and print what it computes on.

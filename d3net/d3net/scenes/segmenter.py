@@ -131,8 +131,9 @@ class Segmenter:
     def _network(self, size: tuple[int, int]) -> Callable[..., list[np.ndarray]]:
         """Return the network compiled for images of (height, width)."""
         return self._networks.get(
-            size, lambda: compile_network(self._build, [(1, 3, *size)], self.engine, self.precision))
+            size, lambda: compile_network(self.build, [(1, 3, *size)], self.engine, self.precision))
 
-    def _build(self, image: nn.Variable) -> nn.Variable:
+    def build(self, image: nn.Variable) -> nn.Variable:
+        """Build the graph of the network, in test mode, as `d3net.segmentation_model.d3net_segmentation`."""
         with self._scope():
             return d3net_segmentation(image, self.hparams)
