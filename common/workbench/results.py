@@ -154,12 +154,14 @@ def _alone(texts):
 def differences(stated: Value, found: Value, tolerance: float | str = 0) -> list[str]:
     """Say where two values differ by more than the tolerance: a number, or per cent of what is stated as "5 %".
 
+    Rows that are not stated may be anything.
+
     Examples
     --------
     >>> differences("6.13", "6.2", 0.1), differences(["1", "x"], ["1.5", "x"], "10 %")
     ([], ['is 1.5, stated 1'])
     """
-    if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() == found.keys():
+    if isinstance(stated, dict) and isinstance(found, dict) and stated.keys() <= found.keys():
         return [f"{key}: {text}" for key in stated for text in differences(stated[key], found[key], tolerance)]
     if isinstance(stated, list) and isinstance(found, list) and len(stated) == len(found):
         return [text for pair in zip(stated, found, strict=True) for text in differences(*pair, tolerance)]
