@@ -3,15 +3,12 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from common.machine.python_functions import spare_failing_imports
-
 
 class HostFunction(PythonFunction):
     """A function with one output. Its gradients need the inputs but not the output, unless a subclass differs."""
 
     def __init__(self) -> None:
         super().__init__()
-        spare_failing_imports()
 
     @property
     def name(self):

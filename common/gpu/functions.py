@@ -6,7 +6,6 @@ import numpy as np
 from nnabla.function import PythonFunction
 
 from common.gpu.loading import Kernels
-from common.machine.python_functions import spare_failing_imports
 
 
 class DeviceFunction(PythonFunction):
@@ -14,7 +13,6 @@ class DeviceFunction(PythonFunction):
 
     def __init__(self, kernels: Kernels) -> None:
         super().__init__()
-        spare_failing_imports()
         self.kernels = kernels
         # That of the function itself names arrays on the host, as nnabla sees it: it is in Python.
         self._context = nn.get_current_context()
