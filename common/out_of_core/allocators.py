@@ -21,7 +21,7 @@ class Allocator(Protocol):
     taken
         Bytes taken of the device so far; nothing goes back to it.
     mapped
-        Bytes of chunks mapped to addresses so far.
+        Chunks mapped to addresses so far.
     """
 
     taken: int
@@ -142,10 +142,10 @@ class VirtualAllocator:
             return self._ready.pop(position)
         if position == 0 and self._ready:
             self._loose += self._ready.pop(0) - needed
-            self.mapped += needed * self.chunk
+            self.mapped += needed
             return needed
         have = self._ready.pop(position - 1) if self._ready else 0
-        self.mapped += (needed - have) * self.chunk
+        self.mapped += needed - have
         have += self._take_loose(needed - have)
         while have < needed and self._ready:
             position = min(bisect.bisect_left(self._ready, needed - have), len(self._ready) - 1)

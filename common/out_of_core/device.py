@@ -1,5 +1,6 @@
 """What out-of-core training needs of the device: how much memory it has, and nnabla's classes of arrays."""
 import importlib
+import math
 import os
 import re
 
@@ -12,7 +13,8 @@ from common.out_of_core.allocators import in_chunks, rounded
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
-CHUNK = 2 << 20    # bytes of a piece of virtual memory: the least that a GPU maps
+LEAST_CHUNK = 2 << 20       # bytes of a piece of virtual memory: the least that a GPU maps
+CHUNKS_OF_BUDGET = 1024     # about as many pieces have room in a budget
 LARGEST = 2**60    # bytes, far beyond what any machine has
 WORKSPACE_LIMIT = "NNABLA_CUDNN_WORKSPACE_LIMIT"    # environment variable of nnabla; bytes, no limit below 0
 MARGIN = 0.1    # of the free memory, which the allocator, fragments and buffers of libraries may take
@@ -84,7 +86,16 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes} B"
 
 
-def allocated_bytes(num_bytes: int, virtual: bool, chunk: int = CHUNK) -> int:
+def chunk_for(budget: int) -> int:
+    """Bytes of a piece of virtual memory, a power of two: about a thousandth of a budget.
+
+    Mapping a piece takes as long for a large one as for a small one, so that large ones are fast. But each array, and
+    most are small, wastes up to one: a network such as ResNet-50 has 500 of them.
+    """
+    return max(LEAST_CHUNK, 2 ** round(math.log2(budget / CHUNKS_OF_BUDGET)))
+
+
+def allocated_bytes(num_bytes: int, virtual: bool, chunk: int = LEAST_CHUNK) -> int:
     """Bytes of the device that nnabla's allocator takes for an array; on a CPU, where nothing is swapped, its own.
 
     At virtual addresses they are whole chunks. Otherwise small arrays take whole pieces of 512 bytes, and those from

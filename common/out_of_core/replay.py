@@ -20,7 +20,7 @@ class Occupancy:
     host_bytes
         Most bytes of arrays that lie on the host.
     mapped
-        Bytes of virtual memory that are mapped in each block of a planned iteration, and at its end.
+        Chunks of virtual memory that are mapped in each block of a planned iteration, and at its end.
     """
 
     device_bytes: int
@@ -69,7 +69,7 @@ class _Places:
                     self._free(self._send(access))
 
     def run(self, record: Record, schedule: Schedule | None) -> list[int]:
-        """An iteration by its plan, or without one; returns the bytes that were mapped block by block."""
+        """An iteration by its plan, or without one; returns the chunks that were mapped block by block."""
         mapped, before = [], self.allocator.mapped
         for number, block in enumerate(record.blocks):
             for event in schedule.begin[number] if schedule else ():

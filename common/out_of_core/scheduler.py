@@ -24,8 +24,8 @@ from nnabla.lms import SwapInOutScheduler
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
 from common.out_of_core.device import (
-    CHUNK,
     allocated_bytes,
+    chunk_for,
     device_memory,
     format_bytes,
     free_caches,
@@ -67,7 +67,7 @@ class OutOfCore:
         Take device memory in chunks at virtual addresses, which swapping does not fragment. It holds for the functions
         made from here on, as does the pinned memory of the host. No effect on a CPU.
     chunk
-        Bytes of such a chunk; an array wastes less than one.
+        Bytes of such a chunk; that of `common.out_of_core.device.chunk_for` if not given.
     save_host_memory
         Let arrays give up their copy on the host while they are on the GPU, at the price of more transfers.
     note
@@ -80,16 +80,17 @@ class OutOfCore:
     """
 
     def __init__(self, budget: str | float = "auto", prefetch: str | int | None = None, virtual: bool = True,
-                 chunk: int = CHUNK, save_host_memory: bool = False,
+                 chunk: int | None = None, save_host_memory: bool = False,
                  note: Callable[[str], object] | None = None) -> None:
         free, total = device_memory()
         self.budget = parse_budget(budget, free, total)
         self.prefetch = None if prefetch is None else parse_bytes(prefetch, "prefetch window")
         self.automatic = isinstance(budget, str) and budget.strip().lower() == "auto"
-        self.virtual, self.chunk, self.save_host_memory = virtual, chunk, save_host_memory
+        self.virtual, self.save_host_memory = virtual, save_host_memory
+        self.chunk = chunk_for(self.budget) if chunk is None else chunk
         self.note = note or _print_note
         self.solvers: list[Any] = []
-        self.host, self.device = prepare_contexts(virtual, chunk)
+        self.host, self.device = prepare_contexts(virtual, self.chunk)
         limit_workspaces(self.budget)
         self.meter = Meter(self.budget, virtual)
         self._training, self._validation = _Iteration(self, "training"), _Iteration(self, "validation")

@@ -22,7 +22,14 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder
 from common.machine.memory import machine_memory
 from common.out_of_core import InCore, OutOfCore
-from common.out_of_core.device import WORKSPACE_LIMIT, format_bytes, parse_bytes, synchronize, workspace_limit
+from common.out_of_core.device import (
+    WORKSPACE_LIMIT,
+    chunk_for,
+    format_bytes,
+    parse_bytes,
+    synchronize,
+    workspace_limit,
+)
 from common.out_of_core.recompute import LEVELS
 from common.out_of_core.replay import Occupancy
 from out_of_core_training import models
@@ -199,9 +206,10 @@ class Case:
     def predict(self, batch_size: int) -> tuple[Plan, Occupancy, Timeline]:
         """Plan the transfers within the memory: what they take of the device and the host, and when they happen."""
         needs, steps = self.needs(batch_size)
-        memory = needs.affordable(self.memory, self.virtual) if self.virtual else self.memory
+        chunk = chunk_for(self.memory) if self.virtual else None
+        memory = needs.affordable(self.memory, chunk) if chunk else self.memory
         swapped = plan_record(needs.record, memory, self.prefetch)
-        occupancy = swapped.occupancy(self.virtual)
+        occupancy = swapped.occupancy(chunk)
         seconds = self.profile.at(batch_size) if self.profile else estimated_seconds(swapped, steps, self.device)
         return swapped, occupancy, make_timeline(swapped, seconds, self.device, occupancy.mapped)
 

@@ -9,7 +9,7 @@ import nnabla as nn
 from common.machine.errors import UserError
 from common.out_of_core.allocators import CachingAllocator, VirtualAllocator, in_chunks, rounded
 from common.out_of_core.backends import backend_named
-from common.out_of_core.device import CHUNK, format_bytes
+from common.out_of_core.device import format_bytes
 from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder
 from common.out_of_core.replay import Occupancy, replay
@@ -68,20 +68,19 @@ class Plan:
         """Most bytes that live at a time if nothing is swapped."""
         return max(self.record.in_core())
 
-    def occupancy(self, virtual: bool = False, chunk: int = CHUNK) -> Occupancy:
+    def occupancy(self, chunk: int | None = None) -> Occupancy:
         """What some iterations take of the device and of the host, with what nnabla's allocators round up and keep.
 
         Parameters
         ----------
-        virtual
-            Whether arrays of the device are `CudaCachedVirtualArray`, in chunks of `chunk` bytes, instead of
-            `CudaCachedArray`.
+        chunk
+            Bytes of a chunk where arrays of the device are `CudaCachedVirtualArray`; None: they are `CudaCachedArray`.
         """
-        return replay(self.record, self.schedule, VirtualAllocator(chunk) if virtual else CachingAllocator())
+        return replay(self.record, self.schedule, VirtualAllocator(chunk) if chunk else CachingAllocator())
 
-    def affordable(self, budget: int, virtual: bool) -> int:
+    def affordable(self, budget: int, chunk: int | None) -> int:
         """Bytes of arrays that `common.out_of_core.OutOfCore` plans with where it has a budget on a GPU."""
-        allocated = functools.partial(in_chunks, chunk=CHUNK) if virtual else rounded
+        allocated = functools.partial(in_chunks, chunk=chunk) if chunk else rounded
         return self.record.affordable(budget, allocated, self.minimum_budget)
 
     @property

@@ -12,10 +12,9 @@ from out_of_core_training.planning.link import CudaCopies, HostCopies, measure_l
 ARITHMETIC_SHARE, MEMORY_SHARE, LINK_SHARE = 0.6, 0.8, 0.8
 # Bytes of the inputs per second, from numpy through pageable memory to the device: measured on the machine of an H100.
 INPUT_RATE = 3.8e9
-# Seconds for each byte of virtual memory that is mapped to an address: 60 microseconds for a chunk of 20 MiB. It is the
-# only constant that was fitted to a swapped iteration, and to one alone: ResNet-50 at batch 96 with 8 GB on an H100.
-# Larger batches wait for the link. Whether chunks of another size take as long for a byte was not measured.
-MAPPING = 60e-6 / (20 << 20)
+# Seconds for each chunk of virtual memory that is mapped to an address. It is the only constant that was fitted to a
+# swapped iteration, and to one alone: ResNet-50 at batch 96 with 8 GB on an H100.
+MAPPING = 60e-6
 
 
 @attrs.frozen
@@ -33,7 +32,7 @@ class Device:
     input_rate
         Bytes per second at which inputs come from the host before anything is computed.
     mapping
-        Seconds for a byte of virtual memory to be mapped.
+        Seconds for a chunk of virtual memory to be mapped.
     """
 
     name: str

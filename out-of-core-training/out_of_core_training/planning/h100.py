@@ -63,7 +63,7 @@ def predictions() -> Iterator[tuple[Row, float, float]]:
                 yield row, batch / sum(seconds[1:]), needs.occupancy().device_bytes / 1e9
                 continue
             swapped = plan_record(needs.record, int(BUDGET))
-            occupancy = swapped.occupancy(row.mode == "virtual", CHUNK)
+            occupancy = swapped.occupancy(CHUNK if row.mode == "virtual" else None)
             timeline = make_timeline(swapped, seconds, device, occupancy.mapped)
             yield row, batch / timeline.seconds, occupancy.device_bytes / 1e9
 

@@ -58,7 +58,7 @@ def make_timeline(plan: Plan, seconds: Sequence[float], device: Device, mapped: 
     device
         Has the rates of the link.
     mapped
-        Bytes of virtual memory that are mapped in each block; none if not given.
+        Chunks of virtual memory that are mapped in each block; none if not given.
     """
     written = _written(plan)
     arrived, gone = {}, {}
