@@ -1,39 +1,33 @@
-"""Convolution on all cores, made of the loops in `common.cpu.kernels.convolution` and BLAS.
+"""Convolution on all cores, made of the loops in `common.cpu.kernels` and BLAS.
 
 A geometry is (kernel, pad, stride, dilation) in pixels, of both axes.
 """
 import numpy as np
 
+from common.cpu import direct
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
 from common.cpu.kernels import convolution as kernels
+from common.cpu.kernels.direct import Geometry
 from common.cpu.parallel import run_parallel
 
-Geometry = tuple[int, int, int, int]
 
+def convolve(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, geometry: Geometry,
+             add: bool = False) -> None:
+    """Write or add y = w * x + b, with the sums of BLAS.
 
-def convolve(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, geometry: Geometry, add: bool = False,
-             in_order: bool = False) -> None:
-    """Write or add y = w * x + b.
-
-    Parameters
-    ----------
-    x, w, b
-        (batch, channels, height, width), (outputs, channels, k, k) and (outputs,).
-    in_order
-        Round sums as nnabla does, instead of as BLAS does.
+    `x`, `w` and `b` are (batch, channels, height, width), (outputs, channels, k, k) and (outputs,).
     """
     matrix = w.reshape(len(w), -1)
-    lines = kernels.tile_lines(y.shape, matrix.shape[1], in_order)
+    lines = kernels.tile_lines(y.shape, matrix.shape[1])
     bias = np.zeros(len(w), np.float32) if b is None else b
     run_parallel(kernels.forward, kernels.num_tiles(y.shape, lines), y.size * matrix.shape[1], x, matrix, bias, y, add,
-                 lines, in_order, geometry)
+                 lines, geometry)
 
 
-def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry, in_order: bool = False
-                        ) -> tuple[np.ndarray, np.ndarray]:
+def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
     """Gradients of the weights, (outputs, channels k k), and of the bias, (outputs,), for `g` of the output."""
     terms = x.shape[1] * geometry[0] ** 2
-    lines = kernels.tile_lines(g.shape, terms, in_order)
+    lines = kernels.tile_lines(g.shape, terms)
     groups = min(kernels.GROUPS, kernels.num_tiles(g.shape, lines))
     dw = np.empty((groups, g.shape[1], terms), np.float32)
     db = np.empty(dw.shape[:2], np.float32)
@@ -41,14 +35,18 @@ def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry, in_ord
     return dw.sum(0), db.sum(0)
 
 
-def propagate(w: np.ndarray, g: np.ndarray, dx: np.ndarray, add: bool, geometry: Geometry) -> None:
-    """Write or add to `dx` the gradient of the input, for `g` of the output."""
+def propagate(w: np.ndarray, g: np.ndarray, dx: np.ndarray, add: bool, geometry: Geometry, fast: bool = False) -> None:
+    """Write or add to `dx` the gradient of the input, for `g` of the output; `fast` without BLAS, where that can be."""
     kernel, pad, stride, dilation = geometry
     turned_pad = dilation * (kernel - 1) - pad
     if stride == 1 and turned_pad >= 0:
         # The gradient is a convolution of g with the kernels turned around.
         turned = np.ascontiguousarray(w[:, :, ::-1, ::-1].swapaxes(0, 1))
-        convolve(g, turned, None, dx, (kernel, turned_pad, 1, dilation), add)
+        turned_geometry = kernel, turned_pad, 1, dilation
+        if fast:
+            direct.convolve(g, turned, None, dx, turned_geometry, add, in_order=False)
+        else:
+            convolve(g, turned, None, dx, turned_geometry, add)
     else:
         transposed = w.reshape(len(w), -1).T
         run_parallel(kernels.backward_data, len(g), g.size * len(transposed), transposed, g, dx, add, geometry)
@@ -59,12 +57,14 @@ class Convolution(HostFunction):
 
     With `in_order` outputs have nnabla's bits, except where nnabla splits the sums: those of more than 576 terms, or
     with a number of outputs that is no multiple of 4. All other outputs, and gradients, agree with nnabla's to
-    rounding. Sums in order take twice the time.
+    rounding: those of BLAS or, with `fast_gradients`, those of `common.cpu.direct`.
     """
 
-    def __init__(self, pad: int, stride: int = 1, dilation: int = 1, in_order: bool = False) -> None:
+    def __init__(self, pad: int, stride: int = 1, dilation: int = 1, in_order: bool = False,
+                 fast_gradients: bool = False) -> None:
         super().__init__()
-        self.pad, self.stride, self.dilation, self.in_order = pad, stride, dilation, in_order
+        self.pad, self.stride, self.dilation = pad, stride, dilation
+        self.in_order, self.fast_gradients = in_order, fast_gradients
 
     def setup_impl(self, inputs, outputs):
         (batch, _, *size), (num_outputs, _, kernel, _) = inputs[0].shape, inputs[1].shape
@@ -76,18 +76,23 @@ class Convolution(HostFunction):
         return inputs[1].shape[-1], self.pad, self.stride, self.dilation
 
     def forward_impl(self, inputs, outputs):
-        x, w, *bias = (data_of(variable) for variable in inputs)
-        convolve(x, w, bias[0] if bias else None, data_of(outputs[0]), self._geometry(inputs), in_order=self.in_order)
+        x, w, *biases = (data_of(variable) for variable in inputs)
+        y, b, geometry = data_of(outputs[0]), biases[0] if biases else None, self._geometry(inputs)
+        if self.in_order:
+            direct.convolve(x, w, b, y, geometry)
+        else:
+            convolve(x, w, b, y, geometry)
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         g, geometry = grad_of(outputs[0]), self._geometry(inputs)
         if any(propagate_down[1:]):
-            gradients = parameter_gradients(data_of(inputs[0]), g, geometry, self.in_order)
+            of_parameters = direct.parameter_gradients if self.fast_gradients else parameter_gradients
+            gradients = of_parameters(data_of(inputs[0]), g, geometry)
             for k, gradient in enumerate(gradients[:len(inputs) - 1], start=1):
                 if propagate_down[k]:
                     store_gradient(inputs[k], gradient.reshape(inputs[k].shape), accum[k])
         if propagate_down[0]:
-            propagate(data_of(inputs[1]), g, grad_of(inputs[0]), accum[0], geometry)
+            propagate(data_of(inputs[1]), g, grad_of(inputs[0]), accum[0], geometry, self.fast_gradients)
 
     def grad_depends_input_data(self, i, j):
         return (i, j) in ((0, 1), (1, 0))

@@ -21,6 +21,7 @@ from common.machine.reductions import BrokenReductionsError, check_reductions, r
 CONTEXTS = ("auto", "cpu", "cudnn")
 INSTALL = "run 'pip install -r requirements-cuda.txt', or use -c cpu"
 _native = contextvars.ContextVar("native functions", default=False)
+_fast_gradients = contextvars.ContextVar("fast gradients", default=False)
 
 # Where NVIDIA's wheels keep what the extension links to, each after what it needs itself. NCCL serves several GPUs.
 LIBRARIES = (
@@ -110,6 +111,31 @@ def wants_gpu_kernels() -> bool:
     `native_functions`.
     """
     return on_gpu() and not _native.get()
+
+
+@contextlib.contextmanager
+def fast_gradients(wanted: bool = True) -> Iterator[None]:
+    """Within this block, convolutions on a CPU are built to sum their gradients in the fastest order, if `wanted`.
+
+    Outputs keep their bits; gradients agree with those of other orders to rounding. It holds for the current thread.
+
+    Raises
+    ------
+    UsageError
+        A GPU computes, whose gradients this does not change.
+    """
+    if wanted and on_gpu():
+        raise UsageError("--fast-gradients is for a CPU: leave it out on a GPU, or add -c cpu")
+    token = _fast_gradients.set(wanted)
+    try:
+        yield
+    finally:
+        _fast_gradients.reset(token)
+
+
+def wants_fast_gradients() -> bool:
+    """Tell whether convolutions are to be built inside `fast_gradients`."""
+    return _fast_gradients.get()
 
 
 def find_library(name: str) -> Path | None:

@@ -11,16 +11,15 @@ import numpy as np
 from common.cpu.compiling import compile_exact, compile_sums
 
 GROUPS = 8    # partial sums of a weight gradient, at most
-_ORDERED = 256    # pixels of a tile whose sums are taken in order: its columns stay in the first-level cache
 _CACHED = 1 << 17    # elements of the columns of a tile for BLAS: they stay in the second-level cache
 _FEWEST, _MOST = 64, 2048    # pixels of a tile for BLAS
 
 
-def tile_lines(shape: Sequence[int], terms: int, in_order: bool = False) -> int:
+def tile_lines(shape: Sequence[int], terms: int) -> int:
     """How many lines make a tile of an output of `shape`, each of whose pixels is a sum of `terms` products."""
     batch, _, height, width = shape
     share = batch * height * width // (2 * GROUPS)    # enough tiles for all cores
-    pixels = _ORDERED if in_order else min(max(min(_CACHED // terms, share), _FEWEST), _MOST)
+    pixels = min(max(min(_CACHED // terms, share), _FEWEST), _MOST)
     return max(1, pixels // width)
 
 
@@ -76,39 +75,8 @@ def _fold(columns, x, n, width, geometry):
 
 
 @compile_exact
-def _multiply_in_order(w, columns, product):
-    """product = w columns, every sum in the order of its terms and rounded after each, as nnabla does.
-
-    That order forbids fused operations and vector sums, and with them BLAS. Here vectors run along the pixels, and each
-    pass adds eight terms.
-    """
-    product[:] = 0
-    eights = w.shape[1] // 8 * 8
-    for k in range(0, eights, 8):
-        for o in range(w.shape[0]):
-            w0, w1, w2, w3 = w[o, k], w[o, k + 1], w[o, k + 2], w[o, k + 3]
-            w4, w5, w6, w7 = w[o, k + 4], w[o, k + 5], w[o, k + 6], w[o, k + 7]
-            for p in range(columns.shape[1]):
-                a = product[o, p] + w0 * columns[k, p]
-                a = a + w1 * columns[k + 1, p]
-                a = a + w2 * columns[k + 2, p]
-                a = a + w3 * columns[k + 3, p]
-                a = a + w4 * columns[k + 4, p]
-                a = a + w5 * columns[k + 5, p]
-                a = a + w6 * columns[k + 6, p]
-                product[o, p] = a + w7 * columns[k + 7, p]
-    for k in range(eights, w.shape[1]):
-        for o in range(w.shape[0]):
-            for p in range(columns.shape[1]):
-                product[o, p] += w[o, k] * columns[k, p]
-
-
-@compile_exact
-def forward(start, stop, x, w, b, y, add, lines, in_order, geometry):
-    """Write or add y = w * x + b over tiles of `lines` lines; w is (outputs, channels k k).
-
-    `in_order` gives nnabla's result to the last bit. Gradients do without it and are faster.
-    """
+def forward(start, stop, x, w, b, y, add, lines, geometry):
+    """Write or add y = w * x + b over tiles of `lines` lines; w is (outputs, channels k k)."""
     outputs, height, width = y.shape[1:]
     field_memory = np.empty(w.shape[1] * lines * width, np.float32)
     product_memory = np.empty(outputs * lines * width, np.float32)
@@ -118,10 +86,7 @@ def forward(start, stop, x, w, b, y, add, lines, in_order, geometry):
         columns = _matrix(field_memory, w.shape[1], count * width)
         product = _matrix(product_memory, outputs, count * width)
         _unfold(x, columns, first, count, height, width, geometry)
-        if in_order:
-            _multiply_in_order(w, columns, product)
-        else:
-            np.dot(w, columns, product)
+        np.dot(w, columns, product)
         for o in range(outputs):
             for line in range(count):
                 n, oy = (first + line) // height, (first + line) % height

@@ -17,11 +17,11 @@ References
 Lavin and Gray, arXiv 1509.09308.
 """
 import functools
-from typing import Any
 
 import numpy as np
 
-from common.cpu.compiling import Loop, compile_fused
+from common.cpu.compiling import compile_fused
+from common.cpu.kernels import registers
 
 POINTS, TILE = 6, 4    # of a tile: sums, and rows of the output
 OUTPUTS = 6    # channels of the output that are computed at once, at most
@@ -41,32 +41,11 @@ _P1, _P2, _P3, _P4, _P5 = (np.uint64(k * _STRIDE) for k in range(1, POINTS))
 @functools.cache
 def register_shape() -> tuple[int, int]:
     """Numbers in a vector register, and how many vectors of a line fit in the registers with `OUTPUTS` sums each."""
-    import llvmlite.binding as llvm
-
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 16, 4
-    if features.get("avx2"):
-        return 8, 2
-    return (4, 4) if features.get("neon") else (4, 2)
+    lanes, count = registers.vector_registers()
+    return lanes, 4 if count == 32 else 2
 
 
-class _Intrinsic(Loop):
-    """A function whose machine code is written down here, for other loops to call."""
-
-    def compile(self) -> Any:
-        from numba.extending import intrinsic
-
-        if self._compiled is None:
-            self._compiled = intrinsic(self.function)
-        return self._compiled
-
-
-def _intrinsic(function):
-    return _Intrinsic(function, {})
-
-
-@_intrinsic
+@registers.written_down
 def _multiply(typing_context, points, at, stride, step, u, u_at, channels, products, p_at, outputs, vectors):
     """Sum of u times points over channels and the three columns of a kernel, for some outputs and pixels of a line.
 
@@ -91,63 +70,42 @@ def _multiply(typing_context, points, at, stride, step, u, u_at, channels, produ
 
 def _write_multiply(context, builder, signature, args):
     """Write the code of `_multiply`: a loop over channels for each number of outputs and of vectors."""
-    from llvmlite import ir
-
     points, at, stride, step, u, u_at, channels, products, p_at, outputs, vectors = args
-    pointers = [builder.gep(context.make_array(signature.args[k])(context, builder, array).data, [offset])
+    pointers = [registers.pointer_to(context, builder, signature.args[k], array, offset)
                 for k, array, offset in ((0, points, at), (4, u, u_at), (7, products, p_at))]
     most = register_shape()[1]
-    done = builder.append_basic_block("done")
-    number = builder.add(builder.mul(outputs, outputs.type(most)), vectors)
-    choice = builder.switch(number, done)
-    for k in range(1, OUTPUTS + 1):
-        for width in range(1, most + 1):
-            block = builder.append_basic_block(f"outputs{k}vectors{width}")
-            choice.add_case(ir.Constant(number.type, k * most + width), block)
-            builder.position_at_end(block)
-            _write_loop(builder, pointers, stride, step, channels, k, width)
-            builder.branch(done)
-    builder.position_at_end(done)
+    cases = [(k * most + width, functools.partial(_write_loop, builder, pointers, stride, step, channels, k, width))
+             for k in range(1, OUTPUTS + 1) for width in range(1, most + 1)]
+    registers.choose(builder, cases, builder.add(builder.mul(outputs, outputs.type(most)), vectors))
     return context.get_dummy_value()
 
 
 def _write_loop(builder, pointers, stride, step, channels, outputs, vectors):
     """Write a loop over channels that keeps its sums in registers, and what stores them."""
-    from llvmlite import ir
-
     lanes, index = register_shape()[0], stride.type
-    vector = ir.VectorType(ir.FloatType(), lanes)
-    before, loop, after = builder.block, builder.append_basic_block("channel"), builder.append_basic_block("sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k, line, weights = (builder.phi(kind) for kind in (index, pointers[0].type, pointers[1].type))
-    sums = [[builder.phi(vector) for _ in range(vectors)] for _ in range(outputs)]
-    results, column = [list(row) for row in sums], line
-    for tap in range(3):
-        pixels = [builder.load(builder.bitcast(builder.gep(column, [index(v * lanes)]), vector.as_pointer()), align=4)
-                  for v in range(vectors)]
-        for o in range(outputs):
-            weight = _broadcast(builder, builder.load(builder.gep(weights, [index(tap * OUTPUTS + o)])), lanes)
-            for v in range(vectors):
-                product = builder.fmul(pixels[v], weight, flags=("contract",))
-                results[o][v] = builder.fadd(product, results[o][v], flags=("contract",))
-        column = builder.gep(column, [step])
-    steps = [(k, index(0), builder.add(k, index(1))), (line, pointers[0], builder.gep(line, [stride])),
-             (weights, pointers[1], builder.gep(weights, [index(3 * OUTPUTS)]))]
-    steps += [(a, ir.Constant(vector, [0.0] * lanes), b)
-              for row, new in zip(sums, results, strict=True) for a, b in zip(row, new, strict=True)]
-    for phi, first, later in steps:
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, loop)
-    builder.cbranch(builder.icmp_signed("<", steps[0][2], channels), loop, after)
-    builder.position_at_end(after)
-    for o in range(outputs):
-        for v in range(vectors):
-            target = builder.gep(pointers[2], [index(o * CHUNK + v * lanes)])
-            builder.store(results[o][v], builder.bitcast(target, vector.as_pointer()), align=4)
+
+    def channel(_, moved, sums):
+        (column, weights), results = moved, list(sums)
+        for tap in range(3):
+            pixels = [registers.load(builder, builder.gep(column, [index(v * lanes)]), lanes) for v in range(vectors)]
+            for o in range(outputs):
+                number = builder.load(builder.gep(weights, [index(tap * OUTPUTS + o)]))
+                weight = registers.broadcast(builder, number, lanes)
+                for v in range(vectors):
+                    product = builder.fmul(pixels[v], weight, flags=("contract",))
+                    k = o * vectors + v
+                    results[k] = builder.fadd(product, results[k], flags=("contract",))
+            column = builder.gep(column, [step])
+        return results
+
+    steps = (pointers[0], stride), (pointers[1], index(3 * OUTPUTS))
+    results = registers.write_loop(builder, channels, steps, [registers.zeros(lanes)] * (outputs * vectors), channel)
+    for k, result in enumerate(results):
+        place = index(k // vectors * CHUNK + k % vectors * lanes)
+        registers.store(builder, result, builder.gep(pointers[2], [place]))
 
 
-@_intrinsic
+@registers.written_down
 def _prefetch(typing_context, y, at):
     """Bring element `at` of flat y, and its neighbours in memory, into the cache, to be written."""
     from numba import types
@@ -165,14 +123,6 @@ def _write_prefetch(context, builder, signature, args):
     pointer = builder.bitcast(builder.gep(data, [args[1]]), byte)
     builder.call(prefetch, [pointer, number(1), number(3), number(1)])    # for writing, to stay, data
     return context.get_dummy_value()
-
-
-def _broadcast(builder, number, lanes):
-    from llvmlite import ir
-
-    whole = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
-    first = builder.insert_element(whole, number, ir.Constant(ir.IntType(32), 0))
-    return builder.shuffle_vector(first, whole, ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes))
 
 
 @compile_fused
