@@ -20,22 +20,34 @@ def by_channel(array: np.ndarray) -> np.ndarray:
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the channels of x (batch, channels, pixels), with nnabla's bits."""
     mean, var = np.empty((2, x.shape[1]), np.float32)
-    run_parallel(kernels.moments, x.shape[1], x.size, x, mean, var)
+    run_parallel(kernels.moments, -(-x.shape[1] // 4), x.size, x, mean, var)
     return mean, var
 
 
-def products(x: np.ndarray, values: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Sums of `values` and of `values * (x - mean)` in each channel, float64 (2, channels)."""
+def products(x: np.ndarray, values: np.ndarray, mean: np.ndarray, y: np.ndarray | None = None) -> np.ndarray:
+    """Sums of `values` and of `values * (x - mean)` in each channel, float64 (2, channels).
+
+    With `y`, values count only where it is above 0.
+    """
     sums = np.empty((*x.shape[:2], 2), np.float32)
-    run_parallel(kernels.products, len(x), x.size, x, values, as_float32(mean), sums)
+    if y is None:
+        run_parallel(kernels.products, len(x), x.size, x, values, as_float32(mean), sums)
+    else:
+        run_parallel(kernels.rectified_products, len(x), x.size, x, y, values, as_float32(mean), sums)
     return sums.sum(0, dtype=np.float64).T
 
 
 def combine(g: np.ndarray, x: np.ndarray, from_g: np.ndarray, from_x: np.ndarray, offset: np.ndarray, out: np.ndarray,
-            add: bool) -> None:
-    """Write or add out = from_g g + from_x x + offset, with a factor of each kind for every channel."""
-    run_parallel(kernels.combine, len(x), x.size, g, x, as_float32(from_g), as_float32(from_x), as_float32(offset), out,
-                 add)
+            add: bool, y: np.ndarray | None = None) -> None:
+    """Write or add out = from_g g + from_x x + offset, with a factor of each kind for every channel.
+
+    With `y`, g counts only where it is above 0.
+    """
+    arrays = g, x, as_float32(from_g), as_float32(from_x), as_float32(offset), out, add
+    if y is None:
+        run_parallel(kernels.combine, len(x), x.size, *arrays)
+    else:
+        run_parallel(kernels.rectified_combine, len(x), x.size, y, *arrays)
 
 
 class BatchNormalization(HostFunction):
@@ -44,11 +56,15 @@ class BatchNormalization(HostFunction):
     It computes what `nnabla.functions.batch_normalization` does. With `batch_stat` it normalizes by the statistics of
     the batch, and moves the running ones in `mean` and `var` towards them by 1 - decay_rate, the variance without bias.
     The statistics of the batch are taken over all ranks that train together (`common.machine.distributed`).
+    With `rectify` a ReLU follows, with the bits of a function of its own.
     """
 
-    def __init__(self, decay_rate: float, eps: float, batch_stat: bool) -> None:
+    def __init__(self, decay_rate: float, eps: float, batch_stat: bool, rectify: bool = False) -> None:
         super().__init__()
-        self.decay_rate, self.eps, self.batch_stat = decay_rate, eps, batch_stat
+        self.decay_rate, self.eps, self.batch_stat, self.rectify = decay_rate, eps, batch_stat, rectify
+
+    def grad_depends_output_data(self, i, o):
+        return self.rectify
 
     def forward_impl(self, inputs, outputs):
         x, y = by_channel(data_of(inputs[0])), by_channel(data_of(outputs[0]))
@@ -59,7 +75,8 @@ class BatchNormalization(HostFunction):
         else:
             self.mean, var = running
         self.std = np.sqrt(var + np.float32(self.eps))
-        run_parallel(kernels.normalize, len(x), x.size, x, self.mean, self.std, beta, gamma, y)
+        run_parallel(kernels.normalize, len(x), x.size, x, self.mean, self.std, beta, gamma,
+                     self.rectify, y)
 
     @staticmethod
     def _over_ranks(mean, var):
@@ -77,7 +94,8 @@ class BatchNormalization(HostFunction):
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, g = by_channel(data_of(inputs[0])), by_channel(grad_of(outputs[0]))
         mean, inverse_std = self.mean, 1 / self.std.astype(np.float64)
-        to_beta, product = products(x, g, mean)
+        y = by_channel(data_of(outputs[0])) if self.rectify else None
+        to_beta, product = products(x, g, mean, y)
         to_gamma = product * inverse_std
         if propagate_down[0]:
             scale = data_of(inputs[2]).ravel() * inverse_std
@@ -87,7 +105,7 @@ class BatchNormalization(HostFunction):
                 by_beta, by_gamma = world().mean([to_beta, to_gamma]) / (x.size // x.shape[1])
             from_x = -scale * by_gamma * inverse_std
             offset = -scale * by_beta - from_x * mean
-            combine(g, x, scale, from_x, offset, by_channel(grad_of(inputs[0])), accum[0])
+            combine(g, x, scale, from_x, offset, by_channel(grad_of(inputs[0])), accum[0], y)
         for k, total in ((1, to_beta), (2, to_gamma)):
             if propagate_down[k]:
                 store_gradient(inputs[k], total.reshape(inputs[k].shape), accum[k])

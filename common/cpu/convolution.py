@@ -24,10 +24,14 @@ def convolve(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, 
                  lines, geometry)
 
 
-def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients of the weights, (outputs, channels k k), and of the bias, (outputs,), for `g` of the output."""
+def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry, in_order: bool = False
+                        ) -> tuple[np.ndarray, np.ndarray]:
+    """Gradients of the weights, (outputs, channels k k), and of the bias, (outputs,), for `g` of the output.
+
+    `in_order` says how the outputs were summed: the bits of the gradients depend on it, through the size of tiles.
+    """
     terms = x.shape[1] * geometry[0] ** 2
-    lines = kernels.tile_lines(g.shape, terms)
+    lines = kernels.tile_lines(g.shape, terms, in_order)
     groups = min(kernels.GROUPS, kernels.num_tiles(g.shape, lines))
     dw = np.empty((groups, g.shape[1], terms), np.float32)
     db = np.empty(dw.shape[:2], np.float32)
@@ -86,8 +90,9 @@ class Convolution(HostFunction):
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         g, geometry = grad_of(outputs[0]), self._geometry(inputs)
         if any(propagate_down[1:]):
-            of_parameters = direct.parameter_gradients if self.fast_gradients else parameter_gradients
-            gradients = of_parameters(data_of(inputs[0]), g, geometry)
+            x = data_of(inputs[0])
+            gradients = (direct.parameter_gradients(x, g, geometry) if self.fast_gradients
+                         else parameter_gradients(x, g, geometry, self.in_order))
             for k, gradient in enumerate(gradients[:len(inputs) - 1], start=1):
                 if propagate_down[k]:
                     store_gradient(inputs[k], gradient.reshape(inputs[k].shape), accum[k])

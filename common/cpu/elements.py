@@ -89,7 +89,8 @@ class Pow2Quantize(HostFunction):
 
 
 class ReLU(HostFunction):
-    """y = max(x, 0). The gradient needs the output alone, so that the input can be freed."""
+    """y = max(x, 0) or, of two inputs, max(a + b, 0). The gradient needs the output alone, so that inputs can be freed.
+    """
 
     def grad_depends_output_data(self, i, o):
         return True
@@ -98,9 +99,11 @@ class ReLU(HostFunction):
         return False
 
     def forward_impl(self, inputs, outputs):
-        over_blocks(kernels.relu_forward, data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel())
+        kernel = kernels.relu_forward if len(inputs) == 1 else kernels.relu_of_sum
+        over_blocks(kernel, *(data_of(variable).ravel() for variable in (*inputs, outputs[0])))
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
-        if propagate_down[0]:
-            y, g, dx = data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel(), grad_of(inputs[0]).ravel()
-            over_blocks(kernels.relu_backward, y, g, dx, accum[0])
+        y, g = data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()
+        for variable, wanted, add in zip(inputs, propagate_down, accum, strict=True):
+            if wanted:
+                over_blocks(kernels.relu_backward, y, g, grad_of(variable).ravel(), add)

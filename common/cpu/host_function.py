@@ -39,6 +39,9 @@ def grad_of(variable: nn.Variable) -> np.ndarray:
     return np.asarray(_Memory(variable.grad))
 
 
+_FLOAT32 = np.dtype(np.float32).str
+
+
 @functools.cache
 def _host():
     return nn.Context(["cpu:float"], "CpuCachedArray", "0")
@@ -49,7 +52,7 @@ class _Memory:
 
     def __init__(self, array: nn.NdArray) -> None:
         self._array = array    # NumPy keeps this object as long as the array it makes
-        self.__array_interface__ = {"version": 3, "shape": array.shape, "typestr": np.dtype(np.float32).str,
+        self.__array_interface__ = {"version": 3, "shape": array.shape, "typestr": _FLOAT32,
                                     "data": (array.data_ptr(np.float32, _host()), False)}
 
 

@@ -45,7 +45,8 @@ def convolution(x: nn.Variable, w: nn.Variable, b: nn.Variable | None = None, pa
     return function(*((x, w) if b is None else (x, w, b)))
 
 
-def batch_normalization(x: nn.Variable, train: bool, decay_rate: float = 0.9, eps: float = 1e-5) -> nn.Variable:
+def batch_normalization(x: nn.Variable, train: bool, decay_rate: float = 0.9, eps: float = 1e-5,
+                        rectify: bool = False) -> nn.Variable:
     """Normalize every channel of `x`, with the parameters `beta`, `gamma`, `mean` and `var` in the scope `bn`.
 
     Parameters
@@ -57,15 +58,18 @@ def batch_normalization(x: nn.Variable, train: bool, decay_rate: float = 0.9, ep
         and let the running ones follow them; otherwise by the running ones.
     decay_rate, eps
         Share of the running statistics that an update keeps; what is added to the variance.
+    rectify
+        Set what is negative to 0.
 
     Returns
     -------
     nn.Variable, shape of `x`
     """
     if wants_native():
-        return _native_normalization(x, 1, train, decay_rate, eps)
+        y = _native_normalization(x, 1, train, decay_rate, eps)
+        return F.relu(y) if rectify else y
     parameters = _normalization_parameters((1, x.shape[1], 1, 1))
-    return BatchNormalization(decay_rate, eps, train)(x, *parameters)
+    return BatchNormalization(decay_rate, eps, train, rectify)(x, *parameters)
 
 
 def _native_normalization(x, axis, train, decay_rate, eps):
@@ -84,9 +88,11 @@ def _normalization_parameters(shape):
                 (("beta", 0, True), ("gamma", 1, True), ("mean", 0, False), ("var", 1, False))]
 
 
-def relu(x: nn.Variable) -> nn.Variable:
-    """Set negative elements of `x`, of any shape, to 0."""
-    return F.relu(x) if wants_native() else ReLU()(x)
+def relu(x: nn.Variable, other: nn.Variable | None = None) -> nn.Variable:
+    """Set negative elements of `x`, or of its sum with another variable of its shape, to 0."""
+    if wants_native():
+        return F.relu(x if other is None else x + other)
+    return ReLU()(*((x,) if other is None else (x, other)))
 
 
 def affine(x: nn.Variable, num_outputs: int) -> nn.Variable:

@@ -172,9 +172,25 @@ def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str
     return F.affine(x, parameters["W"], parameters["b"])
 
 
-def quantized_activation(x: nn.Variable, spec: Quantization) -> nn.Variable:
-    """Quantize activations (batch, ...) to levels from 0 up, or apply ReLU where `spec` names no quantizer."""
-    get_parameter_or_create("Asize", (), ConstantInitializer(x.size // x.shape[0]), need_grad=False)
+def quantized_activation(x: nn.Variable, spec: Quantization, shortcut: nn.Variable | None = None) -> nn.Variable:
+    """Quantize activations (batch, ...) to levels from 0 up, or apply ReLU where `spec` names no quantizer.
+
+    A `shortcut` of the same shape is added first.
+    """
+    _record_size(x)
     if spec.quantizer is None:
-        return layers.relu(x)
-    return spec.quantize(x, spec.stepsize, "Aquant")
+        return layers.relu(x, shortcut)
+    return spec.quantize(x if shortcut is None else x + shortcut, spec.stepsize, "Aquant")
+
+
+def normalized_activation(x: nn.Variable, spec: Quantization, train: bool) -> nn.Variable:
+    """Batch normalization of (batch, channels, height, width), see `common.layers`, and `quantized_activation`."""
+    if spec.quantizer is not None:
+        return quantized_activation(layers.batch_normalization(x, train), spec)
+    y = layers.batch_normalization(x, train, rectify=True)
+    _record_size(y)
+    return y
+
+
+def _record_size(x):
+    get_parameter_or_create("Asize", (), ConstantInitializer(x.size // x.shape[0]), need_grad=False)

@@ -8,7 +8,13 @@ import nnabla as nn
 import nnabla.functions as F
 
 from common.layers import batch_normalization
-from common.quantizers.layers import quantized_activation, quantized_affine, quantized_convolution
+from common.quantizers.layers import (
+    Quantization,
+    normalized_activation,
+    quantized_activation,
+    quantized_affine,
+    quantized_convolution,
+)
 from mixed_precision_dnns.config import QuantizationConfig, activation_quantization, weight_quantization
 
 RESNET_CHANNELS, RESNET_BLOCKS = (64, 128, 256, 512), 2
@@ -19,12 +25,12 @@ MOBILENET_FIRST, MOBILENET_LAST = 32, 1280    # channels
 RELU6 = 6.0
 
 
-def _convolution(x, name, outmaps, kernel, cfg, test, stride=1, group=1):
-    """Quantized convolution in the scope `name`, and batch normalization."""
+def _convolution(x, name, outmaps, kernel, cfg, test, stride=1, group=1, spec: Quantization | None = None):
+    """Quantized convolution in the scope `name`, batch normalization and, with `spec`, an activation."""
     with nn.parameter_scope(name):
         h = quantized_convolution(x, outmaps, kernel, weight_quantization(cfg), pad=kernel // 2, stride=stride,
                                   group=group)
-        return batch_normalization(h, train=not test)
+        return batch_normalization(h, train=not test) if spec is None else normalized_activation(h, spec, not test)
 
 
 def _classifier(x, num_classes, cfg):
@@ -54,17 +60,14 @@ def resnet18(image: nn.Variable, num_classes: int, cfg: QuantizationConfig, test
     activations = activation_quantization(cfg)
 
     def block(x, outmaps, stride):
-        h = _convolution(x, "conv1", outmaps, 3, cfg, test, stride)
-        with nn.parameter_scope("conv1"):
-            h = quantized_activation(h, activations)
+        h = _convolution(x, "conv1", outmaps, 3, cfg, test, stride, spec=activations)
         h = _convolution(h, "conv2", outmaps, 3, cfg, test)
         if x.shape[1] != outmaps:
             x = _convolution(x, "downsample", outmaps, 1, cfg, test, stride)
-        return quantized_activation(h + x, activations)
+        return quantized_activation(h, activations, x)
 
-    h = _convolution(image, "conv1", RESNET_CHANNELS[0], 7, cfg, test, stride=2)    # (batch, 64, 112, 112)
-    with nn.parameter_scope("conv1"):
-        h = quantized_activation(h, activations)
+    # (batch, 64, 112, 112)
+    h = _convolution(image, "conv1", RESNET_CHANNELS[0], 7, cfg, test, stride=2, spec=activations)
     h = F.max_pooling(h, (3, 3), (2, 2), pad=(1, 1))    # (batch, 64, 56, 56)
     for group, outmaps in enumerate(RESNET_CHANNELS, start=1):
         for number in range(RESNET_BLOCKS):
@@ -81,9 +84,7 @@ def mobilenet_v2(image: nn.Variable, num_classes: int, cfg: QuantizationConfig, 
     spec = activation_quantization(cfg)
 
     def activated(x, name, outmaps, kernel, stride=1, group=1):
-        h = _convolution(x, name, outmaps, kernel, cfg, test, stride, group)
-        with nn.parameter_scope(name):
-            h = quantized_activation(h, spec)
+        h = _convolution(x, name, outmaps, kernel, cfg, test, stride, group, spec)
         return h if spec.quantizer else F.minimum_scalar(h, RELU6)
 
     def block(x, expansion, outmaps, stride):

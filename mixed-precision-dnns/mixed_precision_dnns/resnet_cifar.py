@@ -6,7 +6,12 @@ from nnabla.parameter import get_parameter_or_create
 
 from common.layers import batch_normalization
 from common.layers.constants import zeros
-from common.quantizers.layers import quantized_activation, quantized_affine, quantized_convolution
+from common.quantizers.layers import (
+    normalized_activation,
+    quantized_activation,
+    quantized_affine,
+    quantized_convolution,
+)
 from mixed_precision_dnns.config import Config, activation_quantization, weight_quantization
 
 BLOCKS_PER_GROUP = {20: 3, 32: 5, 44: 7, 56: 9, 110: 18}
@@ -33,27 +38,26 @@ def resnet_cifar10(image: nn.Variable, num_classes: int, cfg: Config, test: bool
     """
     weights, activations = weight_quantization(cfg), activation_quantization(cfg)
 
-    def convolution(x, outmaps, kernel, stride=1, name="quantized_conv"):
-        h = quantized_convolution(x, outmaps, kernel, weights, pad=kernel // 2, stride=stride, name=name)
-        return batch_normalization(h, train=not test)
+    def convolution(x, outmaps, kernel, stride=1):
+        return quantized_convolution(x, outmaps, kernel, weights, pad=kernel // 2, stride=stride)
 
     def block(x, outmaps, stride):
         with nn.parameter_scope("basicblock1"):
-            h = quantized_activation(convolution(x, outmaps, 3, stride), activations)
+            h = normalized_activation(convolution(x, outmaps, 3, stride), activations, not test)
         with nn.parameter_scope("basicblock2"):
-            h = convolution(h, outmaps, 3)
+            h = batch_normalization(convolution(h, outmaps, 3), train=not test)
         with nn.parameter_scope("basicblock_s"):
             s = shortcut(x, outmaps, stride)
-        return quantized_activation(h + s, activations)
+        return quantized_activation(h, activations, s)
 
     def shortcut(x, outmaps, stride):
         if cfg.shortcut_type == "c" or (cfg.shortcut_type == "b" and x.shape[1] != outmaps):
             with nn.parameter_scope("shortcut_conv"):
-                return convolution(x, outmaps, 1, stride)
+                return batch_normalization(convolution(x, outmaps, 1, stride), train=not test)
         return _pad_channels(x, outmaps, stride)
 
     with nn.parameter_scope("conv1"):
-        h = quantized_activation(convolution(image, CHANNELS[0], 3), activations)    # (batch, 16, 32, 32)
+        h = normalized_activation(convolution(image, CHANNELS[0], 3), activations, not test)    # (batch, 16, 32, 32)
     for group, outmaps in enumerate(CHANNELS, start=1):
         for layer in range(1, BLOCKS_PER_GROUP[cfg.num_layers] + 1):
             with nn.parameter_scope(f"res{group}/layer{layer}"):

@@ -11,15 +11,16 @@ import numpy as np
 from common.cpu.compiling import compile_exact, compile_sums
 
 GROUPS = 8    # partial sums of a weight gradient, at most
+_ORDERED = 256    # pixels of a tile of the gradients of convolutions whose outputs are summed in order
 _CACHED = 1 << 17    # elements of the columns of a tile for BLAS: they stay in the second-level cache
 _FEWEST, _MOST = 64, 2048    # pixels of a tile for BLAS
 
 
-def tile_lines(shape: Sequence[int], terms: int) -> int:
+def tile_lines(shape: Sequence[int], terms: int, in_order: bool = False) -> int:
     """How many lines make a tile of an output of `shape`, each of whose pixels is a sum of `terms` products."""
     batch, _, height, width = shape
     share = batch * height * width // (2 * GROUPS)    # enough tiles for all cores
-    pixels = min(max(min(_CACHED // terms, share), _FEWEST), _MOST)
+    pixels = _ORDERED if in_order else min(max(min(_CACHED // terms, share), _FEWEST), _MOST)
     return max(1, pixels // width)
 
 

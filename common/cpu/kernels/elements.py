@@ -162,6 +162,16 @@ def relu_forward(start, stop, x, y):
 
 
 @compile_exact
+def relu_of_sum(start, stop, a, b, y):
+    """y = max(a + b, 0), as `relu_forward`."""
+    first, last = _bounds(start, stop, a.size)
+    a, b, y = a[first:last], b[first:last], y[first:last]
+    for i in range(a.size):
+        total = a[i] + b[i]
+        y[i] = np.float32(0) if total <= 0 else total
+
+
+@compile_exact
 def relu_backward(start, stop, y, g, dx, add):
     """Pass g where y > 0."""
     first, last = _bounds(start, stop, y.size)
