@@ -105,7 +105,32 @@ class BatchNormalization(HostFunction):
                 by_beta, by_gamma = world().mean([to_beta, to_gamma]) / (x.size // x.shape[1])
             from_x = -scale * by_gamma * inverse_std
             offset = -scale * by_beta - from_x * mean
-            combine(g, x, scale, from_x, offset, by_channel(grad_of(inputs[0])), accum[0], y)
+            combine(g, x, scale, from_x, offset, by_channel(grad_of(inputs[0], accum[0])),
+                    accum[0], y)
         for k, total in ((1, to_beta), (2, to_gamma)):
             if propagate_down[k]:
                 store_gradient(inputs[k], total.reshape(inputs[k].shape), accum[k])
+
+
+class ThinOut(HostFunction):
+    """Every `stride`-th pixel of both axes, and channels of zeros behind those of the input up to `channels`."""
+
+    def __init__(self, stride: int, channels: int) -> None:
+        super().__init__()
+        self.stride, self.channels = stride, channels
+
+    def setup_impl(self, inputs, outputs):
+        batch, _, *size = inputs[0].shape
+        outputs[0].reset_shape((batch, self.channels, *(-(-s // self.stride) for s in size)), True)
+
+    def grad_depends_input_data(self, i, j):
+        return False
+
+    def forward_impl(self, inputs, outputs):
+        y = data_of(outputs[0])
+        run_parallel(kernels.thin_out, len(y), y.size, data_of(inputs[0]), self.stride, y)
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        if propagate_down[0]:
+            dx = grad_of(inputs[0], accum[0])
+            run_parallel(kernels.spread, len(dx), dx.size, grad_of(outputs[0]), self.stride, dx, accum[0])

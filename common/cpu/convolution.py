@@ -90,14 +90,20 @@ class Convolution(HostFunction):
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         g, geometry = grad_of(outputs[0]), self._geometry(inputs)
         if any(propagate_down[1:]):
-            x = data_of(inputs[0])
-            gradients = (direct.parameter_gradients(x, g, geometry) if self.fast_gradients
-                         else parameter_gradients(x, g, geometry, self.in_order))
+            gradients = self._parameter_gradients(data_of(inputs[0]), g, geometry, propagate_down)
             for k, gradient in enumerate(gradients[:len(inputs) - 1], start=1):
                 if propagate_down[k]:
                     store_gradient(inputs[k], gradient.reshape(inputs[k].shape), accum[k])
         if propagate_down[0]:
-            propagate(data_of(inputs[1]), g, grad_of(inputs[0]), accum[0], geometry, self.fast_gradients)
+            propagate(data_of(inputs[1]), g, grad_of(inputs[0], accum[0]), accum[0], geometry,
+                      self.fast_gradients)
+
+    def _parameter_gradients(self, x, g, geometry, propagate_down):
+        """Gradients of weights and, where it is wanted, of the bias."""
+        if not self.fast_gradients:
+            return parameter_gradients(x, g, geometry, self.in_order)
+        wants_bias = len(propagate_down) == 3 and propagate_down[2]
+        return direct.weight_gradient(x, g, geometry), *([g.sum((0, 2, 3))] if wants_bias else [])
 
     def grad_depends_input_data(self, i, j):
         return (i, j) in ((0, 1), (1, 0))

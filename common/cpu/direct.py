@@ -36,12 +36,12 @@ def convolve(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray, 
                  tiles.offsets, in_order, outputs, lanes, geometry)
 
 
-def parameter_gradients(x: np.ndarray, g: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
-    """Gradients of the weights, (outputs, channels k k), and of the bias, (outputs,), for `g` of the output."""
+def weight_gradient(x: np.ndarray, g: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Gradient of the weights, (outputs, channels k k), for `g` of the output."""
     (_, outputs, *_), lanes = g.shape, vector_registers()[0]
     tiles = kernels.tiles_of(g.shape, x.shape[1], geometry)
     terms = x.shape[1] * geometry[0] ** 2
     dw = np.empty((min(_GROUPS, tiles.number), len(tiles.offsets), -(-outputs // lanes) * lanes), np.float32)
     run_parallel(kernels.backward_weights, len(dw), g.size * terms, x, g, dw, tiles.lines, tiles.rows, tiles.offsets,
                  output_vectors(), lanes, geometry)
-    return dw.sum(0)[:terms, :outputs].T, g.sum((0, 2, 3))
+    return dw.sum(0)[:terms, :outputs].T

@@ -44,7 +44,7 @@ class UniformQuantize(HostFunction):
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, y, g = data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()
-        dx = grad_of(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
+        dx = grad_of(inputs[0], accum[0]).ravel() if propagate_down[0] else np.empty_like(x)
         sums = _block_sums(x, 3)
         over_blocks(kernels.uniform_backward, x, y, g, dx, accum[0], *self._scalars(inputs), sums)
         to_d, above, below = sums.sum(0, dtype=np.float64)
@@ -80,7 +80,7 @@ class Pow2Quantize(HostFunction):
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, y, g = data_of(inputs[0]).ravel(), data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()
-        dx = grad_of(inputs[0]).ravel() if propagate_down[0] else np.empty_like(x)
+        dx = grad_of(inputs[0], accum[0]).ravel() if propagate_down[0] else np.empty_like(x)
         sums = _block_sums(x, 2)
         over_blocks(kernels.pow2_backward, x, y, g, dx, accum[0], *self._scalars(inputs), self.sign, sums)
         for k, total in enumerate(sums.sum(0, dtype=np.float64), start=1):
@@ -106,4 +106,4 @@ class ReLU(HostFunction):
         y, g = data_of(outputs[0]).ravel(), grad_of(outputs[0]).ravel()
         for variable, wanted, add in zip(inputs, propagate_down, accum, strict=True):
             if wanted:
-                over_blocks(kernels.relu_backward, y, g, grad_of(variable).ravel(), add)
+                over_blocks(kernels.relu_backward, y, g, grad_of(variable, add).ravel(), add)

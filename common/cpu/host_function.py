@@ -34,9 +34,12 @@ def data_of(variable: nn.Variable) -> np.ndarray:
     return np.asarray(_Memory(variable.data))
 
 
-def grad_of(variable: nn.Variable) -> np.ndarray:
-    """Gradient as a float32 array that shares memory, until nnabla frees it."""
-    return np.asarray(_Memory(variable.grad))
+def grad_of(variable: nn.Variable, keep: bool = True) -> np.ndarray:
+    """Gradient as a float32 array that shares memory, until nnabla frees it.
+
+    Without `keep` its values are undefined; all have to be written. nnabla spares itself zeros then.
+    """
+    return np.asarray(_Memory(variable.grad, not keep))
 
 
 _FLOAT32 = np.dtype(np.float32).str
@@ -50,10 +53,10 @@ def _host():
 class _Memory:
     """What NumPy makes an array of: nnabla's own `NdArray.data` takes ten times as long, and keeps other types."""
 
-    def __init__(self, array: nn.NdArray) -> None:
+    def __init__(self, array: nn.NdArray, write_only: bool = False) -> None:
         self._array = array    # NumPy keeps this object as long as the array it makes
         self.__array_interface__ = {"version": 3, "shape": array.shape, "typestr": _FLOAT32,
-                                    "data": (array.data_ptr(np.float32, _host()), False)}
+                                    "data": (array.data_ptr(np.float32, _host(), write_only), False)}
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:
@@ -63,5 +66,5 @@ def as_float32(array: np.ndarray) -> np.ndarray:
 
 def store_gradient(variable: nn.Variable, value: np.ndarray | float, add: bool) -> None:
     """Write or add `value` to the gradient of an input."""
-    gradient = grad_of(variable)
+    gradient = grad_of(variable, keep=add)
     gradient[...] = gradient + value if add else value

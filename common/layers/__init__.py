@@ -8,6 +8,7 @@ from common.layers.basic import (
     relu,
     scale_shift,
     tanh,
+    thin_out,
 )
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "relu",
     "scale_shift",
     "tanh",
+    "thin_out",
 ]

@@ -5,10 +5,11 @@ import nnabla.parametric_functions as PF
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from common.cpu.channels import BatchNormalization
+from common.cpu.channels import BatchNormalization, ThinOut
 from common.cpu.convolution import Convolution
 from common.cpu.elements import ReLU
 from common.cpu.features import Affine, Average, FeatureNormalization, ScaleShift, Tanh
+from common.layers.constants import zeros
 from common.machine.context import wants_fast_gradients, wants_native
 from common.machine.distributed import world
 
@@ -93,6 +94,30 @@ def relu(x: nn.Variable, other: nn.Variable | None = None) -> nn.Variable:
     if wants_native():
         return F.relu(x if other is None else x + other)
     return ReLU()(*((x,) if other is None else (x, other)))
+
+
+def thin_out(x: nn.Variable, stride: int, channels: int) -> nn.Variable:
+    """Take every `stride`-th pixel of both axes of `x`, and append channels of zeros up to `channels`.
+
+    Parameters
+    ----------
+    x
+        (batch, at most `channels`, height, width).
+    stride, channels
+
+    Returns
+    -------
+    nn.Variable (batch, channels, ceil(height / stride), ceil(width / stride))
+    """
+    if x.shape[1] == channels and stride == 1:
+        return x
+    if not wants_native():
+        return ThinOut(stride, channels)(x)
+    if stride > 1:
+        x = F.average_pooling(x, (1, 1), (stride, stride))
+    if x.shape[1] == channels:
+        return x
+    return F.concatenate(x, zeros((x.shape[0], channels - x.shape[1], *x.shape[2:])), axis=1)
 
 
 def affine(x: nn.Variable, num_outputs: int) -> nn.Variable:

@@ -4,8 +4,7 @@ import nnabla.functions as F
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
-from common.layers import batch_normalization
-from common.layers.constants import zeros
+from common.layers import batch_normalization, thin_out
 from common.quantizers.layers import (
     normalized_activation,
     quantized_activation,
@@ -54,7 +53,7 @@ def resnet_cifar10(image: nn.Variable, num_classes: int, cfg: Config, test: bool
         if cfg.shortcut_type == "c" or (cfg.shortcut_type == "b" and x.shape[1] != outmaps):
             with nn.parameter_scope("shortcut_conv"):
                 return batch_normalization(convolution(x, outmaps, 1, stride), train=not test)
-        return _pad_channels(x, outmaps, stride)
+        return thin_out(x, stride, outmaps)
 
     with nn.parameter_scope("conv1"):
         h = normalized_activation(convolution(image, CHANNELS[0], 3), activations, not test)    # (batch, 16, 32, 32)
@@ -68,12 +67,3 @@ def resnet_cifar10(image: nn.Variable, num_classes: int, cfg: Config, test: bool
         if cfg.scale_layer:
             y = y * get_parameter_or_create("scale_layer", (1, 1), ConstantInitializer(1), True)
     return y
-
-
-def _pad_channels(x, outmaps, stride):
-    """Take every `stride`-th pixel, and append channels of zeros up to `outmaps`."""
-    if stride > 1:
-        x = F.average_pooling(x, (1, 1), (stride, stride))
-    if x.shape[1] == outmaps:
-        return x
-    return F.concatenate(x, zeros((x.shape[0], outmaps - x.shape[1], *x.shape[2:])), axis=1)

@@ -100,3 +100,29 @@ def rectified_combine(start, stop, y, g, x, from_g, from_x, offset, dx, add):
                 passed = g[n, c, i] if y[n, c, i] > 0 else np.float32(0)
                 v = from_g[c] * passed + from_x[c] * x[n, c, i] + offset[c]
                 dx[n, c, i] = dx[n, c, i] + v if add else v
+
+
+@compile_exact
+def thin_out(start, stop, x, stride, y):
+    """Copy every `stride`-th pixel of both axes of x, (batch, channels, height, width), and zeros to channels above.
+
+    For the samples from `start` to `stop`.
+    """
+    for n in range(start, stop):
+        y[n, x.shape[1]:] = 0
+        for c in range(x.shape[1]):
+            for iy in range(y.shape[2]):
+                for ix in range(y.shape[3]):
+                    y[n, c, iy, ix] = x[n, c, iy * stride, ix * stride]
+
+
+@compile_exact
+def spread(start, stop, g, stride, dx, add):
+    """Write or add the gradient of the input of `thin_out` for the samples from `start` to `stop`."""
+    for n in range(start, stop):
+        if not add:
+            dx[n] = 0
+        for c in range(dx.shape[1]):
+            for iy in range(g.shape[2]):
+                for ix in range(g.shape[3]):
+                    dx[n, c, iy * stride, ix * stride] += g[n, c, iy, ix]
