@@ -1,4 +1,8 @@
 """The fast convolution against nnabla's, its gradients, and that it gives the same bits again."""
+import os
+import subprocess
+import sys
+
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
@@ -8,7 +12,9 @@ from common.cpu import parallel
 from common.cpu.convolution import Convolution
 from common.cpu.kernels import convolution as kernels
 from common.layers import convolution
-from common.machine.context import native_functions
+from common.machine import context
+from common.machine.context import fast_gradients, native_functions
+from common.machine.errors import UsageError
 
 # batch, channels, height, width; outputs, kernel, pad, stride, dilation
 CASES = {
@@ -70,6 +76,62 @@ def test_agrees_with_nnabla(case, with_bias):
 
 
 @PARAMETERS
+@BIAS
+@pytest.mark.parametrize("before", [0, 50])
+def test_fast_gradients_agree_and_change_no_output(case, with_bias, before):
+    values, (pad, stride, dilation) = arrays(case, with_bias)
+    fast, exact = (evaluate(Convolution(pad, stride, dilation, True, wanted), values, before)
+                   for wanted in (True, False))
+    np.testing.assert_array_equal(fast[0], exact[0])
+    assert_close(fast[1:], exact[1:])
+
+
+def test_fast_gradients_round_no_worse():
+    """Root mean square errors of the gradients of a layer of ResNet-20, by sums in float64."""
+    rng = np.random.default_rng(0)
+    x, g = rng.standard_normal((2, 4, 16, 32, 32))
+    w = rng.standard_normal((16, 16, 3, 3))
+    values = [array.astype(np.float32) for array in (x, w)]
+    padded, spread = (np.pad(array.astype(np.float32).astype(np.float64), [(0, 0), (0, 0), (1, 1), (1, 1)])
+                      for array in (x, g))
+    windows, of_g = (np.lib.stride_tricks.sliding_window_view(array, (3, 3), (2, 3)) for array in (padded, spread))
+    wanted = [np.einsum("nohwij,ocij->nchw", of_g, values[1].astype(np.float64)[:, :, ::-1, ::-1], optimize=True),
+              np.einsum("nchwij,nohw->ocij", windows, g.astype(np.float32).astype(np.float64), optimize=True)]
+    for k, truth in enumerate(wanted):
+        errors = []
+        for fast in (True, False):
+            inputs = [nn.Variable.from_numpy_array(value, need_grad=True) for value in values]
+            y = Convolution(1, in_order=True, fast_gradients=fast)(*inputs)
+            y.forward()
+            y.backward(g.astype(np.float32))
+            errors.append(np.sqrt(np.mean((inputs[k].g - truth) ** 2)))
+        assert errors[0] < 2 * errors[1] < 1e-5 * np.abs(truth).max()
+
+
+SHORTER_VECTORS = """
+import numpy as np
+from common.cpu.kernels import registers
+registers.vector_registers = lambda: (8, 16)    # as of a CPU with AVX2
+from common.cpu import direct
+from common.cpu.convolution import convolve, parameter_gradients
+rng = np.random.default_rng(0)
+x, w, g = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 9, 11), (21, 5, 3, 3), (2, 21, 9, 11)))
+y, wanted = np.empty((2, *g.shape), np.float32)
+direct.convolve(x, w, None, y, (3, 1, 1, 1))
+convolve(x, w, None, wanted, (3, 1, 1, 1))
+dw = direct.weight_gradient(x, g, (3, 1, 1, 1)), parameter_gradients(x, g, (3, 1, 1, 1))[0]
+print(np.abs(y - wanted).max() < 1e-4 < y.std(), np.abs(dw[0] - dw[1]).max() < 1e-3 < dw[0].std())
+"""
+
+
+def test_shorter_vectors_give_the_same(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}    # machine code of this CPU stays out of it
+    run = subprocess.run([sys.executable, "-c", SHORTER_VECTORS], env=environment, capture_output=True, text=True,
+                         check=True)
+    assert run.stdout == "True True\n"
+
+
+@PARAMETERS
 def test_gradients_are_added_where_a_variable_is_used_twice(case):
     values, (pad, stride, dilation) = arrays(case, True)
 
@@ -83,8 +145,10 @@ def test_gradients_are_added_where_a_variable_is_used_twice(case):
 
 
 @PARAMETERS
-def test_the_number_of_cores_changes_no_bit(case, monkeypatch):
-    values, ours, _ = both(case, True)
+@pytest.mark.parametrize("fast", [False, True], ids=["blas", "fast gradients"])
+def test_the_number_of_cores_changes_no_bit(case, fast, monkeypatch):
+    values, (pad, stride, dilation) = arrays(case, True)
+    ours = Convolution(pad, stride, dilation, fast, fast)
     monkeypatch.setattr(parallel, "_SMALL", 0)
     found = []
     for threads in (1, 2, 3, 2):
@@ -116,6 +180,24 @@ def test_for_few_pixels_the_layer_takes_nnablas_function():
     assert convolution(x, w, b, in_order=True).parent.name == "Callback"    # a function in Python
     x = nn.Variable((2, 5, 18, 12))
     assert convolution(x, w, b).parent.name == "Callback"
+
+
+def test_the_layer_has_fast_gradients_where_they_are_asked_for():
+    values = arrays("many tiles", True)[0]
+    usual = evaluate(lambda *inputs: convolution(*inputs, in_order=True), values)
+    for wanted in (True, False):
+        with fast_gradients(wanted):
+            found = evaluate(lambda *inputs: convolution(*inputs, in_order=True), values)
+        np.testing.assert_array_equal(found[0], usual[0])
+        assert np.array_equal(found[2], usual[2]) == (not wanted)    # of the weights: partial sums are other ones
+
+
+def test_a_gpu_has_no_fast_gradients(monkeypatch):
+    monkeypatch.setattr(context, "on_gpu", lambda: True)
+    with pytest.raises(UsageError, match="--fast-gradients is for a CPU"), fast_gradients():
+        pass
+    with fast_gradients(False):
+        assert not context.wants_fast_gradients()
 
 
 def test_without_a_gradient_for_the_input_the_weights_still_have_theirs():

@@ -313,7 +313,33 @@ def test_a_variable_used_twice_gets_both_gradients():
     assert_same(ours, theirs, tolerance=2e-5)    # two layers of sums in another order
 
 
+def assert_same_bits(ours, theirs):
+    np.testing.assert_array_equal(ours[0], theirs[0])
+    for mine, expected in zip(ours[1], theirs[1], strict=True):
+        np.testing.assert_array_equal(mine, expected)
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (2, 16, 16, 16), (3, 6, 1, 1)])
+@pytest.mark.parametrize("present", [0, 50])
+def test_normalization_that_rectifies_has_the_bits_of_two_functions(shape, train, present):
+    arrays = normalization_arrays(shape)
+    one, two = BatchNormalization(0.9, 1e-5, train, rectify=True), BatchNormalization(0.9, 1e-5, train)
+    assert_same_bits(evaluate(one, arrays, NORMALIZED, present=present),
+                     evaluate(lambda *inputs: ReLU()(two(*inputs)), arrays, NORMALIZED, present=present))
+
+
+@pytest.mark.parametrize("present", [0, 50])
+def test_relu_of_a_sum_has_the_bits_of_two_functions(present):
+    arrays = normal(3, 5, 7), normal(3, 5, 7, seed=1)
+    arrays[1][0] = -arrays[0][0]    # sums of 0, which pass nothing
+    assert_same_bits(evaluate(ReLU(), arrays, present=present),
+                     evaluate(lambda a, b: F.relu(a + b), arrays, present=present))
+
+
 EVERYTHING = {
+    "convolution with fast gradients": (Convolution(1, in_order=True, fast_gradients=True),
+                                        convolution_arrays((7, 5, 31, 29), 6, 3)),
     "convolution": (Convolution(1, in_order=True), convolution_arrays((7, 5, 31, 29), 6, 3)),
     "strided convolution": (Convolution(1, 2, in_order=True), convolution_arrays((7, 5, 31, 29), 6, 3)),
     "batch normalization": (BatchNormalization(0.9, 1e-5, True), normalization_arrays((7, 5, 31, 29))),

@@ -2,6 +2,7 @@
 
     python benchmark.py [--network resnet20] [--batch-size 32] [--rounds 7] [-c cudnn] [--output FILE.json]
     python benchmark.py --deployed-only        what it gains in use: latency of exported networks, float and quantized
+    python benchmark.py --torch-only --torch-python PYTHON    the float step beside PyTorch's
 
 Everything is compared within one run. Steps of all networks take turns, and a ratio is the median over the rounds, so
 that a busy machine slows both sides. "nnabla's functions" are the same networks without the compiled loops and kernels
@@ -9,6 +10,7 @@ of common. Memory is that of the process on a CPU, and what it takes of the GPU 
 turn, as in training, where the host does not wait for each.
 """
 import argparse
+import importlib.util
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from common.console import cli
 from common.console.values import positive_int
 from common.datasets import DATASETS, SYNTHETIC, Dataset, synthetic
 from common.datasets.batches import CENTERED, Batches, PadCropFlip
-from common.machine.context import native_functions, on_gpu, use_context
+from common.machine.context import fast_gradients, native_functions, on_gpu, use_context
 from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
 from common.machine.distributed import join_ranks, world
 from common.machine.files import write_json
@@ -40,6 +42,7 @@ from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
 from mixed_precision_dnns.export import consumers, latencies
 from mixed_precision_dnns.finished_run import FinishedRun
 from mixed_precision_dnns.quantized_network import SMALL_IMAGES, build_network
+from mixed_precision_dnns.torch_process import torch_steps
 from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
 
 U3, P3 = range_quantizer(UNIFORM), range_quantizer(POWER_OF_TWO)
@@ -87,6 +90,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.output:
             write_json(args.output, results)
         return
+    if args.torch_only:
+        results = {"network": "resnet20", "batch_size": args.batch_size,
+                   "step": beside_torch(args.batch_size, args.rounds, args.torch_python)}
+        if results["step"]:
+            show_steps(results)
+        if args.output:
+            write_json(args.output, results)
+        return
     print(f"computing on {where}", flush=True)
     flags = "-c", args.context, "-d", args.device_id, "--network", args.network
     results: dict[str, Any] = {
@@ -94,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "step": step_times(network, args.batch_size, args.rounds),
         "peak_memory_mb": {name: peak_memory_in_new_process(name, *flags) for name in QUANTIZERS}}
     if args.network == "resnet20":
-        results |= {"images_per_second": iterator_throughput(args.rounds),
+        results |= {"beside_torch": beside_torch(args.batch_size, args.rounds, args.torch_python),
+                    "images_per_second": iterator_throughput(args.rounds),
                     "processes": process_throughput(args.batch_size, min(args.rounds, 3))}
     show(results)
     if args.output:
@@ -110,6 +122,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_benchmark_flags(parser, rounds=7)
     parser.add_argument("--deployed-only", action="store_true",
                         help="measure the latency of exported networks alone")
+    parser.add_argument("--torch-only", action="store_true",
+                        help="measure the float step of ResNet-20 beside PyTorch's alone")
+    parser.add_argument("--torch-python", metavar="PYTHON",
+                        help="a Python that has PyTorch (default: this one, where it has)")
     parser.add_argument("--peak-memory-of", choices=tuple(QUANTIZERS),
                         help="print the peak memory of one network in MB")
     parser.add_argument("--throughput-on", type=positive_int, metavar="N",
@@ -135,6 +151,28 @@ def step_times(network: Network, batch_size: int, rounds: int) -> dict[str, dict
     with native_functions():
         steps |= {f"{name}, nnabla's functions": make_step(network, name, batch_size) for name in QUANTIZERS}
     seconds = take_turns(steps, rounds, GPU_STEPS if on_gpu() else 1)
+    return {name: {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["float"])}
+            for name, times in seconds.items()}
+
+
+def beside_torch(batch_size: int, rounds: int, python: str | None) -> dict[str, dict[str, float]]:
+    """Seconds of the float step here and in PyTorch, in turns, and the median ratio to the step by default.
+
+    The result is empty where a GPU computes, and where there is no PyTorch.
+    """
+    if on_gpu():
+        say_left_out("the step beside PyTorch's")
+        return {}
+    if python is None and importlib.util.find_spec("torch") is None:
+        print("the step beside PyTorch's: left out, no PyTorch here; name a Python that has it by --torch-python",
+              flush=True)
+        return {}
+    network, python = NETWORKS["resnet20"], python or sys.executable
+    steps = {"float": make_step(network, "float", batch_size)}
+    with fast_gradients():
+        steps["float, --fast-gradients"] = make_step(network, "float", batch_size)
+    with torch_steps(python, batch_size) as theirs:
+        seconds = take_turns(steps | theirs, rounds)
     return {name: {"seconds": statistics.median(times), "ratio": median_ratio(times, seconds["float"])}
             for name, times in seconds.items()}
 
@@ -263,17 +301,25 @@ def show_deployed(results: dict[str, Any]) -> None:
 
 def show(results: dict[str, Any]) -> None:
     """Print the numbers as tables."""
-    network, batch_size = NETWORKS[results["network"]], results["batch_size"]
-    print(f"training step of {network.title}, batch {batch_size}")
-    for name, step in results["step"].items():
-        print(f"  {name:37} {step['seconds']:8.4f} s   {step['ratio']:5.2f} x float   "
-              f"{batch_size / step['seconds']:7.0f} images/s")
+    network = NETWORKS[results["network"]]
+    show_steps(results)
+    if results.get("beside_torch"):
+        show_steps(results | {"step": results["beside_torch"]})
     print(f"peak memory of the process, batch {network.memory_batch}")
     memory = results["peak_memory_mb"]
     for name, megabytes in memory.items():
         print(f"  {name:37} {megabytes:5.0f} MB    {megabytes / memory['float']:5.2f} x float")
     if results["network"] == "resnet20":
         show_throughput(results)
+
+
+def show_steps(results: dict[str, Any]) -> None:
+    """Print how long training steps take."""
+    batch_size = results["batch_size"]
+    print(f"training step of {NETWORKS[results['network']].title}, batch {batch_size}")
+    for name, step in results["step"].items():
+        print(f"  {name:37} {step['seconds']:8.4f} s   {step['ratio']:5.2f} x float   "
+              f"{batch_size / step['seconds']:7.0f} images/s")
 
 
 def show_throughput(results: dict[str, Any]) -> None:

@@ -118,6 +118,25 @@ def test_benchmark_of_a_network_for_imagenet(monkeypatch):
     assert list(times) == ["float", "W uniform", "float, nnabla's functions", "W uniform, nnabla's functions"]
 
 
+def test_benchmark_without_pytorch_says_so_in_a_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
+    benchmark.main(["--torch-only", "-c", "cpu", "-o", str(tmp_path / "out.json")])
+    assert "name a Python that has it by --torch-python" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out.json").read_text())["step"] == {}
+
+
+@pytest.mark.parametrize("python, message", [("no such file", "No such file"), ("true", "no Python that can import")])
+def test_benchmark_refuses_a_python_without_pytorch(python, message):
+    with pytest.raises(UsageError, match=message):
+        benchmark.main(["--torch-only", "-c", "cpu", "--torch-python", python, "--batch-size", "1"])
+
+
+def test_benchmark_beside_pytorch(tmp_path, capsys):
+    pytest.importorskip("torch")
+    benchmark.main(["--torch-only", "-c", "cpu", "--batch-size", "2", "--rounds", "1"])
+    assert "PyTorch" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_benchmark_of_exported_networks(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark, "DEPLOYED", dict(list(benchmark.DEPLOYED.items())[:1]))

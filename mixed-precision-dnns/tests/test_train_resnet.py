@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from common.machine.context import use_context
+from common.machine.context import use_context, wants_fast_gradients
 from common.machine.errors import UsageError
 from common.runs.checkpoint import load_parameters, load_state, parameter_shapes, save_parameters
 from common.runs.config import from_dict
@@ -185,6 +185,21 @@ def test_pretrain_runs_the_float_network_first(command, tmp_path):
     assert (before["initial_learning_rate"], after["initial_learning_rate"]) == (0.1, 0.005)
     assert before["w_quantize"] is None and before["epochs"] == 1 and before["data_dir"] == after["data_dir"]
     assert (tmp_path / "run/result.json").exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--fast-gradients",)])
+def test_fast_gradients_reach_the_networks(command, tmp_path, monkeypatch, flags):
+    asked = []
+    build = train_resnet.build_network_for
+
+    def observed(*args, **kwargs):
+        asked.append(wants_fast_gradients())
+        return build(*args, **kwargs)
+
+    monkeypatch.setattr(train_resnet, "build_network_for", observed)
+    code, _, err = command("DEFAULT", tmp_path / "run", "--epochs", 1, "--steps-per-epoch", 1, *flags)
+    assert (code, err) == (0, "") and asked == [bool(flags)] * 2
+    assert not wants_fast_gradients()
 
 
 # The same bits ----------------------------------------------------------------------------------------------------
