@@ -64,8 +64,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def wanted(args: argparse.Namespace, name: str, claim: results.Claim, stated: results.Stated) -> bool:
-    """Whether the command line asks for the command of a claim."""
-    seconds = stated.measured.get(name.partition("/")[2], {}).get("seconds", 0)
+    """Whether the command line asks for the command of a claim, which may take those before it."""
+    chain = results.in_order(stated.claims, [name.partition("/")[2]])
+    seconds = sum(stated.measured.get(link, {}).get("seconds", 0) for link in chain)
     return (not args.check and claim.level == args.level and (args.only is None or name in args.only)
             and (args.within is None or seconds <= args.within))
 
