@@ -107,7 +107,24 @@ def stored_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
         There is no such file.
     """
     with _open(path) as file:
-        return {name: file.datasets[stored].shape for name, stored in _parameters_in(file).items()}
+        datasets = {name: file.datasets[stored] for name, stored in _parameters_in(file).items()}
+        in_order = sorted(datasets, key=lambda name: int(datasets[name].attrs.get("index", 0)))
+        return {name: datasets[name].shape for name in in_order}
+
+
+def stored_scopes(path: str | Path) -> dict[str, list[str]]:
+    """Return the outermost scopes in a file of parameters, or in a checkpoint, and the names directly in each.
+
+    Much faster than `stored_shapes`, as no parameter is looked at.
+
+    Raises
+    ------
+    UserError, UsageError
+        As `stored_shapes`.
+    """
+    with _open(path) as file:
+        outer = _scope_of(file)
+        return {name: list(file.group(f"{outer}{name}") or ()) for name in file.group(outer.rstrip("/"))}
 
 
 def load_parameters(path: str | Path, shapes: Mapping[str, tuple[int, ...]],
@@ -151,11 +168,15 @@ def load_parameters(path: str | Path, shapes: Mapping[str, tuple[int, ...]],
 
 
 def _parameters_in(file: Hdf5) -> dict[str, str]:
-    """Return {name of a parameter: that of its data set}, in the order they were saved in."""
-    scope = f"{_SCOPE}/" if _SCOPE in file.groups else ""
-    found = {name.removeprefix(scope): name for name, dataset in file.datasets.items()
-             if name.startswith(scope) and dataset.dtype.kind == "f"}
-    return dict(sorted(found.items(), key=lambda pair: int(file.datasets[pair[1]].attrs.get("index", 0))))
+    """Return {name of a parameter: that of its data set}."""
+    scope = _scope_of(file)
+    return {name.removeprefix(scope): name for name, dataset in file.datasets.items()
+            if name.startswith(scope) and dataset.dtype.kind == "f"}
+
+
+def _scope_of(file: Hdf5) -> str:
+    """Return how the names of all data sets of parameters begin."""
+    return "" if file.group(_SCOPE) is None else f"{_SCOPE}/"
 
 
 def check_fit(path: str | Path, found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]],
@@ -252,7 +273,7 @@ def restore(path: str | Path, parameters: Parameters, solver: Any) -> None:
         _check_solver(path, file, {name: array.shape for name, array in arrays.items()})
         values = {name: _value_of(file, datasets[name]) for name in parameters}
         solver_values = {name: file.array(name) for name in arrays}
-        times = {name: int(file.groups[f"{_SOLVER}/{name}"].attrs["t"]) for name in states}
+        times = {name: int(file.group(f"{_SOLVER}/{name}").attrs["t"]) for name in states}
     for name, parameter in parameters.items():
         _assign(parameter, values[name])
     for name, array in arrays.items():

@@ -249,7 +249,8 @@ def test_data_sets_of_hdf5(hdf5):
         "scope/W": (2, 3), "scalar": (), "empty": (0, 3), "packed": (300, 300)}
     np.testing.assert_array_equal(found["scope/W"], np.arange(6).reshape(2, 3))
     with read_hdf5(path) as file:
-        assert set(file.groups) == {"", "scope"}
+        assert set(file.group("")) == {"scope", "scalar", "empty", "packed"} and set(file.group("scope")) == {"W"}
+        assert all(file.group(name) is None for name in ("none", "scalar", "scope/W", "none/deeper", "/"))
         assert "no data set 'other'" in refusal(file.array, "other")
 
 
@@ -273,6 +274,8 @@ def test_hdf5_leads_to_no_other_file(tmp_path, hdf5):
         other["W"] = np.ones(3)
     (tmp_path / "raw").write_bytes(bytes(24))
     hdf5["linked"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "W")
+    hdf5["linked group"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/")
+    hdf5["loop"] = h5py.SoftLink("/")
     hdf5.create_dataset("outside", (3,), "f8", external=[(str(tmp_path / "raw"), 0, 24)])
     layout = h5py.VirtualLayout((3,), "f8")
     layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "W", (3,))
@@ -282,6 +285,8 @@ def test_hdf5_leads_to_no_other_file(tmp_path, hdf5):
     path = hdf5.filename
     hdf5.close()
     assert list(read_all(path)) == ["own"]
+    with read_hdf5(path) as file:
+        assert all(file.group(name) is None for name in ("linked group", "loop", "loop/loop"))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"no HDF5" * 100])

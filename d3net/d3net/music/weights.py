@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.machine.errors import UsageError, UserError
-from common.runs.checkpoint import stored_shapes
+from common.runs.checkpoint import stored_scopes, stored_shapes
 from common.separation.weights import check_targets, find_model, in_order, refuse_archive
 from d3net.hyperparameters import MSSHyperParameters, load_mss
 from d3net.mss_model import TARGETS
@@ -57,12 +57,11 @@ def _in_folder(folder: Path) -> dict[str, Path]:
 def _target_of(path: Path) -> str:
     """Return the target that a file is for: the scope of all its parameters."""
     refuse_archive(path)
-    shapes = stored_shapes(path)
-    scopes = {name.split("/")[0] for name in shapes}
-    if len(scopes) != 1 or f"{min(scopes)}/decode_scale" not in shapes:
+    scopes = stored_scopes(path)
+    if len(scopes) != 1 or "decode_scale" not in min(scopes.values()):
         raise UserError(f"{path}: weights of another network: not those of a D3Net for one source of music"
-                        f"{first_names(shapes)}")
-    return scopes.pop()
+                        f"{first_names(stored_shapes(path))}")
+    return min(scopes)
 
 
 def _weight_file(target: str, path: Path) -> WeightFile[MSSHyperParameters]:

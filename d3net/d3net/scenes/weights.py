@@ -3,7 +3,7 @@ from pathlib import Path
 
 from common.downloads.fetch import fetch_first_seen
 from common.machine.errors import UsageError, UserError
-from common.runs.checkpoint import stored_shapes
+from common.runs.checkpoint import stored_scopes, stored_shapes
 from common.runs.training import BEST
 from common.separation.weights import find_model
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation
@@ -41,10 +41,9 @@ def segmentation_file(model: str | Path, config: str | Path | None = None) -> We
         path = path / BEST
         if not path.is_file():
             raise UsageError(f"--model {model}: no {BEST} of a training run in this folder")
-    shapes = stored_shapes(path)
-    if not {BACKBONE, HEAD} <= {key.split("/")[0] for key in shapes}:
+    if not {BACKBONE, HEAD} <= stored_scopes(path).keys():
         raise UserError(f"{path}: weights of another network: not those of a D3Net for segmentation"
-                        f"{first_names(shapes)}")
+                        f"{first_names(stored_shapes(path))}")
     return WeightFile(path, load_segmentation(config or _config_beside(path)))
 
 
