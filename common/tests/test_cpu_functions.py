@@ -423,6 +423,18 @@ def test_numba_is_loaded_by_the_first_loop_that_runs():
     assert done.stdout == "False True [[0.0, 0.0]]\n"
 
 
+def test_a_call_of_a_function_in_python_loads_no_module_twice():
+    """A module that nnabla asks for as `nnabla.nnabla.functions` would take the place of `nnabla.auto_forward`."""
+    program = """if True:
+        import sys, nnabla as nn
+        from common.layers import scale_shift
+        scale_shift(nn.Variable((2, 3)), nn.Variable((3,)), nn.Variable((3,))).forward()
+        print(callable(nn.auto_forward), [name for name in sys.modules if name.startswith("nnabla.nnabla.")])
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True []\n"
+
+
 def test_a_call_of_a_function_in_python_searches_for_no_module(monkeypatch):
     """nnabla's code asks for `nnabla.nnabla` ten times in each; a search takes longer than most functions."""
     searched, find = [], importlib._bootstrap._find_and_load
