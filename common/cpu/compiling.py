@@ -2,8 +2,8 @@
 
 Compiled functions release the interpreter's lock. A division by zero gives infinity or NaN and raises nothing. The
 machine code is kept between runs, beside the source or in numba's folder in the home; where neither can be written,
-every run compiles anew. It is made again where the file of a loop changes, not where another does that has a loop which it
-calls: who changes such a file also has to touch those that import it. The first call of a loop loads numba, so that
+every run compiles anew. It is made again where the file of a loop changes, but not where that of a loop does which
+it calls: who changes such a file also has to touch those that import it. The first call of a loop loads numba, so that
 commands that compute nothing start without it.
 """
 import contextlib
