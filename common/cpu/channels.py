@@ -50,6 +50,59 @@ def combine(g: np.ndarray, x: np.ndarray, from_g: np.ndarray, from_x: np.ndarray
         run_parallel(kernels.rectified_combine, len(x), x.size, y, *arrays)
 
 
+def _follow(running, x, decay_rate):
+    """Mean and variance over all ranks, which the running ones, arrays (channels,), follow; `x` is by channel."""
+    mean, var = _over_ranks(*moments(x))
+    decay, count = np.float32(decay_rate), np.float32(world().size * x.size // x.shape[1])
+    running[0][...] = decay * running[0] + (1 - decay) * mean
+    running[1][...] = decay * running[1] + (1 - decay) * var * count / max(count - 1, np.float32(1))
+    return mean, var
+
+
+def _over_ranks(mean, var):
+    """Mean and variance over all ranks, each of which has as many elements."""
+    if world().size == 1:    # keep nnabla's bits
+        return mean, var
+    joint, square = world().mean([mean, var + mean.astype(np.float64) ** 2])
+    return as_float32(joint), as_float32(np.maximum(square - joint ** 2, 0))
+
+
+class BatchStatistics(HostFunction):
+    """Mean and variance over all axes but 1; inputs x, running mean and variance, the last two (1, channels, 1, 1).
+
+    The two outputs are those that `BatchNormalization` normalizes by with `batch_stat`, and the running ones follow as
+    they do there.
+    """
+
+    def __init__(self, decay_rate: float) -> None:
+        super().__init__()
+        self.decay_rate = decay_rate
+
+    def min_outputs(self):
+        return 2
+
+    def setup_impl(self, inputs, outputs):
+        for output, running in zip(outputs, inputs[1:], strict=True):
+            output.reset_shape(running.shape, True)
+
+    def forward_impl(self, inputs, outputs):
+        running = [data_of(variable).ravel() for variable in inputs[1:]]
+        self.mean, var = _follow(running, by_channel(data_of(inputs[0])), self.decay_rate)
+        for output, values in zip(outputs, (self.mean, var), strict=True):
+            data_of(output)[...] = values.reshape(output.shape)
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        if not propagate_down[0]:
+            return
+        x = by_channel(data_of(inputs[0]))
+        # An element has its part in the statistics of all ranks.
+        to_mean, to_var = world().mean([grad_of(output).ravel().astype(np.float64) for output in outputs]) / (
+            x.size // x.shape[1])
+        from_x = 2 * to_var
+        combine(x, x, np.zeros_like(from_x), from_x, to_mean - from_x * self.mean, by_channel(grad_of(inputs[0])),
+                accum[0])
+
+
 class BatchNormalization(HostFunction):
     """Batch normalization over all axes but 1; inputs x, beta, gamma, mean, var, the last four (1, channels, 1, 1).
 
@@ -70,26 +123,12 @@ class BatchNormalization(HostFunction):
         x, y = by_channel(data_of(inputs[0])), by_channel(data_of(outputs[0]))
         beta, gamma, *running = (data_of(variable).ravel() for variable in inputs[1:])
         if self.batch_stat:
-            self.mean, var = self._over_ranks(*moments(x))
-            self._update_running(running, self.mean, var, world().size * x.size // x.shape[1])
+            self.mean, var = _follow(running, x, self.decay_rate)
         else:
             self.mean, var = running
         self.std = np.sqrt(var + np.float32(self.eps))
         run_parallel(kernels.normalize, len(x), x.size, x, self.mean, self.std, beta, gamma,
                      self.rectify, y)
-
-    @staticmethod
-    def _over_ranks(mean, var):
-        """Mean and variance over all ranks, each of which has as many elements."""
-        if world().size == 1:    # keep nnabla's bits
-            return mean, var
-        joint, square = world().mean([mean, var + mean.astype(np.float64) ** 2])
-        return as_float32(joint), as_float32(np.maximum(square - joint ** 2, 0))
-
-    def _update_running(self, running, mean, var, count):
-        decay, count = np.float32(self.decay_rate), np.float32(count)
-        running[0][...] = decay * running[0] + (1 - decay) * mean
-        running[1][...] = decay * running[1] + (1 - decay) * var * count / max(count - 1, np.float32(1))
 
     def backward_impl(self, inputs, outputs, propagate_down, accum):
         x, g = by_channel(data_of(inputs[0])), by_channel(grad_of(outputs[0]))

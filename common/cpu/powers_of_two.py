@@ -4,6 +4,7 @@ Float32 logarithms are rounded, so that two levels do not meet at sqrt(2) 2^k, b
 places depend on the C library. They are found with nnabla's own functions, once for a process.
 """
 import functools
+from collections.abc import Callable
 
 import attrs
 import nnabla as nn
@@ -56,17 +57,43 @@ def borders() -> Borders:
     return Borders(carries, np.int32(mantissas.min()), np.int32(mantissas.max()), first[:_NUM_SUBNORMAL + 1])
 
 
+def first_reaching(levels: np.ndarray, evaluate: Callable[[np.ndarray], np.ndarray],
+                   largest: float = float(np.finfo(np.float32).max)) -> np.ndarray:
+    """Find the smallest float32 magnitude whose value by a rising function is a level or more, for each level.
+
+    Parameters
+    ----------
+    levels : float array (n,)
+    evaluate : callable
+        Magnitudes float32 (n,) to values (n,), element by element; those of `largest` reach all levels.
+    largest
+        No magnitude above is tried.
+
+    Returns
+    -------
+    float32 array (n,)
+        Found by bisection of the bits of float32 numbers, which are in the order of the numbers.
+    """
+    below, reached = np.zeros(len(levels), np.int32), np.full(len(levels), largest, np.float32).view(np.int32)
+    while (reached - below > 1).any():
+        middle = below + (reached - below) // 2
+        high = evaluate(middle.view(np.float32)) >= levels
+        below, reached = np.where(high, below, middle), np.where(high, middle, reached)
+    return reached.view(np.float32)
+
+
 def _first_magnitudes(exponents):
-    """Bits of the smallest magnitude that rounds to 2^k or more, int32, for each k of `exponents`, by bisection."""
-    below = np.zeros(len(exponents), np.int32)
-    reached = np.full(len(exponents), np.finfo(np.float32).max).view(np.int32)
+    """Bits of the smallest magnitude that rounds to 2^k or more, int32, for each k of `exponents`."""
     with nn.context_scope(nn.Context(["cpu:float"], "CpuCachedArray", "0")):
         magnitude = nn.Variable(exponents.shape)
         exponent = F.round(log2(magnitude))
-        while (reached - below > 1).any():
-            middle = below + (reached - below) // 2
-            magnitude.d = middle.view(np.float32)
-            exponent.forward()
-            high = exponent.d >= exponents
-            below, reached = np.where(high, below, middle), np.where(high, middle, reached)
-    return reached
+        return first_reaching(exponents, evaluator(magnitude, exponent)).view(np.int32)
+
+
+def evaluator(x: nn.Variable, y: nn.Variable) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from values of `x` to those of `y`, which depends on nothing else that varies."""
+    def evaluate(values):
+        x.d = values
+        y.forward()
+        return y.d
+    return evaluate

@@ -5,8 +5,10 @@ from common.layers.basic import (
     batch_normalization,
     convolution,
     feature_normalization,
+    normalization_terms,
     relu,
     scale_shift,
+    scale_shift_channels,
     tanh,
     thin_out,
 )
@@ -17,8 +19,10 @@ __all__ = [
     "batch_normalization",
     "convolution",
     "feature_normalization",
+    "normalization_terms",
     "relu",
     "scale_shift",
+    "scale_shift_channels",
     "tanh",
     "thin_out",
 ]

@@ -5,7 +5,7 @@ import nnabla.parametric_functions as PF
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from common.cpu.channels import BatchNormalization, ThinOut
+from common.cpu.channels import BatchNormalization, BatchStatistics, ThinOut
 from common.cpu.convolution import Convolution
 from common.cpu.elements import ReLU
 from common.cpu.features import Affine, Average, FeatureNormalization, ScaleShift, Tanh
@@ -80,6 +80,31 @@ def _native_normalization(x, axis, train, decay_rate, eps):
     if train and communicator is not None:
         return PF.sync_batch_normalization(x, communicator, **settings)
     return PF.batch_normalization(x, **settings)
+
+
+def normalization_terms(x: nn.Variable, train: bool, decay_rate: float = 0.9) -> list[nn.Variable]:
+    """Return what `batch_normalization` would normalize `x` by: offset, scale, mean and variance (1, channels, 1, 1).
+
+    The parameters are the same. With `train`, mean and variance are those of the batch, over all ranks that train
+    together, with gradients to `x`, and the running ones follow them.
+    """
+    beta, gamma, mean, var = _normalization_parameters((1, x.shape[1], 1, 1))
+    if not train:
+        return [beta, gamma, mean, var]
+    if not wants_native():
+        return [beta, gamma, *BatchStatistics(decay_rate)(x, mean, var)]
+    settings = {"axes": [1], "decay_rate": decay_rate, "output_stat": True}
+    communicator = world().communicator
+    if communicator is not None:
+        return [beta, gamma, *F.sync_batch_normalization(x, None, None, mean, var, communicator, **settings)[1:]]
+    return [beta, gamma, *F.batch_normalization(x, None, None, mean, var, batch_stat=True, **settings)[1:]]
+
+
+def scale_shift_channels(x: nn.Variable, scale: nn.Variable, shift: nn.Variable) -> nn.Variable:
+    """Multiply every channel of `x` (batch, channels, height, width), then add; the others are (1, channels, 1, 1)."""
+    if wants_native():
+        return scale * x + shift
+    return BatchNormalization(0, 0, False)(x, shift, scale, F.constant(0, shift.shape), F.constant(1, shift.shape))
 
 
 def _normalization_parameters(shape):

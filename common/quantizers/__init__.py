@@ -23,6 +23,7 @@ from common.quantizers.parametrizations import (
     fixed_point_quantize_b_xmax,
     fixed_point_quantize_d_b,
     fixed_point_quantize_d_xmax,
+    fixed_quantizer,
     grid_of,
     parametric_fixed_point_quantize_b_xmax,
     parametric_fixed_point_quantize_d_b,
@@ -39,8 +40,9 @@ from common.quantizers.parametrizations import (
 
 __all__ = [
     "DEFAULT_LIMITS", "GRIDS", "Grid", "Limits", "POWER_OF_TWO", "QUANTIZERS", "QUANTIZER_NAMES", "Quantizer",
-    "SCALARS", "STATIC_QUANTIZERS", "StaticQuantizer", "UNIFORM", "clip", "compose_pow2", "compose_uniform",
-    "fixed_point_quantize_b_xmax", "fixed_point_quantize_d_b", "fixed_point_quantize_d_xmax", "grid_of", "log2",
+    "SCALARS", "STATIC_QUANTIZERS", "StaticQuantizer", "UNIFORM", "clip",
+    "compose_pow2", "compose_uniform", "fixed_point_quantize_b_xmax", "fixed_point_quantize_d_b",
+    "fixed_point_quantize_d_xmax", "fixed_quantizer", "grid_of", "log2",
     "parametric_fixed_point_quantize_b_xmax", "parametric_fixed_point_quantize_d_b",
     "parametric_fixed_point_quantize_d_xmax", "parametric_pow2_quantize_b_xmax", "parametric_pow2_quantize_b_xmin",
     "parametric_pow2_quantize_xmin_xmax", "parametric_quantize", "pow2_quantize_b_xmax", "pow2_quantize_b_xmin",

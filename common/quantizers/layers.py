@@ -2,7 +2,8 @@
 
 Beside a weight `W` stand, where weights are quantized, `W_q` with its quantized values and the scalars of its quantizer
 in `Wquant/<quantizer>/`; likewise `b_q` and `bquant/` beside a bias `b`. An activation has its number of elements per
-sample in `Asize` and its scalars in `Aquant/<quantizer>/`.
+sample in `Asize` and its scalars in `Aquant/<quantizer>/`. What is added to sums of products of integers, `b` or
+another name, has `b_q` and the step size of those sums in `bquant/step`.
 """
 import functools
 import types
@@ -25,8 +26,10 @@ from common.quantizers import (
     Quantizer,
     grid_of,
     parametric_quantize,
+    quantize_uniform,
 )
 
+SUM_BITS = 24    # of integers that are added to sums of products; float32 holds all sums of two such integers
 LIMIT_MARGIN = 1e-5    # distance that scalars keep from their limits, where they would get no gradient
 
 
@@ -94,6 +97,18 @@ class Quantization:
             return parametric_quantize(self.quantizer, x, self.initial(step_size), limits=self.limits,
                                        **self.grid.settings(self.sign))
 
+    def smallest(self, name: str) -> nn.Variable:
+        """Step size, or smallest magnitude, of what has been quantized in the current scope, an `nn.Variable` ().
+
+        `name` is that of a parameter, or A for activations. All levels are multiples of it.
+        """
+        if not self.is_parametric:
+            stored = get_parameter(f"{name}_q")
+            step_size = self.stepsize if stored is None else stored.info.step_size
+            return F.constant(self.grid.range_for(step_size, self.bitwidth, self.sign)[0], ())
+        scalars = [get_parameter(f"{name}quant/{self.quantizer}/{scalar}") for scalar in self.parametrization.scalars]
+        return self.parametrization.range(*scalars, self.limits, self.grid.reserved_bits(self.sign))[0]
+
 
 def step_size_for(weights: np.ndarray, bitwidth: int) -> float:
     """Power of two that spreads the levels of `bitwidth` bits over an array of weights.
@@ -109,16 +124,45 @@ def _weight_step_size(existing, spec):
     return spec.stepsize if existing is None else step_size_for(existing.d, spec.bitwidth)
 
 
-def _quantized_parameter(w, name, step_size, spec):
-    """Quantize the parameter variable `w`, which is called `name`, into the parameter `<name>_q`."""
+def quantized_parameter(w: nn.Variable, name: str, step_size: float, spec: Quantization) -> nn.Variable:
+    """Quantize the variable `w`, a parameter or made of some, into the parameter `<name>_q`.
+
+    `step_size` is the first one, or that of a fixed quantizer unless the parameter has one already.
+    """
     stored = get_parameter_or_create(f"{name}_q", w.shape, ConstantInitializer(0), need_grad=False)
     if not spec.is_parametric:
         step_size = _kept_step_size(f"{name}_q", step_size, spec)
-    w_q = spec.quantize(w, step_size, f"{name}quant")
-    # Every graph writes its quantized weights into the one parameter, so that a saved `W_q` is never of another graph.
-    w_q.data = stored.data
-    w_q.persistent = True
-    return w_q
+    return _written_to(stored, spec.quantize(w, step_size, f"{name}quant"))
+
+
+def _written_to(parameter, variable):
+    """Let every graph write its values into the one parameter, so that a saved `W_q` is never of another graph."""
+    variable.data = parameter.data
+    variable.persistent = True
+    return variable
+
+
+def on_grid_of_sums(b: nn.Variable, name: str, step: nn.Variable) -> nn.Variable:
+    """Round `b`, which is added to sums of products of integers, to multiples of their step size.
+
+    Parameters
+    ----------
+    b : nn.Variable, any shape
+        A parameter, or made of some.
+    name
+        The result is stored as `<name>_q`, the step size as `<name>quant/step`.
+    step : nn.Variable ()
+        Product of the step sizes of the two factors.
+
+    Returns
+    -------
+    nn.Variable, shape of `b`
+        Integers of `SUM_BITS` bits times `step`. Gradients as those of `quantize_uniform`.
+    """
+    stored = get_parameter_or_create(f"{name}_q", b.shape, ConstantInitializer(0), need_grad=False)
+    kept = get_parameter_or_create(f"{name}quant/step", (), ConstantInitializer(1), need_grad=False)
+    step = _written_to(kept, F.identity(step))
+    return _written_to(stored, quantize_uniform(b, step, step * (2 ** (SUM_BITS - 1) - 1)))
 
 
 def _kept_step_size(name, step_size, spec):
@@ -148,17 +192,19 @@ def quantized_convolution(x: nn.Variable, outmaps: int, kernel: int, spec: Quant
         limits = calc_uniform_lim_glorot(inmaps, outmaps // group, (kernel, kernel))
         w = get_parameter_or_create("W", shape, UniformInitializer(limits), True)
         if spec.quantizer is not None:
-            w = _quantized_parameter(w, "W", _weight_step_size(existing, spec), spec)
+            w = quantized_parameter(w, "W", _weight_step_size(existing, spec), spec)
     if group > 1:
         return F.convolution(x, w, pad=(pad, pad), stride=(stride, stride), group=group)
     return layers.convolution(x, w, pad=pad, stride=stride, in_order=True)
 
 
-def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str = "quantized_affine") -> nn.Variable:
+def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str = "quantized_affine",
+                     step: nn.Variable | None = None) -> nn.Variable:
     """Multiply `x` by a quantized matrix and add a quantized bias; both start uniform in +-1/sqrt(features).
 
     `x` is (batch, features), where several dimensions of features count as one; the result is (batch, outmaps). The
-    quantizer of the bias starts from the step size of the matrix. `name` is the parameter scope.
+    quantizer of the bias starts from the step size of the matrix. If `x` consists of multiples of a `step` (), the bias
+    has no quantizer of its own, but lies on the grid of the sums. `name` is the parameter scope.
     """
     features = x.size // x.shape[0]
     initializer = UniformInitializer((-features ** -0.5, features ** -0.5))
@@ -166,14 +212,17 @@ def quantized_affine(x: nn.Variable, outmaps: int, spec: Quantization, name: str
         existing = get_parameter("W")
         parameters = {key: get_parameter_or_create(key, shape, initializer, True)
                       for key, shape in (("W", (features, outmaps)), ("b", (outmaps,)))}
-        if spec.quantizer is not None:
-            step_size = _weight_step_size(existing, spec)
-            parameters = {key: _quantized_parameter(p, key, step_size, spec) for key, p in parameters.items()}
-    return F.affine(x, parameters["W"], parameters["b"])
+        if spec.quantizer is None:
+            return F.affine(x, parameters["W"], parameters["b"])
+        step_size = _weight_step_size(existing, spec)
+        w = quantized_parameter(parameters["W"], "W", step_size, spec)
+        b = (quantized_parameter(parameters["b"], "b", step_size, spec) if step is None else
+             on_grid_of_sums(parameters["b"], "b", step * spec.smallest("W")))
+    return F.affine(x, w, b)
 
 
 def quantized_activation(x: nn.Variable, spec: Quantization, shortcut: nn.Variable | None = None) -> nn.Variable:
-    """Quantize activations (batch, ...) to levels from 0 up, or apply ReLU where `spec` names no quantizer.
+    """Quantize activations (batch, ...), by ReLU alone where `spec` names no quantizer.
 
     A `shortcut` of the same shape is added first.
     """

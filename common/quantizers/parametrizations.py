@@ -284,6 +284,11 @@ def range_quantizer(grid: Grid) -> str:
     return next(name for name, quantizer in QUANTIZERS.items() if quantizer.is_range and quantizer.grid is grid)
 
 
+def fixed_quantizer(grid: Grid) -> str:
+    """Name of the quantizer without scalars."""
+    return next(name for name, quantizer in STATIC_QUANTIZERS.items() if quantizer.grid is grid)
+
+
 # With scalars of the current scope --------------------------------------------------------------------------------
 
 

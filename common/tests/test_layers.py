@@ -24,6 +24,9 @@ LAYERS = {
     "batch_normalization": (lambda x: layers.batch_normalization(x, False), (4, 3, 2, 2)),
     "batch_normalization, train": (lambda x: layers.batch_normalization(x, True), (4, 3, 2, 2)),
     "batch_normalization, rectified": (lambda x: layers.batch_normalization(x, True, rectify=True), (4, 3, 5, 7)),
+    "normalization_terms, train": (lambda x: sum(
+        (v ** (k + 1) for k, v in enumerate(layers.normalization_terms(x, True))), x), (4, 3, 2, 2)),
+    "scale_shift_channels": (layers.scale_shift_channels, (4, 3, 2, 5), (1, 3, 1, 1), (1, 3, 1, 1)),
     "relu": (layers.relu, (3, 7)),
     "relu, of a sum": (layers.relu, (3, 7), (3, 7)),
     "thin_out": (lambda x: layers.thin_out(x, 2, 5), (3, 4, 5, 6)),
@@ -43,7 +46,7 @@ LAYERS = {
     "average": (layers.average, (4, 3), (4, 3), (4, 3)),
     "average, one": (layers.average, (2, 3)),
 }
-PARAMETRIC = [name for name in LAYERS if name.startswith(("affine", "batch_", "feature_"))]
+PARAMETRIC = [name for name in LAYERS if name.startswith(("affine", "batch_", "feature_", "normalization_"))]
 
 
 def normal(name, *shape, mean=0.0):

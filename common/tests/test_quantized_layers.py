@@ -2,13 +2,16 @@ import math
 
 import attrs
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 import pytest
 
 from common.quantizers import QUANTIZER_NAMES, QUANTIZERS, SCALARS, STATIC_QUANTIZERS, UNIFORM
 from common.quantizers.layers import (
     LIMIT_MARGIN,
+    SUM_BITS,
     Quantization,
+    on_grid_of_sums,
     quantized_activation,
     quantized_affine,
     quantized_convolution,
@@ -337,3 +340,42 @@ def test_bias_is_quantized_with_the_step_size_of_its_matrix(name):
     set_weights("quantized_affine/b", (7,), 100)
     forward(quantized_affine(image(), 7, weights(name)))
     assert parameters()["quantized_affine/b_q"].d.min() == 0.125 * LOWEST[name]
+
+
+@every_quantizer
+def test_all_levels_are_multiples_of_the_smallest(name):
+    set_weights("quantized_conv/W", (4, 3, 3, 3), 0.9)
+    quantize = quantized_convolution(image(), 4, 3, weights(name))
+    with nn.parameter_scope("quantized_conv"):
+        smallest = weights(name).smallest("W")
+    forward(quantize)
+    smallest.forward()
+    levels = parameters()["quantized_conv/W_q"].d / smallest.d
+    assert (levels == np.rint(levels)).all() and np.abs(levels[levels != 0]).min() >= 1 and len(np.unique(levels)) > 2
+
+
+def test_what_is_added_to_sums_lies_on_their_grid():
+    """Steps of 1/4; halves away from zero; integers of 24 bits at most."""
+    b = nn.Variable.from_numpy_array(np.array([0.1, 0.125, -0.125, 0.8, 9e9, -9e9], np.float32), need_grad=True)
+    y = on_grid_of_sums(b, "shift", F.constant(0.25, ()))
+    y.forward()
+    largest = (2 ** (SUM_BITS - 1) - 1) / 4
+    assert y.d.tolist() == parameters()["shift_q"].d.tolist() == [0, 0.25, -0.25, 0.75, largest, -largest]
+    assert parameters()["shiftquant/step"].d == 0.25
+    b.g = 0
+    y.backward(1)
+    assert b.g.tolist() == [1, 1, 1, 1, 0, 0]
+
+
+@every_quantizer
+def test_a_bias_on_the_grid_of_the_sums_has_no_quantizer(name):
+    set_weights("quantized_affine/b", (7,), 0.3)
+    forward(quantized_affine(image(), 7, weights(name), step=F.constant(2 ** -6, ())))
+    assert not any("bquant/" in key and "step" not in key for key in parameters())
+    step = float(parameters()["quantized_affine/bquant/step"].d)
+    with nn.parameter_scope("quantized_affine"):
+        smallest = weights(name).smallest("W")
+    smallest.forward()
+    assert step == smallest.d * 2 ** -6
+    integers = parameters()["quantized_affine/b_q"].d / step
+    assert (integers == np.rint(integers)).all() and integers.any()

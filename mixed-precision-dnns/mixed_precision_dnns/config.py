@@ -1,14 +1,27 @@
 """The keys of an experiment, on CIFAR-10 with the published names and defaults."""
+import math
 from pathlib import Path
 from typing import ClassVar
 
 import attrs
 
 from common.datasets import CIFAR10, DATASETS
-from common.quantizers import QUANTIZER_NAMES, QUANTIZERS, grid_of
-from common.quantizers.layers import Quantization
+from common.quantizers import (
+    POWER_OF_TWO,
+    QUANTIZER_NAMES,
+    QUANTIZERS,
+    UNIFORM,
+    fixed_quantizer,
+    grid_of,
+    range_quantizer,
+)
+from common.quantizers.layers import SUM_BITS, Quantization
 from common.runs.config import choice, flag, from_dict, integer, number, text
 
+_LATER = {"all_integer": False}    # keys that early files lack, and what they meant
+VALUE_BITS = 8    # of all integers that kernels multiply or add
+# Scopes of the quantizers of values that are no activations, where nothing is float -> whether they have a sign.
+VALUES = {"image": True, "summand": True, "shortcut": True, "value": False, "mean": False}
 RELU = "_relu"    # ends the names of the quantizers of activations
 
 
@@ -69,6 +82,9 @@ class QuantizationConfig:
     a_bitwidth_min: int = integer(1, at_least=1, at_most=16, help="lower limit of the bits")
     a_bitwidth_max: int = integer(8, at_least=1, at_most=16, help="upper limit of the bits")
 
+    all_integer: bool = flag(False, help="leave nothing in float: 8 bits for images, terms of sums and means, powers "
+                                   "of two for normalizations, offsets on the grids of sums")
+
     target_weight_kbytes: float = number(-1, help="budget of all weights together, in kB; 0 or less: none")
     target_activation_kbytes: float = number(-1, help="budget of the activations of one image, in kB; 0 or less: none")
     target_activation_type: str = choice("max", ("max", "sum"),
@@ -80,6 +96,8 @@ class QuantizationConfig:
         for kind in ("w", "a"):
             _check_limits(self, kind)
             _check_bitwidth(self, kind)
+            if self.all_integer:
+                _check_integers(self, kind)
         for kind, key in (("w", "target_weight_kbytes"), ("a", "target_activation_kbytes")):
             if getattr(self, key) > 0 and getattr(self, f"{kind}_quantize") is None:
                 raise ValueError(f"{key} = {getattr(self, key):g} needs {kind}_quantize: nothing is quantized")
@@ -121,6 +139,11 @@ class Config(QuantizationConfig):
                                  "parameters by the test images (with a budget for weights after every step), derive "
                                  "static step sizes anew for every graph")
 
+    def __attrs_post_init__(self):
+        super().__attrs_post_init__()
+        if self.all_integer and self.scale_layer:
+            raise ValueError("all_integer: scale_layer multiplies by a float")
+
     @property
     def as_published(self) -> bool:
         return self.published
@@ -144,6 +167,11 @@ class ImageNetConfig(QuantizationConfig):
     limit: int = integer(0, at_least=0, help="use so many images of each split, for a trial; 0: all")
     workers: int = integer(0, at_least=0, help="threads that decode images; 0: one for each core")
     skip_damaged: bool = flag(False, help="leave out images that cannot be decoded, instead of stopping")
+
+    def __attrs_post_init__(self):
+        super().__attrs_post_init__()
+        if self.all_integer and self.model != "resnet18":
+            raise ValueError(f"all_integer needs model = resnet18: {self.model} has layers without a quantizer")
 
 
 def _check_limits(cfg: QuantizationConfig, kind: str) -> None:
@@ -172,6 +200,29 @@ def _check_bitwidth(cfg: QuantizationConfig, kind: str) -> None:
                          "or more")
 
 
+def _check_integers(cfg: QuantizationConfig, kind: str) -> None:
+    """Refuse what may learn integers that kernels for 8 bits do not take."""
+    if quantizer_of(cfg, kind) is None:
+        raise ValueError(f"all_integer needs {kind}_quantize: nothing is quantized")
+    spec = _quantization(cfg, kind, sign=kind == "w")
+    largest, (name, reached) = 2 ** (VALUE_BITS - spec.sign) - 1, _largest_integer(spec)
+    if reached > largest:
+        raise ValueError(f"all_integer: {kind}_{name} lets integers be as large as {reached:.0f}, {VALUE_BITS} bits "
+                         f"end at {largest}")
+
+
+def _largest_integer(spec):
+    """What bounds the integers, and how large they can become."""
+    if spec.is_parametric and spec.parametrization.is_range:
+        smallest = spec.parametrization.scalars[0]
+        name = "stepsize_min" if smallest == "d" else f"{smallest}_min"
+        return name, spec.xmax_max / spec.limits[smallest][0]
+    name = "bitwidth_max" if spec.is_parametric else "bitwidth"
+    smallest, xmax = spec.grid.range_for(1.0, getattr(spec, name), spec.sign)
+    rounds_step = spec.is_parametric and spec.grid is UNIFORM and "xmax" in spec.parametrization.scalars    # U2
+    return name, xmax / smallest * (2 ** 0.5 if rounds_step else 1)
+
+
 def quantizer_of(cfg: QuantizationConfig, kind: str) -> str | None:
     """Name in the tables of `common.quantizers` of the quantizer of weights, "w", or activations, "a"; None: float."""
     name = getattr(cfg, f"{kind}_quantize")
@@ -188,6 +239,37 @@ def activation_quantization(cfg: QuantizationConfig) -> Quantization:
     return _quantization(cfg, "a", sign=False)
 
 
+def value_quantizations(cfg: QuantizationConfig) -> dict[str, Quantization]:
+    """Return how `all_integer` rounds values that are no activations, by the scope that their quantizers stand in.
+
+    Step size and range are learned, from 8 bits on, within limits that leave it at these: over [-1, 1] for images,
+    over twice the first range of the activations for the others.
+    """
+    spec = activation_quantization(cfg)
+    xmax = spec.grid.range_for(spec.stepsize, spec.bitwidth, sign=False)[1]
+    return {scope: _eight_bits(spec, sign, 1 if scope == "image" else 2 * xmax) for scope, sign in VALUES.items()}
+
+
+def _eight_bits(spec, sign, largest):
+    levels = 2 ** (VALUE_BITS - sign) - 1
+    step_size = 2.0 ** round(math.log2(largest / levels))
+    return attrs.evolve(spec, quantizer=range_quantizer(UNIFORM), sign=sign, bitwidth=VALUE_BITS, bitwidth_min=2,
+                        bitwidth_max=VALUE_BITS, stepsize=step_size, stepsize_min=step_size,
+                        stepsize_max=16 * step_size, xmax_min=16 * step_size, xmax_max=levels * step_size)
+
+
+def sum_quantization(cfg: QuantizationConfig) -> Quantization:
+    """Return how `all_integer` stores what is added to sums of products: as integers of a fixed number of bits."""
+    return attrs.evolve(weight_quantization(cfg), quantizer=fixed_quantizer(UNIFORM), bitwidth=SUM_BITS)
+
+
+def scale_quantization(cfg: QuantizationConfig) -> Quantization:
+    """Return how `all_integer` makes powers of two of the scales of normalizations: first from 2^-10 to 2^5."""
+    return attrs.evolve(weight_quantization(cfg), quantizer=range_quantizer(POWER_OF_TWO), stepsize=2.0, bitwidth=5,
+                        bitwidth_min=1, bitwidth_max=8, xmin_min=2.0 ** -16, xmin_max=1.0, xmax_min=1.0,
+                        xmax_max=2.0 ** 10)
+
+
 def _quantization(cfg, kind, sign):
     keys = ("bitwidth", *(f"{quantity}_{end}" for quantity in ("bitwidth", "stepsize", "xmin", "xmax")
                           for end in ("min", "max")), "stepsize")
@@ -200,10 +282,15 @@ Experiment = Config | ImageNetConfig
 
 def without_quantizers(cfg: Experiment) -> Experiment:
     """Return the experiment with the same network in float."""
-    return attrs.evolve(cfg, w_quantize=None, a_quantize=None, target_weight_kbytes=-1, target_activation_kbytes=-1)
+    return attrs.evolve(cfg, w_quantize=None, a_quantize=None, all_integer=False, target_weight_kbytes=-1,
+                        target_activation_kbytes=-1)
 
 
 def config_from(values: dict, source: str | Path) -> Experiment:
-    """Read a configuration of either kind, as `common.runs.config.from_dict` does."""
+    """Read a configuration of either kind, as `common.runs.config.from_dict` does.
+
+    Keys of `_LATER` may be missing: files that were written before lack them.
+    """
     is_imagenet = isinstance(values, dict) and "model" in values
-    return from_dict(ImageNetConfig if is_imagenet else Config, values, source)
+    complete = {**_LATER, **values} if isinstance(values, dict) else values
+    return from_dict(ImageNetConfig if is_imagenet else Config, complete, source)

@@ -11,7 +11,7 @@ from common.machine.files import write_json
 from common.runs.checkpoint import load_parameters
 from common.runs.training import BEST, Run
 from mixed_precision_dnns.config import QuantizationConfig
-from mixed_precision_dnns.network_size import activation_kbytes
+from mixed_precision_dnns.network_size import RESULTS, STORED, activation_kbytes
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
 from mixed_precision_dnns.tensor_table import format_table, mean_bits, tensor_table, write_table
 
@@ -52,7 +52,7 @@ def evaluate_run(network: QuantizedNetwork, cfg: QuantizationConfig, valid_data:
     return {"valid_error": valid_errors[0], "test_error": test_errors[0], **others,
             "weight_kbytes": network.sizes()[0],
             **{f"activation_kbytes_{kind}": float(size.d) for kind, size in activations.items()},
-            "weight_bits": mean_bits(rows, ("weights", "bias")), "activation_bits": mean_bits(rows, ("activations",))}
+            "weight_bits": mean_bits(rows, STORED), "activation_bits": mean_bits(rows, RESULTS)}
 
 
 def format_result(result: dict[str, float]) -> str:

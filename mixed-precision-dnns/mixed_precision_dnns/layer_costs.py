@@ -63,22 +63,26 @@ def cost_table(cfg: Experiment, layers: Sequence[Layer],
     Returns
     -------
     list of dict
-        With the keys of `COLUMNS`. `weights` counts the bias, too, and `kbytes` has both; `bits` are those of a weight,
-        `input_bits` those of the activations that they meet, 32 for floats. `bit_operations` is the product of `macs`
-        and the two: a multiplication of b by c bits takes about b c additions of bits.
+        With the keys of `COLUMNS`. `weights` counts the bias, too, and a normalization in integers; `kbytes` has all;
+        `bits` are those of a weight, `input_bits` those of the values that they meet, 32 for floats. `bit_operations`
+        is the product of `macs` and the two: a multiplication of b by c bits takes about b c additions of bits.
     """
     tensors = quantized_tensors(cfg)
     bits = {tensor.name: _value(tensor.bits()) for tensor in tensors}
     weights = [tensor for tensor in tensors if tensor.kind == "weights"]
-    biases = {tensor.name.removesuffix("/b"): tensor for tensor in tensors if tensor.kind == "bias"}
+    stored = {tensor.name: tensor for tensor in tensors if tensor.is_stored}
     activations = [activation_bits or bits[tensor.name] for tensor in tensors if tensor.kind == "activations"]
+    image, mean = (bits.get(name, FLOAT_BITS) for name in ("image", "fc/mean"))
     rows = []
     for tensor, layer in zip(weights, layers, strict=True):
         scope = tensor.name.removesuffix("/W")
-        parts = [tensor, *([biases[scope]] if scope in biases else [])]
-        input_bits = FLOAT_BITS if layer.source is None else activations[layer.source]
+        name = scope.rsplit("/", 1)[0]
+        parts = [stored[part] for part in (tensor.name, f"{scope}/b", f"{name}/bn/scale", f"{name}/bn/shift")
+                 if part in stored]
+        others = mean if layer is layers[-1] else image
+        input_bits = others if layer.source is None else activations[layer.source]
         kbytes = sum(part.numel * bits[part.name] for part in parts) / BITS_PER_KB
-        rows.append(dict(zip(COLUMNS, (scope.rsplit("/", 1)[0], sum(part.numel for part in parts), bits[tensor.name],
+        rows.append(dict(zip(COLUMNS, (name, sum(part.numel for part in parts), bits[tensor.name],
                                        kbytes, layer.macs, input_bits, layer.macs * bits[tensor.name] * input_bits),
                              strict=True)))
     return rows

@@ -7,18 +7,28 @@ import nnabla.functions as F
 
 from common.gpu.sizes import SizedTensor, kbytes
 from common.quantizers.layers import Quantization
-from mixed_precision_dnns.config import QuantizationConfig, activation_quantization, weight_quantization
+from mixed_precision_dnns.config import (
+    QuantizationConfig,
+    activation_quantization,
+    scale_quantization,
+    sum_quantization,
+    value_quantizations,
+    weight_quantization,
+)
 
 BITS_PER_KB = 8 * 1024
 FLOAT_BITS = 32
+STORED = ("weights", "bias", "scales")    # kinds of tensors that are parts of a network
+RESULTS = ("activations", "values")    # kinds of tensors that layers make of an image
 
 
 @attrs.frozen
 class QuantizedTensor:
     """A tensor with a quantizer of its own: a weight, a bias, or an activation of one sample.
 
-    `kind` is "weights", "bias" or "activations"; `name` its parameter, for an activation the scope it stands in;
-    `scalars` are the quantizer's by name, none where the quantizer is fixed or absent.
+    `kind` is "weights", "bias" or "activations", or where nothing is float "scales" (of normalizations) or "values"
+    (which are no activations). `name` is its parameter, for activations and values the scope it stands in; `scalars`
+    are the quantizer's by name, none where the quantizer is fixed or absent.
     """
 
     name: str
@@ -26,6 +36,11 @@ class QuantizedTensor:
     numel: int
     spec: Quantization
     scalars: dict[str, nn.Variable]
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether it is a part of the network, and no result of a layer."""
+        return self.kind in STORED
 
     def bits(self) -> nn.Variable:
         """Bits per element, an `nn.Variable` () that passes gradients to the scalars."""
@@ -41,6 +56,8 @@ class QuantizedTensor:
 
 # Leaf of the parameter that stands for a tensor -> kind, and scope of its quantizer beside it.
 _LEAVES = {"/W": ("weights", "Wquant"), "/b": ("bias", "bquant"), "/Asize": ("activations", "Aquant")}
+# Of a normalization in integers: its quantized scale and shift, which are made of other parameters.
+_INTEGER_LEAVES = {"/scale_q": "scales", "/shift_q": "bias"}
 
 
 def quantized_tensors(cfg: QuantizationConfig,
@@ -54,30 +71,46 @@ def quantized_tensors(cfg: QuantizationConfig,
     for name, parameter in parameters.items():
         for leaf, (kind, scope) in _LEAVES.items():
             if name.endswith(leaf):
-                tensors.append(_tensor(name.removesuffix(leaf), leaf, kind, scope, parameter, cfg, parameters))
+                owner = name.removesuffix(leaf)
+                spec, kind = _quantization_of(cfg, owner, kind)
+                numel = parameter.size if kind in STORED else int(parameter.d)
+                shown = owner + leaf if kind in STORED else owner
+                tensors.append(_tensor(shown, kind, numel, spec, f"{owner}/{scope}", parameters))
+        for leaf, kind in _INTEGER_LEAVES.items():
+            if name.endswith(leaf):
+                shown = name.removesuffix("_q")
+                spec = scale_quantization(cfg) if kind == "scales" else sum_quantization(cfg)
+                tensors.append(_tensor(shown, kind, parameter.size, spec, f"{shown}quant", parameters))
     return tensors
 
 
-def _tensor(owner, leaf, kind, scope, parameter, cfg, parameters):
-    if kind == "activations":
-        spec, name, numel = activation_quantization(cfg), owner, int(parameter.d)
-    else:
-        spec, name, numel = weight_quantization(cfg), owner + leaf, parameter.size
+def _quantization_of(cfg, owner, kind):
+    """Quantization and kind of a tensor in the scope `owner`."""
+    if kind != "activations":
+        is_sum = cfg.all_integer and kind == "bias"
+        return sum_quantization(cfg) if is_sum else weight_quantization(cfg), kind
+    values = value_quantizations(cfg).get(owner.rsplit("/", 1)[-1]) if cfg.all_integer else None
+    return (activation_quantization(cfg), kind) if values is None else (values, "values")
+
+
+def _tensor(name, kind, numel, spec, scope, parameters):
     names = spec.parametrization.scalars if spec.is_parametric else ()
     return QuantizedTensor(name, kind, numel, spec,
-                           {key: parameters[f"{owner}/{scope}/{spec.quantizer}/{key}"] for key in names})
+                           {key: parameters[f"{scope}/{spec.quantizer}/{key}"] for key in names})
 
 
 def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable] | None = None) -> nn.Variable:
-    """Size of all weights and biases of a network that has been built; those of batch normalization do not count.
+    """Size of all weights and biases of a network that has been built.
+
+    Those of batch normalization count where they are integers, not where they are float.
 
     The result is an `nn.Variable` () in kB. `parameters` are as for `quantized_tensors`.
     """
-    return _total([t for t in quantized_tensors(cfg, parameters) if t.kind != "activations"])
+    return _total([t for t in quantized_tensors(cfg, parameters) if t.is_stored])
 
 
 def _total(tensors, largest=False):
-    """Size of all tensors, which have one quantizer, or of the largest one."""
+    """Size of all tensors, or of the largest one."""
     size = _in_one_kernel(tensors, largest)
     if size is not None:
         return size
@@ -86,9 +119,10 @@ def _total(tensors, largest=False):
 
 
 def _in_one_kernel(tensors, largest):
-    """The same by one function on a GPU; None where that cannot be."""
+    """The same by one function on a GPU; None where that cannot be, as for several quantizers."""
     spec = tensors[0].spec
-    found = spec.parametrization.bits_in_kernel if spec.is_parametric else None
+    alike = all(tensor.spec == spec for tensor in tensors)
+    found = spec.parametrization.bits_in_kernel if spec.is_parametric and alike else None
     if found is None:
         return None
     bits, names = found
@@ -122,4 +156,4 @@ def activation_kbytes(cfg: QuantizationConfig, kind: str | None = None,
     kind = kind or cfg.target_activation_type
     if kind not in ("max", "sum"):
         raise ValueError(f"kind must be 'max' or 'sum', got {kind!r}")
-    return _total([t for t in quantized_tensors(cfg, parameters) if t.kind == "activations"], largest=kind == "max")
+    return _total([t for t in quantized_tensors(cfg, parameters) if not t.is_stored], largest=kind == "max")

@@ -68,7 +68,7 @@ def published_costs(name: str) -> list[dict[str, Any]]:
     cfg = ImageNetConfig(model=name, w_quantize=range_quantizer(UNIFORM), w_bitwidth_max=16)
     build_network(cfg, 1, False, *IMAGENET)
     bits = [layer["bits"] for layer in read_json(PUBLISHED_BITWIDTHS)[name]]
-    tensors = [tensor for tensor in quantized_tensors(cfg) if tensor.kind != "activations"]
+    tensors = [tensor for tensor in quantized_tensors(cfg) if tensor.is_stored]
     for tensor, width in zip(tensors, [*bits, bits[-1]], strict=True):    # the bias of the last layer has its bits
         d, xmax = tensor.scalars.values()
         xmax.d = d.d * (2 ** (width - 1) - 1)

@@ -8,7 +8,7 @@ from common.machine.errors import UsageError
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.config import load_section
 from common.runs.training import BEST
-from mixed_precision_dnns.config import Experiment
+from mixed_precision_dnns.config import VALUES, Experiment
 from mixed_precision_dnns.data import build_network_for
 
 
@@ -75,5 +75,6 @@ def load_starting_weights(path: Path, cfg: Experiment, batches: Batches) -> None
 
 def is_quantizer_parameter(name: str) -> bool:
     """Whether a parameter belongs to a quantizer, or scales the output: weights to start from may lack it."""
-    return any(scope in name for scope in ("/Wquant/", "/bquant/", "/Aquant/")) or name.endswith(
-        ("/W_q", "/b_q", "/scale_layer"))
+    scopes = ("Wquant", "bquant", "Aquant", "scalequant", "shiftquant")
+    return any(f"/{scope}/" in name for scope in scopes) or name.endswith(
+        ("/W_q", "/b_q", "/scale_q", "/shift_q", "/scale_layer", *(f"{scope}/Asize" for scope in VALUES)))

@@ -59,12 +59,20 @@ def levels_of(tensor: QuantizedTensor, bits: int,
         nn.forward_all(ends)
         low, high = (float(end.d) for end in ends)
     else:
-        stored = parameters.get(f"{tensor.name}_q")
-        low, high = spec.grid.range_for(spec.stepsize if stored is None else stored.info.step_size, bits, spec.sign)
+        low, high = spec.grid.range_for(_fixed_step_size(tensor, parameters), bits, spec.sign)
     if spec.grid is POWER_OF_TWO:
         return low, high, bits
     levels = math.floor(high / low + 0.5)
     return low, levels * low, max(math.ceil(math.log2(levels + 1)) + spec.sign, spec.bitwidth_min)
+
+
+def _fixed_step_size(tensor, parameters):
+    """Step size of a tensor without scalars: its own, that of the sums that it is added to, or the configured one."""
+    step = parameters.get(f"{tensor.name}quant/step")
+    if step is not None:
+        return float(step.d)
+    stored = parameters.get(f"{tensor.name}_q")
+    return tensor.spec.stepsize if stored is None else stored.info.step_size
 
 
 def mean_bits(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> float:

@@ -10,7 +10,8 @@ from common.machine.context import use_context
 from common.machine.seeding import seed_everything
 from common.workbench.testing import fill_normalizations
 from mixed_precision_dnns.config import RELU, Config, ImageNetConfig
-from mixed_precision_dnns.deployment.integer_reference import IntegerNetwork, integers_of
+from mixed_precision_dnns.deployment.dyadic import integers_of
+from mixed_precision_dnns.deployment.integer_reference import IntegerNetwork
 from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
 from mixed_precision_dnns.deployment.quantized_onnx import export_network
 from mixed_precision_dnns.finished_run import FinishedRun

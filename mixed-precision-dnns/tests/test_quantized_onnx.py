@@ -264,6 +264,19 @@ def test_halves_are_rounded_up(bias):
     np.testing.assert_array_equal(kernel(accumulators, channels, 0, 0.5, 0.5, (0, 15)), expected)
 
 
+@pytest.mark.parametrize("lowest, unit", [(0, 0.5), (-15, 0.5), (-15, 0.125)])
+def test_halves_are_rounded_away_from_zero(lowest, unit):
+    """As nnabla does for values with a sign, also of inputs with a sign."""
+    integers, scale, bias, codes = np.array([[3, -2, 1]]), 0.125, 0.0625, (-20, 20)
+    channels = fit_channels(integers, np.array([scale]), np.array([bias]), 0.5, 15, unit, codes, lowest, away=True)
+    accumulators = np.arange(4 * lowest - 2 * 15, 4 * 15 - 2 * lowest + 1)
+    exact = [Fraction(scale) * Fraction(0.5) * int(a) + Fraction(bias) for a in accumulators]
+    magnitudes = [(abs(value) / Fraction(unit) + Fraction(1, 2)).__floor__() for value in exact]
+    expected = np.clip([m if value > 0 else -m for m, value in zip(magnitudes, exact, strict=True)], *codes)
+    assert channels.inexact == 0 and (expected < 0).any()
+    np.testing.assert_array_equal(kernel(accumulators, channels, 0, 0.5, unit, codes), expected)
+
+
 @pytest.mark.parametrize("scale, bias, level", [(0, 1.3, 3), (1e-30, 1.3, 3), (0, -2, 0), (0, 99, 15)])
 def test_channels_that_do_not_depend_on_their_input(scale, bias, level):
     channels = fit_channels(np.array([[1, 2]]), np.array([scale]), np.array([bias]), 0.5, 15, 0.5, (0, 15))

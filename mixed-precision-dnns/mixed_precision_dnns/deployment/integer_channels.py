@@ -42,7 +42,7 @@ class Channels:
 
 
 def fit_channels(integers: np.ndarray, scales: np.ndarray, biases: np.ndarray, step_size: float, levels: int,
-                 unit: float, codes: tuple[int, int]) -> Channels:
+                 unit: float, codes: tuple[int, int], lowest: int = 0, away: bool = False) -> Channels:
     """Find integers for the channels of a layer.
 
     Parameters
@@ -52,30 +52,37 @@ def fit_channels(integers: np.ndarray, scales: np.ndarray, biases: np.ndarray, s
     scales, biases : float64 array (channels,)
         A weight stands for its integer times the scale, >= 0, of its channel.
     step_size, levels
-        Of the activations that it reads: integers from 0 to `levels`.
+        Of the values that it reads: integers from `lowest` to `levels`.
     unit
         Of the results.
     codes
         Lowest and highest result; what lies beyond becomes these.
+    lowest
+        Of the values that it reads.
+    away
+        Round halves away from zero, not up. Results above 0 are the same.
     """
-    found = [_fit(row, scale, bias, np.float32(step_size), levels, np.float32(unit), codes)
+    found = [_fit(row, scale, bias, np.float32(step_size), (lowest, levels), np.float32(unit), codes, away)
              for row, scale, bias in zip(integers.astype(np.int64), scales, biases, strict=True)]
     factors, shifts, multipliers, inexact = zip(*found, strict=True)
     return Channels(np.array(factors, np.int32), np.array(shifts, np.int32), np.array(multipliers, np.float32),
                     int(sum(inexact)))
 
 
-def _fit(weights, scale, bias, step_size, levels, unit, codes):
+def _fit(weights, scale, bias, step_size, inputs, unit, codes, away):
     """Factor, bias, scale and number of inexact borders of one channel."""
-    low, high = levels * weights[weights < 0].sum(), levels * weights[weights > 0].sum()    # of the accumulator
+    positive, negative = weights[weights > 0].sum(), weights[weights < 0].sum()
+    low, high = (int(a * positive + b * negative) for a, b in (inputs, inputs[::-1]))    # of the accumulator
     # A result in units is ratio a + shift.
     ratio, shift = float(scale) * float(step_size) / float(unit), float(bias) / float(unit)
     if ratio == 0 or low == high or abs(shift) > _LARGEST_BIAS * ratio:
-        return _constant(ratio, shift, low, high, step_size, unit, codes)
+        return _constant(ratio, shift, low, high, step_size, unit, codes, away)
     numbers = np.arange(max(codes[0] + 1, np.floor(ratio * low + shift)),
                         min(codes[1], np.ceil(ratio * high + shift)) + 1)    # of levels whose borders can be met
-    first = np.clip(np.ceil((numbers - 0.5 - shift) / ratio), low, high + 1)    # accumulator that gives each, or more
-    factors = np.arange(1, max_factor(weights, levels) + 1)
+    borders = (numbers - 0.5 - shift) / ratio
+    reached = np.where(away & (numbers <= 0), np.floor(borders) + 1, np.ceil(borders))
+    first = np.clip(reached, low, high + 1)    # accumulator that gives each, or more
+    factors = np.arange(1, max_factor(weights, inputs[1] - inputs[0]) + 1)
     factors = factors[factors * abs(shift) <= _LARGEST_BIAS * ratio]
     best = None, ()
     for stretch, offset in itertools.product(_STRETCHES, (0, 1, -1)):
@@ -91,7 +98,10 @@ def _fit(weights, scale, bias, step_size, levels, unit, codes):
 
 
 def max_factor(weights: np.ndarray, levels: int) -> int:
-    """Largest factor that leaves integers of weights in 8 bits; and, if 1 does, sums of two products in 16."""
+    """Largest factor that leaves integers of weights in 8 bits; and, if 1 does, sums of two products in 16.
+
+    `levels` is the largest code of the values.
+    """
     largest = int(np.abs(weights).max())
     limit = LARGEST_WEIGHT if 2 * levels * LARGEST_WEIGHT <= _LARGEST_SUM else _LARGEST_SUM // (2 * levels)
     return max(1, limit // largest)
@@ -114,7 +124,10 @@ def _judge(first, numbers, low, high, factors, added, multipliers):
     return wrong.sum(1), distances.min(1, initial=1)
 
 
-def _constant(ratio, shift, low, high, step_size, unit, codes):
+def _constant(ratio, shift, low, high, step_size, unit, codes, away):
     """Of a channel whose accumulator has no part in the result: a factor of 0."""
-    ends = [int(np.clip(np.floor(ratio * a + shift + 0.5), *codes)) for a in (low, high)]
+    def level(value):
+        return np.ceil(value - 0.5) if away and value < 0 else np.floor(value + 0.5)
+
+    ends = [int(np.clip(level(ratio * a + shift), *codes)) for a in (low, high)]
     return 0, ends[0], unit / step_size, ends[1] - ends[0]

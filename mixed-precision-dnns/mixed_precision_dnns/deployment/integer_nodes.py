@@ -62,14 +62,19 @@ def float_weights(writer: Writer, integers: np.ndarray, scale: np.ndarray, axis:
 
 
 def integer_weights(writer: Writer, integers: np.ndarray, channels: Channels, step_size: float) -> tuple[str, str]:
-    """Weights int8 and bias int32 as kernels for integers take them; a session multiplies by the factors."""
-    factors = channels.factors.reshape(-1, 1, 1, 1)
-    stored, zeros = _stored(writer, integers), np.zeros(len(integers))
-    if (factors != 1).any():
-        wide = writer.node("Mul", writer.node("Cast", stored, to=TensorProto.INT32), writer.constant(factors, np.int32))
-        stored = writer.node("Cast", wide, to=TensorProto.INT8)
-    elif np.abs(integers).max(initial=0) <= LARGEST_OF_4_BITS:
-        stored = writer.node("Cast", stored, to=TensorProto.INT8)
+    """Weights int8 and bias int32 as kernels for integers take them.
+
+    A session multiplies integers of 4 bits by the factors. Those of 8 are stored multiplied: openvino would not do it
+    before it runs the network, and would compute with floats.
+    """
+    factors, zeros = channels.factors.reshape(-1, 1, 1, 1), np.zeros(len(integers))
+    if np.abs(integers).max(initial=0) > LARGEST_OF_4_BITS:
+        stored = writer.constant(integers * factors, np.int8)
+    elif (factors == 1).all():
+        stored = writer.node("Cast", writer.constant_of_4_bits(integers), to=TensorProto.INT8)
+    else:
+        wide = writer.node("Cast", writer.constant_of_4_bits(integers), to=TensorProto.INT32)
+        stored = writer.node("Cast", writer.node("Mul", wide, writer.constant(factors, np.int32)), to=TensorProto.INT8)
     weights = writer.node("DequantizeLinear", stored, writer.constant(channels.scales), writer.constant(zeros, np.int8),
                           axis=0)
     bias_scales = writer.constant(channels.scales * np.float32(step_size))

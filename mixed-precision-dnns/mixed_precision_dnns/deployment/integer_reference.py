@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from common.inference.graph import Graph
 from common.inference.onnx_functions import SCALE_SHIFT
 from common.machine.context import native_functions
+from mixed_precision_dnns.deployment.dyadic import integers_of
 from mixed_precision_dnns.deployment.roundings import PowerRounding, power_rounding, uniform_rounding
 from mixed_precision_dnns.finished_run import FinishedRun
 
@@ -37,24 +38,6 @@ class Integers:
         """Return the same on a grid that is finer by a power of two."""
         shift = _exponent(self.scale / scale)
         return Integers(self.values << shift, scale, self.bound << shift)
-
-
-def integers_of(array: np.ndarray) -> tuple[np.ndarray, Fraction]:
-    """Integers int64 and the largest power of two of which all elements of an array are multiples.
-
-    Raises
-    ------
-    ValueError
-        They take more than 31 bits, as those of floats do.
-    """
-    mantissas, exponents = np.frexp(array[array != 0].astype(np.float64))
-    wide = np.abs(np.ldexp(mantissas, 53)).astype(np.int64)
-    lowest = exponents - 53 + np.log2((wide & -wide).astype(np.float64)).astype(int)    # bit that is set, of each
-    scale = Fraction(2) ** int(lowest.min()) if len(lowest) else Fraction(1)
-    if np.abs(array).max(initial=0) >= float(scale) * 2 ** 31:
-        raise ValueError(f"values of shape {array.shape} are no multiples of a step size: only quantized networks have "
-                         "an integer form")
-    return np.rint(array.astype(np.float64) / float(scale)).astype(np.int64), scale
 
 
 class IntegerNetwork:
@@ -106,11 +89,12 @@ def _exponent(ratio: Fraction) -> int:
 
 
 def _levels(x, rounding):
-    """Round to multiples of a step size: halves up, as below 0 all becomes 0."""
+    """Round to multiples of a step size, halves away from zero: a shift, but for the 255 of an image."""
     step = Fraction(rounding.step_size)
-    shift = _exponent(step / x.scale)
-    rounded = (x.values + (1 << (shift - 1))) >> shift if shift > 0 else x.values << -shift
-    return Integers(np.clip(rounded, 0, rounding.levels), step, rounding.levels)
+    ratio = x.scale / step
+    magnitudes = (2 * ratio.numerator * np.abs(x.values) + ratio.denominator) // (2 * ratio.denominator)
+    rounded = np.where(x.values < 0, -magnitudes, magnitudes)
+    return Integers(np.clip(rounded, rounding.lowest, rounding.levels), step, rounding.levels)
 
 
 def _powers(x, rounding):
@@ -160,14 +144,30 @@ def _affine(graph: Graph, function: Function, x: Integers) -> Integers:
 
 
 def _by_channel(graph: Graph, function: Function, x: Integers) -> Integers:
-    """Multiply and add constants of each channel, rounded to as many bits as there is room for."""
+    """Multiply and add constants of each channel; those that are no integers are rounded to what there is room for."""
     variable, = (v for v in function.inputs if not graph.is_constant(v))
     scale, shift = (np.asarray(a, np.float64) for a in SCALE_SHIFT[function.info.type_name](graph, function, variable))
+    exact = _by_integers(x, scale, shift)
+    if exact is not None:
+        return exact
     factors = scale * float(x.scale)
     largest = max(float(np.abs(factors).max()) * x.bound, float(np.abs(shift).max()), 2.0 ** -64)
     bits = _LARGEST_BITS - 1 - int(np.ceil(np.log2(largest)))
     values = x.values * np.rint(np.ldexp(factors, bits)).astype(np.int64)
     return Integers(values + np.rint(np.ldexp(shift, bits)).astype(np.int64), Fraction(2) ** -bits, 1 << _LARGEST_BITS)
+
+
+def _by_integers(x, scale, shift):
+    """The same where all constants are multiples of powers of two and the result has room, else None."""
+    try:
+        factors, unit = integers_of(scale)
+    except ValueError:
+        return None
+    added = shift / float(x.scale * unit)
+    bound = x.bound * int(np.abs(factors).max()) + float(np.abs(added).max())
+    if bound >= 2 ** _LARGEST_BITS or (added != np.rint(added)).any():
+        return None
+    return Integers(x.values * factors + added.astype(np.int64), x.scale * unit, int(bound))
 
 
 def _sum(graph: Graph, function: Function, *inputs: Integers) -> Integers:
@@ -188,6 +188,12 @@ def _average(graph: Graph, function: Function, x: Integers) -> Integers:
     return Integers(x.values.sum((2, 3), keepdims=True), x.scale / pixels, x.bound * pixels)
 
 
+def _total(graph: Graph, function: Function, x: Integers) -> Integers:
+    """Sum of all pixels."""
+    assert list(function.info.args["axes"]) == [2, 3], function.info.args
+    return Integers(x.values.sum((2, 3), keepdims=True), x.scale, x.bound * int(np.prod(x.values.shape[2:])))
+
+
 def _largest(graph: Graph, function: Function, x: Integers) -> Integers:
     args = function.info.args
     pad, stride = args["pad"], args["stride"]
@@ -203,4 +209,5 @@ def _with_zeros(graph: Graph, function: Function, x: Integers) -> Integers:
 
 _FUNCTIONS: dict[str, Callable[..., Integers]] = {
     "Convolution": _convolution, "Affine": _affine, "BatchNormalization": _by_channel, "Mul2": _by_channel,
-    "Add2": _sum, "AveragePooling": _average, "MaxPooling": _largest, "Concatenate": _with_zeros}
+    "MulScalar": _by_channel, "Add2": _sum, "Sum": _total, "AveragePooling": _average, "MaxPooling": _largest,
+    "Concatenate": _with_zeros}

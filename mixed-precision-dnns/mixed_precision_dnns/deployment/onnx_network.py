@@ -114,13 +114,18 @@ def _onnxruntime(content: bytes) -> Opened:
     return inputs, [y.name for y in session.get_outputs()], lambda image: session.run(None, {INPUT: image})[0]
 
 
-def _onnxruntime_kernels(content: bytes) -> Kernels:
+def optimized(content: bytes) -> Any:
+    """Return the model that a session of onnxruntime with default settings makes of a model, an `onnx.ModelProto`."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
         _onnxruntime_session(content, optimized_model_filepath=str(path))
-        nodes = onnx.load(path).graph.node
+        return onnx.load(path)
+
+
+def _onnxruntime_kernels(content: bytes) -> Kernels:
+    nodes = optimized(content).graph.node
     found = [_INTEGER_KERNELS[node.op_type] for node in nodes if node.op_type in _INTEGER_KERNELS]
     return Kernels(sum(found), len(found))
 
@@ -146,11 +151,16 @@ def _openvino(content: bytes, precision: str | None) -> Opened:
     return inputs, [y.any_name for y in network.outputs], compute
 
 
-def _openvino_kernels(content: bytes) -> Kernels:
+def runtime_precisions(content: bytes) -> list[tuple[str, str]]:
+    """List the operations that openvino with default settings computes of a model: kind and precision, such as u8."""
     graph = _openvino_network(content, None).get_runtime_model()
     details = [operation.get_rt_info() for operation in graph.get_ordered_ops()]
-    precisions = collections.Counter(detail["runtimePrecision"].value for detail in details
-                                     if detail["layerType"].value == "Convolution")
+    return [(detail["layerType"].value, detail["runtimePrecision"].value) for detail in details]
+
+
+def _openvino_kernels(content: bytes) -> Kernels:
+    precisions = collections.Counter(precision for kind, precision in runtime_precisions(content)
+                                     if kind == "Convolution")
     return Kernels(precisions["u8"] + precisions["i8"], precisions.total())
 
 

@@ -8,6 +8,7 @@
 
 Integers and floats are little-endian. The code of a weight is its sign (0: +) and the number of its magnitude, counted
 from 0: multiples of the step size, or powers of two from the smallest one on. Float weights are coded as their 32 bits.
+A normalization in integers has its scale and its shift there in place of its float parameters.
 """
 import json
 import math
@@ -31,6 +32,7 @@ from common.runs.checkpoint import check_fit
 from common.runs.config import to_dict
 from mixed_precision_dnns.config import config_from
 from mixed_precision_dnns.finished_run import LAST_BIAS, FinishedRun
+from mixed_precision_dnns.network_layers import EPSILON
 from mixed_precision_dnns.network_size import FLOAT_BITS, QuantizedTensor, quantized_tensors
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
 from mixed_precision_dnns.tensor_table import levels_of
@@ -43,7 +45,9 @@ _LARGEST = 1 << 31    # bytes of a file
 _LARGEST_IMAGE = 1 << 24    # values
 _DESCRIPTION = {"config": dict, "image_shape": list, "num_classes": int, "weights": list, "step_sizes": dict,
                 "others": list}
-_COPIES = ("/W_q", "/b_q")    # endings of quantized weights, which follow from the others
+_COPIES = ("/W_q", "/b_q", "/scale_q", "/shift_q")    # endings of quantized weights, which follow from the others
+_SCALE, _SHIFT = "/scale", "/shift"    # endings of what a normalization in integers has in place of the following
+_NORMALIZATION = ("beta", "gamma", "mean", "var")
 _OTHER = {"name": str, "shape": list}
 _WEIGHT = {**_OTHER, "kind": str, "bits": int, "smallest": float}
 
@@ -153,12 +157,13 @@ class Packed:
         run = attrs.evolve(self.run, cfg=cfg)
         run.build(batch_size)
         created = nn.get_parameters(grad_only=False)
-        check_fit(self.path, {name: values.shape for name, values in self.parameters.items()},
+        parameters = unfolded(self.parameters)
+        check_fit(self.path, {name: values.shape for name, values in parameters.items()},
                   {name: parameter.shape for name, parameter in created.items()},
                   optional=lambda name: name.endswith(_COPIES) and name in created)
         if wrong := [name for name in self.step_sizes if f"{name}_q" not in created]:
             raise UserError(f"{self.path}: a step size of {wrong[0]!r}, which this network has not; {_REMEDY}")
-        for name, values in self.parameters.items():
+        for name, values in parameters.items():
             created[name].d = values
         for name, step_size in self.step_sizes.items():
             created[f"{name}_q"].info = types.SimpleNamespace(step_size=step_size)
@@ -177,10 +182,13 @@ class PackedSizes:
 def save(path: Path, run: FinishedRun) -> PackedSizes:
     """Write the network of the current parameter scope, whose quantized weights have been computed."""
     parameters = nn.get_parameters(grad_only=False)
-    tensors = [tensor for tensor in quantized_tensors(run.cfg) if tensor.kind != "activations"]
+    tensors = [tensor for tensor in quantized_tensors(run.cfg) if tensor.is_stored]
     values = {tensor.name: quantized_values(tensor.name, parameters) for tensor in tensors}
     codings = {tensor.name: coding_of(tensor, values[tensor.name].ravel(), parameters) for tensor in tensors}
-    others = {name: p.d for name, p in parameters.items() if name not in values and not name.endswith(_COPIES)}
+    folded = {f"{name.removesuffix(_SCALE)}/{part}" for name in values if name.endswith(_SCALE)
+              for part in _NORMALIZATION}
+    others = {name: p.d for name, p in parameters.items()
+              if name not in values and name not in folded and not name.endswith(_COPIES)}
     description = zlib.compress(json.dumps({
         "config": to_dict(run.cfg), "image_shape": list(run.image_shape), "num_classes": run.num_classes,
         "weights": [{"name": name, "shape": list(values[name].shape), **attrs.asdict(coding)}
@@ -204,7 +212,23 @@ def _number(variable: nn.Variable) -> float:
 
 def quantized_values(name: str, parameters: Mapping[str, nn.Variable]) -> np.ndarray:
     """Quantized values of a weight or bias, float32; its own where it has no quantizer."""
-    return np.array(parameters.get(f"{name}_q", parameters[name]).d, np.float32)
+    quantized = parameters.get(f"{name}_q")
+    return np.array((parameters[name] if quantized is None else quantized).d, np.float32)
+
+
+def unfolded(parameters: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Parameters with those of a normalization that have given its scale and shift, in place of these."""
+    found = {}
+    for name, values in parameters.items():
+        scope, ending = name.rpartition("/")[0], f"/{name.rpartition('/')[2]}"
+        if ending == _SCALE:
+            found |= {f"{scope}/gamma": values, f"{scope}/beta": np.zeros_like(values),
+                      f"{scope}/var": np.full_like(values, 1 - EPSILON)}
+        elif ending == _SHIFT:
+            found[f"{scope}/mean"] = -values
+        else:
+            found[name] = values
+    return found
 
 
 def load(path: str | Path) -> Packed:

@@ -23,6 +23,7 @@ from common.machine.context import native_functions
 from mixed_precision_dnns.deployment import integer_nodes as nodes
 from mixed_precision_dnns.deployment.integer_channels import fit_channels
 from mixed_precision_dnns.deployment.integer_nodes import LARGEST_CODE, Target
+from mixed_precision_dnns.deployment.integer_only import IntegerOnlyConverters
 from mixed_precision_dnns.deployment.onnx_network import INPUT, OUTPUT
 from mixed_precision_dnns.deployment.roundings import Activations, UniformRounding, power_rounding
 from mixed_precision_dnns.finished_run import FinishedRun
@@ -188,7 +189,8 @@ def export_network(run: FinishedRun, batch_size: int) -> ExportedModel:
     with native_functions():
         network = run.build(batch_size)
     ends = {INPUT: network.image}, {OUTPUT: network.logits}
-    converters = IntegerConverters(Activations(Graph(*ends)))
+    graph = Graph(*ends)
+    converters = IntegerOnlyConverters(graph) if run.cfg.all_integer else IntegerConverters(Activations(graph))
     model = onnx_export.export(*ends, converters=converters.table, opset=OPSET)
     return ExportedModel(model, converters.inexact)
 

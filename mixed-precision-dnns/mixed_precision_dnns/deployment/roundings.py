@@ -7,6 +7,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import Function
 
+from common.cpu.powers_of_two import evaluator, first_reaching
 from common.inference.graph import Graph
 from common.quantizers.grids import compose_pow2
 
@@ -15,11 +16,20 @@ LARGEST_ACTIVATION = 255    # levels of 8 bits without a sign
 
 @attrs.frozen
 class UniformRounding:
-    """What a uniform quantizer does: it rounds `source` to multiples of `step_size`, at most `levels` of a sign."""
+    """What a uniform quantizer does: it rounds `source` to multiples of `step_size`, at most `levels` of a sign.
+
+    Halves are rounded away from 0. Unless it is `signed`, what is below 0 becomes 0.
+    """
 
     source: nn.Variable
     step_size: float
     levels: int
+    signed: bool = False
+
+    @property
+    def lowest(self) -> int:
+        """Lowest level, in steps."""
+        return -self.levels if self.signed else 0
 
 
 @attrs.frozen
@@ -41,16 +51,8 @@ class PowerRounding:
         """
         count = round(np.log2(self.xmax / self.xmin)) + 1
         levels = np.ldexp(self.xmin, np.arange(count)).astype(np.float32)
-        below, reached = np.zeros(count, np.int32), np.full(count, np.float32(self.xmax)).view(np.int32)
         magnitude = nn.Variable((count,))
-        rounded = self.quantize(magnitude)
-        while (reached - below > 1).any():
-            middle = below + (reached - below) // 2
-            magnitude.d = middle.view(np.float32)
-            rounded.forward()
-            high = rounded.d >= levels
-            below, reached = np.where(high, below, middle), np.where(high, middle, reached)
-        return levels, reached.view(np.float32)
+        return levels, first_reaching(levels, evaluator(magnitude, self.quantize(magnitude)), self.xmax)
 
 
 def uniform_rounding(variable: nn.Variable) -> UniformRounding | None:
@@ -59,7 +61,7 @@ def uniform_rounding(variable: nn.Variable) -> UniformRounding | None:
     kind = function.info.type_name if function else None
     if kind == "FixedPointQuantize":
         args = function.info.args
-        return UniformRounding(function.inputs[0], args["delta"], 2 ** (args["n"] - args["sign"]) - 1)
+        return UniformRounding(function.inputs[0], args["delta"], 2 ** (args["n"] - args["sign"]) - 1, args["sign"])
     if kind != "Where":
         return None
     # The functions of common.quantizers.compose_uniform, from the last to the first.
@@ -71,7 +73,8 @@ def uniform_rounding(variable: nn.Variable) -> UniformRounding | None:
     if not (ratio and below and above):
         return None
     step_size, largest = (_scalar(variable) for variable in (ratio.inputs[1], below.inputs[1]))
-    return UniformRounding(above.inputs[0], float(step_size), int(np.floor(largest / step_size + np.float32(0.5))))
+    levels = int(np.floor(largest / step_size + np.float32(0.5)))
+    return UniformRounding(above.inputs[0], float(step_size), levels, above.info.type_name == "Maximum2")
 
 
 def power_rounding(variable: nn.Variable) -> PowerRounding | None:
