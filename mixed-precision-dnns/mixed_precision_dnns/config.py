@@ -16,7 +16,7 @@ from common.quantizers import (
     range_quantizer,
 )
 from common.quantizers.layers import SUM_BITS, Quantization
-from common.runs.config import choice, flag, from_dict, integer, number, text
+from common.runs.config import choice, flag, from_dict, integer, number, text, to_dict
 
 _LATER = {"all_integer": False}    # keys that early files lack, and what they meant
 VALUE_BITS = 8    # of all integers that kernels multiply or add
@@ -284,6 +284,11 @@ def without_quantizers(cfg: Experiment) -> Experiment:
     """Return the experiment with the same network in float."""
     return attrs.evolve(cfg, w_quantize=None, a_quantize=None, all_integer=False, target_weight_kbytes=-1,
                         target_activation_kbytes=-1)
+
+
+def to_shortest_dict(cfg: Experiment) -> dict:
+    """As `common.runs.config.to_dict`, for `config_from`, without keys of `_LATER` that have their first meaning."""
+    return {key: value for key, value in to_dict(cfg).items() if key not in _LATER or value != _LATER[key]}
 
 
 def config_from(values: dict, source: str | Path) -> Experiment:

@@ -29,8 +29,7 @@ from common.quantizers import GRIDS
 from common.reading.files import decoding, read_bytes
 from common.reading.texts import TEXT_LIMIT, check_fields, parse_json
 from common.runs.checkpoint import check_fit
-from common.runs.config import to_dict
-from mixed_precision_dnns.config import config_from
+from mixed_precision_dnns.config import config_from, to_shortest_dict
 from mixed_precision_dnns.finished_run import LAST_BIAS, FinishedRun
 from mixed_precision_dnns.network_layers import EPSILON
 from mixed_precision_dnns.network_size import FLOAT_BITS, QuantizedTensor, quantized_tensors
@@ -190,7 +189,7 @@ def save(path: Path, run: FinishedRun) -> PackedSizes:
     others = {name: p.d for name, p in parameters.items()
               if name not in values and name not in folded and not name.endswith(_COPIES)}
     description = zlib.compress(json.dumps({
-        "config": to_dict(run.cfg), "image_shape": list(run.image_shape), "num_classes": run.num_classes,
+        "config": to_shortest_dict(run.cfg), "image_shape": list(run.image_shape), "num_classes": run.num_classes,
         "weights": [{"name": name, "shape": list(values[name].shape), **attrs.asdict(coding)}
                     for name, coding in codings.items()],
         "step_sizes": {name: parameters[f"{name}_q"].info.step_size for name in values
