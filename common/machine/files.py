@@ -3,6 +3,7 @@ import contextlib
 import csv
 import functools
 import importlib
+import itertools
 import json
 import os
 import shutil
@@ -171,6 +172,18 @@ def make_folder(path: str | Path) -> Path:
         raise UserError(f"{path}: output folder cannot be written ({error.strerror}); choose another --output"
                         ) from error
     return path
+
+
+def new_path(path: Path) -> Path:
+    """Return `path`, or where it exists the first of NAME-2, NAME-3, ... with its extension that does not.
+
+    Examples
+    --------
+    >>> str(new_path(Path("/no/such/plan.png")))
+    '/no/such/plan.png'
+    """
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], numbered) if not (each.exists() or each.is_symlink()))
 
 
 def beside_scripts(package: str, name: str) -> Path:

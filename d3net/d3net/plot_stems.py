@@ -11,6 +11,7 @@ import numpy as np
 from common.audio.files import AudioReader
 from common.console import cli
 from common.machine.errors import UsageError
+from common.machine.files import new_path
 from common.pictures.figures import figure_style, save_figure
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("song", metavar="SONG", help="what was separated")
     parser.add_argument("stems", metavar="DIR", help="folder with its stems")
-    parser.add_argument("--output", "-o", default="stems.png", metavar="FILE", help="picture (default: %(default)s)")
+    parser.add_argument("--output", "-o", metavar="FILE",
+                        help="picture to write (default: the first of stems.png, stems-2.png, ... that is new)")
     args = parser.parse_args(argv)
     files = [Path(args.song), *find_stems(args.stems)]
-    save_figure(args.output, draw({path.stem: read(path) for path in files}))
-    print(f"{args.output}: {', '.join(path.stem for path in files)}")
+    picture = args.output or new_path(Path("stems.png"))
+    save_figure(picture, draw({path.stem: read(path) for path in files}))
+    print(f"{picture}: {', '.join(path.stem for path in files)}")
 
 
 def find_stems(folder: str | Path) -> list[Path]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from common.console import cli
 from common.machine.errors import UsageError, UserError
+from common.machine.files import new_path
 from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, save_figure
 from common.quantizers import QUANTIZERS, SCALARS
 from common.reading.texts import read_json
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"--output {args.output}: {len(runs)} runs make as many pictures; leave it out")
     for group in ([[run] for run in runs] if one_each else [runs]):
         folder = group[0] if one_each else Path()
-        path = Path(args.output) if args.output else folder / f"{args.picture}.png"
+        default = folder / f"{args.picture}.png"    # in the folder of a run it is that of the run, and made anew
+        path = Path(args.output) if args.output else default if one_each else new_path(default)
         with figure_style():
             save_figure(path, draw(*group))
         print(path)

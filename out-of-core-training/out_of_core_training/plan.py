@@ -1,6 +1,6 @@
 """Say what a network needs to train out of core, and how fast that will be; no GPU is needed (arXiv 2010.14109).
 
-    python out-of-core-training/plan.py resnet50 --batch-size 1440 --gpu-memory 16GB    # ten seconds
+    python out-of-core-training/plan.py resnet50 --batch-size 1440 --gpu-memory 16GB    # five seconds
     python out-of-core-training/plan.py densenet121 --gpu-memory 16GB --sweep
     python out-of-core-training/plan.py resnet50 --device mine --measure
 
@@ -19,7 +19,7 @@ from common.console import cli
 from common.console.values import number_above_0, positive_int
 from common.machine.context import on_gpu, use_context
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder
+from common.machine.files import make_folder, new_path
 from common.machine.memory import machine_memory
 from common.out_of_core import InCore, OutOfCore
 from common.out_of_core.device import (
@@ -43,6 +43,7 @@ from out_of_core_training.planning.profile import Profile, measure_profile
 from out_of_core_training.planning.timeline import Timeline, estimated_seconds, make_timeline
 from out_of_core_training.planning.what_if import Growth, in_core_needs, swapped_needs, what_if_rows
 
+PICTURE = "plan.png"
 DOMINATES = 0.9    # copying dominates below this share of the speed in-core
 SWEEP_POINTS = 6
 FAR = 64    # batch size that needs are extrapolated from, with those of one image
@@ -75,7 +76,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="with --device mine: also train some iterations, and print how far the prediction is")
     parser.add_argument("--validate", action="store_true",
                         help="with resnet50: only print predictions beside what was measured on an H100")
-    parser.add_argument("--output", "-o", default="plan.png", metavar="PNG", help="(default: %(default)s)")
+    parser.add_argument("--output", "-o", metavar="PNG",
+                        help=f"picture to write (default: the first of {PICTURE}, plan-2.png, ... that is new)")
     cli.add_context_flags(parser)
     return parser.parse_args(argv)
 
@@ -101,17 +103,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     workspace = parse_bytes(args.workspace, "--workspace") if args.workspace else 0
     host = parse_bytes(args.host_memory, "--host-memory") if args.host_memory else memory_here()
     case = Case(args.network, size, args.width, args.recompute, device, memory, prefetch, backend, workspace, host)
-    make_folder(Path(args.output).resolve().parent)
+    picture = args.output or str(new_path(Path(PICTURE)))
+    make_folder(Path(picture).resolve().parent)
     if mine:
         case = case.profiled(args.batch_size)
     print(f"{args.network} on {backend}, {case.device.name} ({case.device.source}){case.workspace_note()}")
     if args.sweep:
-        sweep(case, args.output)
+        sweep(case, picture)
     else:
-        timeline = show_plan(case, args.batch_size, args.output)
+        timeline = show_plan(case, args.batch_size, picture)
         if args.measure:
             show_measured(case, args.batch_size, timeline)
-    print(f"picture: {args.output}")
+    print(f"picture: {picture}")
 
 
 def validate(network: str) -> None:

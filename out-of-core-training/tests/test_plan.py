@@ -1,4 +1,5 @@
 import itertools
+from pathlib import Path
 
 import attrs
 import nnabla as nn
@@ -169,6 +170,13 @@ def test_command_prints_a_table_and_writes_a_picture(tmp_path, capsys):
     assert "smallest budget" in shown and "in-core speed" in shown
     assert "resnet50 on cudnn, V100-16GB" in shown and "does not fit into 1 MB" in shown
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_picture_is_overwritten_unasked(own_folder, capsys):
+    Path("plan.png").write_text("mine")
+    command.main(["resnet50", "--batch-size", "8", "--gpu-memory", "300MB", *SMALL])
+    assert capsys.readouterr().out.endswith("picture: plan-2.png\n") and Path("plan-2.png").exists()
+    assert Path("plan.png").read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Score a separation model on MUSDB18 with museval (BSS eval v4), beside the published numbers.
 
     python x-umx/eval.py --root MUSDB18 [--is-wav] [--model xumx] [--out-dir DIR] [--cores N]
-    python x-umx/eval.py --root synthetic --model xumx-small    # a minute, on generated songs
+    python x-umx/eval.py --root synthetic --model xumx-small    # half a minute, on generated songs
 
 Writes <out-dir>/<subset>/<track>.json in museval's format, scores.json and scores.csv. A run that was interrupted goes
 on where it was; tracks that were scored with the same model and settings are not scored again.

@@ -2,7 +2,7 @@
 
     python x-umx/train.py [XUMX] --root MUSDB18 [--output DIR] [--resume]
     python x-umx/train.py UMX --source vocals --root MUSDB18
-    python x-umx/train.py SYNTHETIC --epochs 1    # a minute, on generated music
+    python x-umx/train.py SYNTHETIC --epochs 1    # half a minute, on generated music
 
 The first argument is a section of the .cfg file.
 """

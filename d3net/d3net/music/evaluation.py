@@ -1,6 +1,6 @@
 """Score a separation model on MUSDB18 with museval (BSS eval v4), beside the published numbers.
 
-    python d3net/eval.py mss --root synthetic --model d3net-small    # minutes, on generated songs
+    python d3net/eval.py mss --root synthetic --model d3net-small    # half a minute, on generated songs
 
 Writes <out-dir>/<subset>/<track>.json in museval's format, scores.json and scores.csv. A run that was interrupted goes
 on where it was; tracks that were scored with the same model and settings are not scored again.
