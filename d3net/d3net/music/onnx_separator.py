@@ -5,7 +5,7 @@
 
 It does what `d3net.music.separator.Separator` does by default: the short-time Fourier transform of the whole song, the
 networks on overlapping patches of it and of the song with its sides swapped, the multichannel Wiener filter, and back.
-All is in memory: about 6 MB for a second of music.
+The song and its spectrogram are in memory.
 """
 from pathlib import Path
 

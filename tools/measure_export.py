@@ -1,0 +1,119 @@
+"""Measure what float16 and int8 cost and save in the files that d3net/export.py writes.
+
+    python tools/measure_export.py [--scenes RUN]
+
+Music: d3net-small on three computed songs, SDR of whole signals against the sources, and the stems against those of
+float32. Scenes: a network of `d3net/train.py segmentation SYNTHETIC`, against segment.py. Time: networks of the
+published size with random parameters, a patch of 256 frames and its flip, an image of 512 x 1024; --engine winograd.
+"""
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nnabla as nn
+import numpy as np
+
+from common.console.tables import align
+from common.datasets.band.songs import make_tracks
+from common.datasets.synthetic_scenes import IGNORE, NUM, make_scene
+from common.inference.exporting import PRECISIONS
+from common.runs.checkpoint import save_parameters
+from d3net import export
+from d3net.benchmark import IMAGE, PATCH, random_weights, street_network
+from d3net.music.onnx_separator import OnnxSeparator
+from d3net.music.separator import Separator
+from d3net.scenes.onnx_segmenter import OnnxSegmenter
+from d3net.scenes.segmenter import Segmenter
+
+ROUNDS = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", metavar="RUN", help="output folder of d3net/train.py segmentation")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = music(Path(folder)) + (scenes(Path(folder), args.scenes) if args.scenes else []) + times(Path(folder))
+    print(align([["", *PRECISIONS], *rows]))
+
+
+def music(folder: Path) -> list[list[str]]:
+    tracks, stems = make_tracks("test", num=3, duration=8.0, seed=1), {}
+    for precision in PRECISIONS:
+        export.main(["mss", "--model", "d3net-small", "-o", str(folder / precision), "--precision", precision])
+        separator = OnnxSeparator(str(folder / precision))
+        stems[precision] = [separator.separate(track.read("mixture", 0, track.num_frames)) for track in tracks]
+    rows = []
+    for target in ("vocals", "drums"):
+        sources = [track.read(target, 0, track.num_frames) for track in tracks]
+        found = {precision: [song[target] for song in stems[precision]] for precision in PRECISIONS}
+        scores = [np.mean([*map(ratio, sources, found[precision])]) for precision in PRECISIONS]
+        exact = [min(map(ratio, found["float32"], found[precision])) for precision in PRECISIONS[1:]]
+        rows += [[f"{target}, SDR", *(f"{score:.2f} dB" for score in scores)],
+                 [f"{target}, least against float32", "", *(f"{value:.0f} dB" for value in exact)]]
+    return rows
+
+
+def ratio(wanted: np.ndarray, found: np.ndarray) -> float:
+    """Signal to error in dB."""
+    error = wanted.astype(np.float64) - found
+    return float(10 * np.log10(np.sum(wanted.astype(np.float64) ** 2) / np.sum(error ** 2)))
+
+
+def scenes(folder: Path, run: str) -> list[list[str]]:
+    pictures = [make_scene("val", index) for index in range(NUM["val"])]
+    segmenter, equal, right = Segmenter(run), [], []
+    wanted = [segmenter.segment(image) for image, _ in pictures]
+    for precision in PRECISIONS:
+        target = folder / f"{precision}.onnx"
+        export.main(["segmentation", "--model", run, "-o", str(target), "--precision", precision])
+        found = [OnnxSegmenter(str(target)).segment(image) for image, _ in pictures]
+        equal.append(np.mean(np.equal(wanted, found)))
+        known = np.array([label for _, label in pictures]) != IGNORE
+        right.append(np.mean(np.equal(found, [label for _, label in pictures])[known]))
+    return [["pixels as segment.py", *(f"{share:.2%}" for share in equal)],
+            ["pixels right", *(f"{share:.2%}" for share in right)]]
+
+
+def times(folder: Path) -> list[list[str]]:
+    random_weights(str(folder), {"vocals": "vocals"})
+    street_network(nn.Variable((1, 3, 64, 64)))
+    save_parameters(folder / "D3Net-S.h5")
+    rng = np.random.default_rng(0)
+    patches, image = rng.random((2, *PATCH[1:]), np.float32), rng.integers(0, 256, (*IMAGE[2:], 3), np.uint8)
+    calls: dict[str, Callable[[], object]] = {}
+    sizes = []
+    for precision in PRECISIONS:
+        songs, street = folder / f"music-{precision}", folder / f"street-{precision}.onnx"
+        for task, model, target in (("mss", "vocals", songs), ("segmentation", "D3Net-S", street)):
+            export.main([task, "--model", str(folder / f"{model}.h5"), "-o", str(target), "--precision", precision])
+        network, segmenter = OnnxSeparator(str(songs))._networks["vocals"], OnnxSegmenter(str(street))
+        calls[f"vocals {precision}"] = lambda network=network: network.session.run(None, {"magnitude": patches})
+        calls[f"scenes {precision}"] = lambda segmenter=segmenter: segmenter.segment(image)
+        sizes.append([path.stat().st_size / 1e6 for path in (songs / "vocals.onnx", street)])
+    winograd = Separator(folder / "vocals.h5", engine="winograd")._network("vocals")
+    calls["winograd"] = lambda: winograd(patches)
+    seconds = median_times(calls)
+    return [
+        *([f"{title}, MB", *(f"{size[k]:.1f}" for size in sizes)] for k, title in enumerate(("vocals", "D3Net-S"))),
+        ["vocals, 2 x 256 frames, s", *(f"{seconds[f'vocals {precision}']:.2f}" for precision in PRECISIONS)],
+        ["the same, winograd", f"{seconds['winograd']:.2f}", "", ""],
+        ["D3Net-S, 512 x 1024, s", *(f"{seconds[f'scenes {precision}']:.2f}" for precision in PRECISIONS)]]
+
+
+def median_times(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Seconds of each call, the median of rounds in which they take turns, after one that is not counted."""
+    durations: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            durations[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values[1:]) for name, values in durations.items()}
+
+
+if __name__ == "__main__":
+    main()
