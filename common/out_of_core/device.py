@@ -9,7 +9,6 @@ import nnabla as nn
 from common.machine.context import on_gpu
 from common.machine.errors import UsageError
 from common.machine.memory import machine_memory
-from common.out_of_core.allocators import in_chunks, rounded
 
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
          "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
@@ -93,17 +92,6 @@ def chunk_for(budget: int) -> int:
     most are small, wastes up to one: a network such as ResNet-50 has 500 of them.
     """
     return max(LEAST_CHUNK, 2 ** round(math.log2(budget / CHUNKS_OF_BUDGET)))
-
-
-def allocated_bytes(num_bytes: int, virtual: bool, chunk: int = LEAST_CHUNK) -> int:
-    """Bytes of the device that nnabla's allocator takes for an array; on a CPU, where nothing is swapped, its own.
-
-    At virtual addresses they are whole chunks. Otherwise small arrays take whole pieces of 512 bytes, and those from
-    1 MiB on whole pieces of 128 KiB (nnabla's caching allocator).
-    """
-    if not on_gpu():
-        return num_bytes
-    return in_chunks(num_bytes, chunk) if virtual else rounded(num_bytes)
 
 
 def workspace_limit(budget: int) -> int | None:

@@ -1,9 +1,10 @@
 """How much memory an iteration needs, from the functions that nnabla's hooks report; its arrays are not read."""
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from common.out_of_core.accesses import solver_accesses
 from common.out_of_core.backends import backend_named, is_known
+from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder, label
 
 _STATES = 2    # of a solver that was not attached: as many as Adam has
@@ -62,7 +63,7 @@ class Observer:
         """
         passes = split_passes(self.functions)
         if any(v.recompute for _, members in passes for f in members for v in f.outputs):
-            record = self._record()
+            record = self.record()
             blocks = list(zip(record.block_bytes(), record.labels, strict=True))[1:]
         else:
             blocks = [self._block(f, direction) for direction, members in passes for f in members]
@@ -73,21 +74,8 @@ class Observer:
         exact = all(f is None or is_known(f, backend) for f in self.functions)
         return num_bytes, cause, exact and (bool(self._solvers) or not cause.startswith("update"))
 
-    def in_core(self, allocated: Callable[[int], int]) -> int:
-        """Most bytes of the device that are taken at a time if nothing is swapped.
-
-        Parameters
-        ----------
-        allocated
-            Bytes that are taken for an array of so many.
-        """
-        return max(self._record().in_core(allocated))
-
-    def affordable(self, budget: int, allocated: Callable[[int], int]) -> int:
-        """Bytes of arrays that nnabla may plan with, as `common.out_of_core.record.Record.affordable` has it."""
-        return self._record().affordable(budget, allocated, self.minimum()[0])
-
-    def _record(self):
+    def record(self) -> Record:
+        """The accesses of the iteration."""
         recorder = Recorder()
         for direction, members in split_passes(self.functions):
             if direction == "forward":

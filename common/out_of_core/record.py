@@ -1,5 +1,5 @@
 """What an iteration does with its arrays, access by access."""
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -70,19 +70,14 @@ class Record:
     def num_accesses(self) -> int:
         return sum(map(len, self.blocks))
 
-    def in_core(self, count: Callable[[int], int] = int) -> list[int]:
+    def in_core(self) -> list[int]:
         """Most bytes that live at a time in each block if nothing is swapped.
 
         What outlives the iteration lives from its start; the rest from its first access to its clear, or to the end of
         its block where nobody holds it.
-
-        Parameters
-        ----------
-        count
-            What to count for an array of so many bytes; by default those.
         """
         sizes = {access.array: access.size for block in self.blocks for access in block}
-        copies = {array: {dtype: count(sizes[array] * BYTES[dtype])} for array, dtype in self.dtypes.items()}
+        copies = {array: {dtype: sizes[array] * BYTES[dtype]} for array, dtype in self.dtypes.items()}
         live = sum(sum(kinds.values()) for kinds in copies.values())
         peaks = []
         for block in self.blocks:
@@ -91,31 +86,13 @@ class Record:
                 before = copies.pop(access.array, {})
                 if access.kind != "clear":
                     kept = before if access.kind == "get" else {}
-                    copies[access.array] = kept | {access.dtype: count(access.num_bytes)}
+                    copies[access.array] = kept | {access.dtype: access.num_bytes}
                 live += sum(copies.get(access.array, {}).values()) - sum(before.values())
                 peak = max(peak, live)
             for array in {access.array for access in block if access.temporary} & copies.keys():
                 live -= sum(copies.pop(array).values())
             peaks.append(peak)
         return peaks
-
-    def affordable(self, budget: int, allocated: Callable[[int], int], smallest: int) -> int:
-        """Bytes of arrays that nnabla may plan with, so that no more than a budget is taken of the device for them.
-
-        The plan may keep any arrays on the device that live at a time, and each takes more than it has; so the most
-        that all together waste at a time is left for that.
-
-        Parameters
-        ----------
-        budget
-            Bytes.
-        allocated
-            Bytes that are taken for an array of so many.
-        smallest
-            The smallest feasible budget; with less no plan exists, and only a smaller `budget` is below it.
-        """
-        waste = max(self.in_core(lambda num_bytes: allocated(num_bytes) - num_bytes))
-        return min(budget, max(budget - waste, smallest))
 
     def minimum(self) -> tuple[int, int]:
         """Smallest feasible budget in bytes, and the index of the block that sets it (block 0 does not count)."""

@@ -1,11 +1,15 @@
 """Where the arrays of an iteration lie while it runs: what the device and the host must have for them."""
+from collections.abc import Callable
+
 import attrs
 
 from common.out_of_core.allocators import Allocator
 from common.out_of_core.record import BYTES, Access, Record
-from common.out_of_core.schedule import Event, Schedule
+from common.out_of_core.schedule import Event, PlanError, Schedule, make_schedule
 
 ITERATIONS = 3    # the caches of the allocators do not grow after that
+LESS = 0.9        # factor from a plan that takes too much to the next, at most
+MARGIN = 0.05     # of a budget: on an H100 the caching allocator took up to 3 % more than here
 
 
 @attrs.frozen
@@ -47,6 +51,38 @@ def replay(record: Record, schedule: Schedule | None, allocator: Allocator) -> O
     for _ in range(ITERATIONS):
         mapped = places.run(record, schedule)
     return Occupancy(allocator.taken, places.host_peak, mapped)
+
+
+def affordable(record: Record, budget: int, sizes: tuple[int, int], new_allocator: Callable[[], Allocator],
+               prefetch: int | None = None, save_host_memory: bool = False) -> int:
+    """Bytes of arrays that nnabla may plan with, so that its allocator takes no more than a budget of the device.
+
+    Plans with less and less are replayed until one does. The first iteration, which is recorded, takes little.
+
+    Parameters
+    ----------
+    record
+    budget
+        Bytes.
+    sizes
+        The smallest feasible budget, which is returned if no plan takes so little, and the largest size to try. Where
+        the latter is below the former, it is returned.
+    new_allocator
+        Makes an allocator.
+    prefetch, save_host_memory
+        As for `common.out_of_core.schedule.make_schedule`.
+    """
+    smallest, size = sizes
+    while size > smallest:
+        try:
+            schedule = make_schedule(record, size, prefetch, save_host_memory)
+        except PlanError:
+            return smallest
+        taken = replay(record, schedule, new_allocator()).device_bytes
+        if taken <= budget * (1 - MARGIN):
+            return size
+        size = max(smallest, int(size * min(LESS, budget / taken)))
+    return min(size, smallest)
 
 
 class _Places:

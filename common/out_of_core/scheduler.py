@@ -23,8 +23,8 @@ from nnabla.lms import SwapInOutScheduler
 
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
+from common.out_of_core.allocators import Allocator, CachingAllocator, VirtualAllocator
 from common.out_of_core.device import (
-    allocated_bytes,
     chunk_for,
     device_memory,
     format_bytes,
@@ -37,6 +37,8 @@ from common.out_of_core.device import (
 from common.out_of_core.hooks import Hooks
 from common.out_of_core.meter import Meter
 from common.out_of_core.observer import Observer
+from common.out_of_core.record import Record
+from common.out_of_core.replay import affordable, replay
 
 Result = TypeVar("Result")
 _CLEARED = "Off-scheduled get or cast"
@@ -126,9 +128,9 @@ class OutOfCore:
                     raise
                 self._fall_back()
 
-    def allocated(self, num_bytes: int) -> int:
-        """Bytes of the device that an array of so many takes."""
-        return allocated_bytes(num_bytes, self.virtual, self.chunk)
+    def new_allocator(self) -> Allocator:
+        """An allocator that takes memory of a GPU as nnabla's does."""
+        return VirtualAllocator(self.chunk) if self.virtual else CachingAllocator()
 
     def _fall_back(self):
         smallest, cause, _ = self._training.minimum()
@@ -272,10 +274,19 @@ class _Iteration:
             self.forget()
             return
         self._recorded = self._longest = self._seen
-        if self.owner.automatic and on_gpu():
-            self._stay_in_core_if_it_fits()
-        size = self._observer.affordable(self.owner.budget, self.owner.allocated)
-        if not self._in_core and size < self._size:
+        if on_gpu():
+            self._fit_to_the_device()
+
+    def _fit_to_the_device(self):
+        """Swap nothing where that fits; otherwise plan with what leaves room for all that the allocator takes."""
+        owner, record = self.owner, self._observer.record()
+        if owner.automatic:
+            self._stay_in_core_if_it_fits(record)
+        if self._in_core:
+            return
+        size = affordable(record, owner.budget, (self._observer.minimum()[0], self._size), owner.new_allocator,
+                          owner.prefetch, owner.save_host_memory)
+        if size < self._size:
             self._size = size    # of a scheduler it cannot be changed, so that another one records
             self.forget()
 
@@ -295,8 +306,8 @@ class _Iteration:
         owner.note(f"{self.kind}: {format_bytes(owner.meter.peak or 0)} were taken, more than the budget of "
                    f"{format_bytes(owner.budget)}; {what}")
 
-    def _stay_in_core_if_it_fits(self):
-        needed = self._observer.in_core(self.owner.allocated)
+    def _stay_in_core_if_it_fits(self, record: Record):
+        needed = replay(record, None, self.owner.new_allocator()).device_bytes
         self._in_core = needed <= self.owner.budget
         fits = "fits: nothing is swapped" if self._in_core else "does not fit: arrays are swapped"
         self.owner.note(f"{self.kind}: all arrays together take {format_bytes(needed)}, which {fits}")

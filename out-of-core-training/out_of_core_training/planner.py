@@ -7,12 +7,12 @@ import attrs
 import nnabla as nn
 
 from common.machine.errors import UserError
-from common.out_of_core.allocators import CachingAllocator, VirtualAllocator, in_chunks, rounded
+from common.out_of_core.allocators import Allocator, CachingAllocator, VirtualAllocator
 from common.out_of_core.backends import backend_named
 from common.out_of_core.device import format_bytes
 from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder
-from common.out_of_core.replay import Occupancy, replay
+from common.out_of_core.replay import Occupancy, affordable, replay
 from common.out_of_core.schedule import PlanError, Schedule, make_schedule
 
 Step = tuple[nn.Variable, Any]    # a loss and the solver that it is for, or None
@@ -76,12 +76,11 @@ class Plan:
         chunk
             Bytes of a chunk where arrays of the device are `CudaCachedVirtualArray`; None: they are `CudaCachedArray`.
         """
-        return replay(self.record, self.schedule, VirtualAllocator(chunk) if chunk else CachingAllocator())
+        return replay(self.record, self.schedule, _allocator(chunk))
 
     def affordable(self, budget: int, chunk: int | None) -> int:
         """Bytes of arrays that `common.out_of_core.OutOfCore` plans with where it has a budget on a GPU."""
-        allocated = functools.partial(in_chunks, chunk=chunk) if chunk else rounded
-        return self.record.affordable(budget, allocated, self.minimum_budget)
+        return affordable(self.record, budget, (self.minimum_budget, budget), functools.partial(_allocator, chunk))
 
     @property
     def transfers(self) -> Schedule:
@@ -104,6 +103,10 @@ class Plan:
         """
         kinds = {"swap_in": "in", "swap_out": "out", "wait": "wait", "preclear": "preclear"}
         return {name: self.transfers.count(kind) for name, kind in kinds.items()}
+
+
+def _allocator(chunk: int | None) -> Allocator:
+    return VirtualAllocator(chunk) if chunk else CachingAllocator()
 
 
 def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tuple[nn.Variable, str]] = (),
