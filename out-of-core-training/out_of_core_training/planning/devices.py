@@ -12,9 +12,9 @@ from out_of_core_training.planning.link import CudaCopies, HostCopies, measure_l
 ARITHMETIC_SHARE, MEMORY_SHARE, LINK_SHARE = 0.6, 0.8, 0.8
 # Bytes of the inputs per second, from numpy through pageable memory to the device: measured on the machine of an H100.
 INPUT_RATE = 3.8e9
-# Seconds for each chunk of virtual memory that is mapped to an address. It is the only constant that was fitted to a
-# swapped iteration, and to one alone: ResNet-50 at batch 96 with 8 GB on an H100.
-MAPPING = 60e-6
+# Seconds for each chunk of virtual memory that is mapped to an address, of whatever size. It is the only constant that
+# was fitted to swapped iterations: those of `out_of_core_training.planning.h100` with chunks of 2, 8 and 20 MiB.
+MAPPING = 120e-6
 
 
 @attrs.frozen
