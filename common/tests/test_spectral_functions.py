@@ -7,7 +7,7 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from common.audio.stft_functions import masked_inverse, spectrum
+from common.audio.stft_functions import inverse_by_product, masked_inverse, spectrum
 from common.machine.context import native_functions
 from common.separation import istft, stft
 
@@ -194,3 +194,20 @@ def test_masks_of_one_return_the_mixture(native):
         real, imag, _ = spectrum(variable(x), 16, 4)
         y = masked_inverse(variable(np.ones((17, 2, 4, 9), np.float32)), real, imag, 4)
     assert_close(forward(y)[0], np.stack([x, x]))
+
+
+@pytest.mark.parametrize("bins, hop_length", NATIVE_INVERSES)
+@pytest.mark.parametrize("sources", [1, 4])
+def test_the_inverse_of_a_gpu_is_nnablas(bins, hop_length, sources):
+    arrays = normal(7, 2, 3 * sources, bins), normal(7, 2, 3, bins, seed=1), normal(7, 2, 3, bins, seed=2)
+    found = []
+    for inverse in (inverse_by_product, masked_inverse):
+        masks, real, imag = (variable(array, need_grad=k == 0) for k, array in enumerate(arrays))
+        with native_functions():
+            y = inverse(masks, real, imag, hop_length)
+        y.forward()
+        masks.grad.zero()
+        y.backward(normal(*y.shape, seed=3))
+        found.append((y.d.copy(), masks.g.copy()))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())

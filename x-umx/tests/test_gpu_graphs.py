@@ -1,6 +1,8 @@
 """What the host does while a GPU trains or separates: it makes no array beyond single elements."""
+import nnabla as nn
 import pytest
 
+from common.audio.stft_functions import inverse_by_product
 from common.machine.context import native_functions, use_context
 from common.workbench.testing import host_arrays
 from x_umx.config import Config
@@ -15,3 +17,9 @@ def test_the_host_makes_no_arrays(kind, train):
     with native_functions():
         graph = build_graph(cfg, train, 2, 44100)
     assert host_arrays(graph.loss) == []
+
+
+def test_the_host_makes_no_arrays_for_the_inverse_transform():
+    use_context("cpu")
+    masks, real, imag = (nn.Variable((7, 2, channels, 9)) for channels in (8, 2, 2))
+    assert host_arrays(inverse_by_product(masks, real, imag, 4)) == []
