@@ -45,6 +45,7 @@ _CLEARED = "Off-scheduled get or cast"
 _CHANGES_NOTED = 3    # changes of the sequence that are noted; later ones are not
 _SPARE = 20000    # accesses that a later iteration may have beyond those of the recorded one
 _SMALLER = 0.8    # factor of the budget when memory ran out all the same
+_LARGER = 1.25    # factor of what is planned with when that was too little
 
 
 class OutOfCore:
@@ -196,6 +197,7 @@ class _Iteration:
         self._observer = Observer(owner.solvers)
         self._hooks = Hooks("out_of_core", self._before_function, before_update=self._before_update)
         self._size = owner.budget    # bytes of arrays that the scheduler plans with
+        self._least = 0              # for less, it was seen, there is no plan
         self.forget()
 
     def forget(self) -> None:
@@ -252,7 +254,12 @@ class _Iteration:
         except RuntimeError as error:
             if not _is_too_small(error):
                 raise
-            raise UserError(self._explain_too_small()) from None
+            if self._size == self.owner.budget:
+                raise UserError(self._explain_too_small()) from None
+            # The smallest budget is not known exactly where functions have buffers of their own.
+            self.forget()
+            self._least = self._size = min(int(self._size * _LARGER), self.owner.budget)
+            self._start()
 
     def _explain_too_small(self):
         smallest, cause, exact = self._observer.minimum()
@@ -284,16 +291,19 @@ class _Iteration:
             self._stay_in_core_if_it_fits(record)
         if self._in_core:
             return
-        size = affordable(record, owner.budget, (self._observer.minimum()[0], self._size), owner.new_allocator,
-                          owner.prefetch, owner.save_host_memory)
+        size = affordable(record, owner.budget, (self._smallest(), self._size), owner.new_allocator, owner.prefetch,
+                          owner.save_host_memory)
         if size < self._size:
             self._size = size    # of a scheduler it cannot be changed, so that another one records
             self.forget()
 
+    def _smallest(self):
+        return max(self._observer.minimum()[0], self._least)
+
     def _plan_with_less(self):
         """After an iteration that took more than the budget: record the next one for a plan with less."""
         owner = self.owner
-        smaller = max(int(self._size * _SMALLER), self._observer.minimum()[0])
+        smaller = max(int(self._size * _SMALLER), self._smallest())
         if smaller < self._size:
             self._size = smaller
             self.forget()

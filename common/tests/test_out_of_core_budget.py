@@ -221,6 +221,19 @@ class TestBudget:
         # A convolution backward: input, two gradients, columns of an image, weights, their gradient and that of biases.
         assert sizes == [300_000, 3 * 32_768 + 73_728 + 2 * 2_304 + 32]
 
+    def test_a_plan_with_too_little_is_made_with_more(self, monkeypatch):
+        """As on a GPU, where the smallest budget is not known exactly."""
+        expected = Training(InCore()).run(6)
+        monkeypatch.setattr(scheduler, "on_gpu", lambda: True)
+        monkeypatch.setattr(OutOfCore, "new_allocator", lambda self: Wasteful(100_000))
+        minimum = scheduler.Observer.minimum
+        monkeypatch.setattr(scheduler.Observer, "minimum",
+                            lambda self: (int(0.6 * minimum(self)[0]), *minimum(self)[1:]))
+        sizes = self.plans(monkeypatch)
+        assert_same(Training(OutOfCore(300_000, note=str)).run(6), expected)
+        smallest = 3 * 32_768 + 73_728 + 2 * 2_304 + 32
+        assert sizes[-1] >= smallest > sizes[1] and sorted(sizes[1:]) == sizes[1:]
+
     def test_more_than_the_budget_is_planned_away(self, gpu, monkeypatch):
         expected = Training(InCore()).run(8)
         sizes, notes = self.plans(monkeypatch), []
