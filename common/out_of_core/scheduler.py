@@ -67,8 +67,9 @@ class OutOfCore:
     prefetch
         Bytes of the window in which arrays are fetched ahead; 1.5 times the budget if not given.
     virtual
-        Take device memory in chunks at virtual addresses, which swapping does not fragment. It holds for the functions
-        made from here on, as does the pinned memory of the host. No effect on a CPU.
+        Take device memory in chunks at virtual addresses, which swapping does not fragment. Mapping takes time, and
+        small arrays waste chunks: on an H100 it was slower where the budget held. It holds for the functions made from
+        here on, as does the pinned memory of the host. No effect on a CPU.
     chunk
         Bytes of such a chunk; that of `common.out_of_core.device.chunk_for` if not given.
     save_host_memory
@@ -82,7 +83,7 @@ class OutOfCore:
         The budget or the window is no positive amount of memory, or larger than the device.
     """
 
-    def __init__(self, budget: str | float = "auto", prefetch: str | int | None = None, virtual: bool = True,
+    def __init__(self, budget: str | float = "auto", prefetch: str | int | None = None, virtual: bool = False,
                  chunk: int | None = None, save_host_memory: bool = False,
                  note: Callable[[str], object] | None = None) -> None:
         free, total = device_memory()

@@ -169,11 +169,6 @@ class Case:
     host_memory: int | None
     profile: Profile | None = None
 
-    @property
-    def virtual(self) -> bool:
-        """Whether swapped arrays lie in virtual memory, as `OutOfCore` puts them on a GPU."""
-        return self.backend != "cpu"
-
     def workspace_note(self) -> str:
         """How cuDNN's workspaces are counted."""
         if self.backend == "cpu":
@@ -209,10 +204,9 @@ class Case:
     def predict(self, batch_size: int) -> tuple[Plan, Occupancy, Timeline]:
         """Plan the transfers within the memory: what they take of the device and the host, and when they happen."""
         needs, steps = self.needs(batch_size)
-        chunk = chunk_for(self.memory) if self.virtual else None
-        memory = needs.affordable(self.memory, chunk) if chunk else self.memory
+        memory = self.memory if self.backend == "cpu" else needs.affordable(self.memory)
         swapped = plan_record(needs.record, memory, self.prefetch)
-        occupancy = swapped.occupancy(chunk)
+        occupancy = swapped.occupancy()
         seconds = self.profile.at(batch_size) if self.profile else estimated_seconds(swapped, steps, self.device)
         return swapped, occupancy, make_timeline(swapped, seconds, self.device, occupancy.mapped)
 
@@ -241,10 +235,10 @@ def show_plan(case: Case, batch_size: int, picture: str) -> Timeline:
 def memory_rows(case: Case, swapped: Plan, occupancy: Occupancy) -> list[tuple[str, str]]:
     """Rows of the table on the memory of a plan, on the device and on the host."""
     rows = [("peak as the scheduler counts it", format_bytes(swapped.peak_bytes))]
-    if case.virtual:
-        rows.append(("  taken of the device, virtual addressing", format_bytes(occupancy.device_bytes)))
-        occupancy = swapped.occupancy()
-    rows.append(("  taken of the device, scheduler alone", format_bytes(occupancy.device_bytes)))
+    rows.append(("  taken of the device", format_bytes(occupancy.device_bytes)))
+    if case.backend != "cpu":
+        mapped = swapped.occupancy(chunk_for(case.memory))
+        rows.append(("  the same plan at virtual addresses", format_bytes(mapped.device_bytes)))
     on_host = format_bytes(occupancy.host_bytes)
     if case.host_memory is not None:
         fits = "fits" if occupancy.host_bytes <= case.host_memory else "does not fit"

@@ -78,7 +78,7 @@ class Plan:
         """
         return replay(self.record, self.schedule, _allocator(chunk))
 
-    def affordable(self, budget: int, chunk: int | None) -> int:
+    def affordable(self, budget: int, chunk: int | None = None) -> int:
         """Bytes of arrays that `common.out_of_core.OutOfCore` plans with where it has a budget on a GPU."""
         return affordable(self.record, budget, (self.minimum_budget, budget), functools.partial(_allocator, chunk))
 
