@@ -1,6 +1,6 @@
 """Fit the six parametrizations of a quantizer to N(0, 1) by gradient descent: section 2.3 of arXiv 1905.11452.
 
-    python mixed-precision-dnns/fit_gaussian.py [--learning-rate 1] [--steps 300] [--output gaussian_fit]
+    python mixed-precision-dnns/fit_gaussian.py [--learning-rate 1] [--steps 300] [--seeds 10] [--output gaussian_fit]
 
 No data set, no network: only the two scalars of a quantizer Q are learned, with the error 1/2 (Q(x) - x)^2, averaged
 over samples x. Scalars are rounded in use and updated as real numbers. All parametrizations of a family start from the
@@ -25,7 +25,9 @@ error hardly depends on the bit width: at 0.3 P2 is ahead of P3. From 4 bits U1 
 small for the others to arrive, P2 is also ahead of P3 at 0.1 and 0.3, and at 1 U2 oscillates as well (1.7).
 """
 import argparse
+import functools
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,18 @@ def best_error(grid: Grid, x: np.ndarray, limits: Limits = LIMITS) -> float:
     return min(_half_mean_square(_residual(scalars, np.array(values, np.float32), y, x)) for values in ends)
 
 
+def best_of_bits(grid: Grid, bits: int, x: np.ndarray, limits: Limits = LIMITS) -> float:
+    """Search step sizes, or smallest magnitudes, for the least error of quantizers on `grid` with so many bits.
+
+    Parametrizations end with different bit widths, and more bits are better, so that their errors alone do not compare.
+    """
+    x = np.asarray(x, np.float32)
+    scalars, y = _build(range_quantizer(grid), x, limits)
+    ends = (grid.scalars_for(step, bits, True) for step in 2.0 ** np.arange(-6, 1.01, 0.125))
+    return min(_half_mean_square(_residual(scalars, np.array([end[name] for name in scalars], np.float32), y, x))
+               for end in ends)
+
+
 def fit_all(x: np.ndarray, learning_rate: float, steps: int) -> dict[tuple[str, str], Fit]:
     """Fit every parametrization from every start; returns the fits by start and name."""
     return {(start, name): fit(name, x, first_scalars(start, quantizer.grid), learning_rate, steps)
@@ -246,21 +260,38 @@ def write_history(path: Path, fits: Mapping[tuple[str, str], Fit]) -> None:
     files.write_csv(path, ("parametrization", "start", "step", "error", *SCALARS, "bits"), rows)
 
 
-def final_numbers(fits: Mapping[tuple[str, str], Fit]) -> list[dict[str, Any]]:
-    """Final numbers of each fit, for JSON."""
-    return [{"parametrization": name, "start": start, "error": float(result.error[-1]), "mean_error": result.final,
-             "oscillation": result.oscillation, "largest_error": float(result.error.max()),
-             "bits": int(result.bits[-1])} for (start, name), result in fits.items()]
+def final_numbers(fits: Mapping[tuple[str, str], Fit], x: np.ndarray, seed: int) -> list[dict[str, Any]]:
+    """Final numbers of each fit to the samples `x` of a seed, for JSON."""
+    best = functools.cache(lambda grid, bits: best_of_bits(GRIDS[grid], bits, x))
+    return [{"parametrization": name, "start": start, "seed": seed, "error": float(result.error[-1]),
+             "mean_error": result.final, "oscillation": result.oscillation, "largest_error": float(result.error.max()),
+             "bits": (bits := int(result.bits[-1])),
+             "times_best": result.final / best(QUANTIZERS[name].grid.name, bits)}
+            for (start, name), result in fits.items()]
 
 
 def print_table(results: Sequence[dict[str, Any]], best: Mapping[str, float]) -> None:
-    """Print the final numbers in columns."""
-    rows = [(QUANTIZERS[row["parametrization"]].label, row["start"], f"{row['mean_error']:.7f}",
-             f"{row['oscillation']:.7f}", f"{row['largest_error']:.3g}", row["bits"]) for row in results]
-    print(align([("parametrization", "start", "error at end", "oscillation", "largest", "bits"),
+    """Print the final numbers in columns, with standard deviations where there are several seeds."""
+    rows = []
+    for name, quantizer in QUANTIZERS.items():
+        for start in STARTS:
+            of = [row for row in results if (row["parametrization"], row["start"]) == (name, start)]
+            bits = sorted({row["bits"] for row in of})
+            rows.append((quantizer.label, start, _with_deviation(of, "mean_error", ".7f"),
+                         _with_deviation(of, "times_best", ".3f"), f"{max(row['oscillation'] for row in of):.7f}",
+                         f"{max(row['largest_error'] for row in of):.3g}", " ".join(map(str, bits))))
+    print(align([("parametrization", "start", "error at end", "times best", "oscillation", "largest", "bits"),
                  *sorted(rows, key=lambda row: row[0])], left=2))
     print("error at end and oscillation: mean of, and largest rise within, the last 10 % of the steps")
+    print("times best: the error at the end over the least one of a quantizer with as many bits")
     print("best by grid search: " + ", ".join(f"{GRIDS[name].label} {value:.7f}" for name, value in best.items()))
+
+
+def _with_deviation(rows, key, form):
+    """The mean of a number, and where there are several its standard deviation."""
+    values = [row[key] for row in rows]
+    return format(values[0], form) if len(values) == 1 else (
+        f"{format(statistics.mean(values), form)} ± {format(statistics.stdev(values), form)}")
 
 
 # Command line -----------------------------------------------------------------------------------------------------
@@ -273,10 +304,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
             ("--learning-rate", number_above_0, 1.0, "size of a step, for all parametrizations"),
             ("--steps", positive_int, 300, "number of updates"),
             ("--samples", positive_int, 10000, "number of samples of N(0, 1)"),
-            ("--seed", int_from_0, 0, "of the samples")):
+            ("--seed", int_from_0, 0, "of the samples"),
+            ("--seeds", positive_int, 1, "how many seeds, this one and those after it")):
         parser.add_argument(flag, type=convert, default=default, metavar="N", help=f"{text} (default: %(default)s)")
     parser.add_argument("--output", "-o", default="gaussian_fit", metavar="DIR",
-                        help="where fit.png, fit.csv and fit.json go (default: %(default)s)")
+                        help="where fit.json goes, and fit.png and fit.csv of the first seed (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -290,19 +322,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 def fit_and_write(args: argparse.Namespace, output: Path) -> None:
     """Do what the flags say, with `output` for the files."""
     use_context("cpu")    # a GPU has nothing to gain from two scalars
-    x = np.random.default_rng(args.seed).standard_normal(args.samples).astype(np.float32)
-    fits = fit_all(x, args.learning_rate, args.steps)
+    x, fits, results = samples_of(args.seed, args.samples), {}, []
+    for seed in range(args.seed, args.seed + args.seeds):
+        samples = samples_of(seed, args.samples)
+        found = fit_all(samples, args.learning_rate, args.steps)
+        results += final_numbers(found, samples, seed)
+        fits = fits or found
     best = {name: best_error(grid, x) for name, grid in GRIDS.items()}
-    results = final_numbers(fits)
     settings = {"learning_rate": args.learning_rate, "steps": args.steps, "samples": args.samples, "seed": args.seed,
-                "limits": LIMITS, "starts": {start: {grid.label: first_scalars(start, grid) for grid in GRIDS.values()}
-                                             for start in STARTS}}
+                "seeds": args.seeds, "limits": LIMITS,
+                "starts": {start: {grid.label: first_scalars(start, grid) for grid in GRIDS.values()}
+                           for start in STARTS}}
     write_history(output / "fit.csv", fits)
     files.write_json(output / "fit.json", {"settings": settings, "results": results,
                                            "best_error": {GRIDS[name].label: value for name, value in best.items()}})
     draw(output / "fit.png", fits, best)
     print_table(results, best)
     print(f"wrote {output}/fit.png, fit.csv, fit.json")
+
+
+def samples_of(seed: int, samples: int) -> np.ndarray:
+    """Draw samples of N(0, 1), float32."""
+    return np.random.default_rng(seed).standard_normal(samples).astype(np.float32)
 
 
 if __name__ == "__main__":

@@ -92,6 +92,22 @@ def test_scalars_of_a_range_end_with_the_least_error(grid, steps, samples):
     assert best_error(grid, samples) <= with_range.error.min() * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=list(GRIDS))
+def test_the_best_of_some_bits_is_found_by_none_with_fewer(grid, samples):
+    best = [fit_gaussian.best_of_bits(grid, bits, samples[:2000]) for bits in (2, 3, 4, 5)]
+    assert best == sorted(best, reverse=True)
+    assert best[0] > 1.2 * best[1]
+    assert best[-1] >= best_error(grid, samples[:2000]) * (1 - 1e-3)
+
+
+def test_several_seeds_have_deviations(tmp_path, capsys):
+    fit_gaussian.main(["--steps", "3", "--samples", "200", "--seeds", "2", "--seed", "5", "-o", str(tmp_path / "out")])
+    report = json.loads((tmp_path / "out/fit.json").read_text())
+    assert [row["seed"] for row in report["results"]] == [5] * 12 + [6] * 12
+    assert all(row["times_best"] > 0.99 for row in report["results"])
+    assert capsys.readouterr().out.count("±") == 2 * len(STARTS) * len(QUANTIZERS)
+
+
 def test_command_writes_its_files(tmp_path, capsys):
     fit_gaussian.main(["--steps", "3", "--samples", "200", "--output", str(tmp_path / "out")])
     written = {path.name for path in (tmp_path / "out").iterdir()}
