@@ -1,5 +1,6 @@
 """Export D3Net as ONNX, to run it without nnabla, on any Python and any machine that onnxruntime runs on.
 
+    python d3net/export.py mss --model d3net-small -o d3net-onnx    # 3 seconds
     python d3net/export.py mss --model d3net-mss -o d3net-onnx [--precision float32|float16|int8]
     python d3net/export.py segmentation --model D3Net-S -o d3net_s.onnx [--precision float32|float16|int8]
 

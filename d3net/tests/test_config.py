@@ -21,7 +21,7 @@ SECTIONS = [(task, section) for task in CLASSES for section in section_names(bes
 
 
 def config(task, *flags, section=None):
-    args = train.parse_args([task, *([section] if section else []), *map(str, flags)])
+    args = train.parse_args([task, "-c", "auto", *([section] if section else []), *map(str, flags)])
     path = beside_scripts("d3net", args.cfg)
     return load_section(CLASSES[task], path, args.experiment, overrides_of(args, CLASSES[task]))
 

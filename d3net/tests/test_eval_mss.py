@@ -78,7 +78,9 @@ def test_refuses_before_work(flags, says, model, songs, tmp_path):
 
 
 @pytest.mark.parametrize("argv, says", [
-    ([], "mss|segmentation"), (["music"], "music"), (["mss"], "--root"), (["segmentation"], "--data-dir"),
+    ([], "mss|segmentation"), (["music"], "music"), (["mss"], "no arguments are given"),
+    (["segmentation"], "no arguments are given"),
+    (["mss", "--subset", "test"], "--root"), (["segmentation", "--cores", "1"], "--data-dir"),
     (["mss", "--root", "x", "--cores", "0"], "--cores"), (["mss", "--root", "x", "--subset", "all"], "--subset"),
     (["mss", "--root", "x", "--cor", "1"], "--cor")], ids=" ".join)
 def test_refuses_flags(argv, says):

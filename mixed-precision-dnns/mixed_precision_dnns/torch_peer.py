@@ -13,7 +13,8 @@ from typing import Any
 CHANNELS, BLOCKS = (16, 32, 64), 3
 
 
-def main() -> None:
+def take_steps() -> None:
+    """Take a training step for each line of input."""
     import torch  # pyright: ignore[reportMissingImports]
 
     batch, threads, memory_format = int(sys.argv[1]), int(sys.argv[2]), getattr(torch, sys.argv[3])
@@ -67,4 +68,4 @@ def make_step(torch: Any, batch: int, memory_format: Any) -> Callable[[], None]:
 
 
 if __name__ == "__main__":
-    main()
+    take_steps()

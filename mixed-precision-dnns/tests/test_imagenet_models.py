@@ -91,8 +91,8 @@ def test_published_bits_give_the_published_size(capsys):
     report.main(["--published", "mobilenetv2"])
     out = capsys.readouterr().out
     # Published: 1.55 MB; the bars of the figure give 2 % more.
-    assert "1.59 MB" in out and len(out.splitlines()) == 1 + 53 + 2
-    assert "300.77" in out.splitlines()[-2]    # millions; 300 in arXiv 1801.04381
+    assert "1.59 MB" in out and len(out.splitlines()) == 1 + 53 + 3
+    assert "300.77" in out.splitlines()[-3]    # millions; 300 in arXiv 1801.04381
 
 
 def test_costs_of_a_cifar_network():
@@ -169,7 +169,8 @@ def test_ranks_count_what_comes_before_the_label():
 
 
 @pytest.mark.parametrize("arguments, says", [
-    ([], "either a RUN_DIR or"), (["run", "--published", "resnet18"], "either a RUN_DIR or"),
+    ([], "no arguments are given"), (["--weights", "x"], "either a RUN_DIR or"),
+    (["run", "--published", "resnet18"], "either a RUN_DIR or"),
     (["--published", "resnet50"], "resnet50"), (["--published", "resnet18", "--weights", "x"], "leave it out"),
     (["nowhere"], "no config.json")])
 def test_report_refuses(arguments, says, capsys, tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from pathlib import Path
 import nnabla as nn
 import numpy as np
 
-from common.datasets.synthetic_scenes import make_scene
 from common.inference import exporting
 from common.machine.context import native_functions, use_context
 from common.machine.threads import NNABLA
@@ -42,6 +41,7 @@ def export(args: argparse.Namespace) -> None:
 
 def write(segmenter: Segmenter, target: Path, precision: str) -> None:
     """Write the network of a segmenter as ONNX, and print how far it is from float32."""
+    from common.datasets.synthetic_scenes import make_scene  # loads OpenCV
     from common.inference import onnx_reduction  # loads onnx
     from d3net.scenes import onnx_segmenter
 
