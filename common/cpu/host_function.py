@@ -30,19 +30,19 @@ class HostFunction(PythonFunction):
 
 
 def data_of(variable: nn.Variable) -> np.ndarray:
-    """Values as a float32 array that shares memory, until nnabla frees them."""
-    return np.asarray(_Memory(variable.data))
+    """Values as a float32 array that shares memory, and keeps it."""
+    return _float32(variable.data)
 
 
 def grad_of(variable: nn.Variable, keep: bool = True) -> np.ndarray:
-    """Gradient as a float32 array that shares memory, until nnabla frees it.
+    """Gradient as a float32 array that shares memory, and keeps it.
 
     Without `keep` its values are undefined; all have to be written. nnabla spares itself zeros then.
     """
-    return np.asarray(_Memory(variable.grad, not keep))
-
-
-_FLOAT32 = np.dtype(np.float32).str
+    array = variable.grad
+    if not keep:
+        array.data_ptr(np.float32, _host(), True)
+    return _float32(array)
 
 
 @functools.cache
@@ -50,13 +50,11 @@ def _host():
     return nn.Context(["cpu:float"], "CpuCachedArray", "0")
 
 
-class _Memory:
-    """What NumPy makes an array of: nnabla's own `NdArray.data` takes ten times as long, and keeps other types."""
-
-    def __init__(self, array: nn.NdArray, write_only: bool = False) -> None:
-        self._array = array    # NumPy keeps this object as long as the array it makes
-        self.__array_interface__ = {"version": 3, "shape": array.shape, "typestr": _FLOAT32,
-                                    "data": (array.data_ptr(np.float32, _host(), write_only), False)}
+def _float32(nd_array):
+    # An address alone would be quicker. But nnabla frees the memory behind it, as when arrays are swapped.
+    # Assigning an array of another type to a variable changes the type that the variable holds.
+    array = nd_array.data
+    return array if array.dtype == np.float32 else nd_array.cast(np.float32)
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from common.cpu import parallel
 from common.cpu.channels import BatchNormalization
 from common.cpu.convolution import Convolution
 from common.cpu.elements import Pow2Quantize, ReLU, UniformQuantize
+from common.cpu.host_function import data_of, grad_of
 from common.cpu.kernels.elements import BLOCK
 from common.layers import basic as layers
 from common.quantizers import compose_pow2, compose_uniform
@@ -451,3 +452,15 @@ def test_a_call_of_a_function_in_python_searches_for_no_module(monkeypatch):
                         lambda name, *rest: searched.append(name) or find(name, *rest))
     call()
     assert searched == []
+
+
+@pytest.mark.parametrize("view", [data_of, grad_of, lambda variable: grad_of(variable, keep=False)])
+def test_a_view_keeps_its_memory_when_nnabla_frees_the_array(view):
+    """As when arrays are swapped, or cleared behind a function that keeps one for its gradient."""
+    x = nn.Variable((1000,), need_grad=True)
+    values = view(x)
+    values[...] = 1
+    x.data.clear()
+    x.grad.clear()
+    others = [nn.Variable.from_numpy_array(np.zeros(1000, np.float32)) for _ in range(20)]
+    assert (values == 1).all() and len(others) == 20
