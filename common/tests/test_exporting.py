@@ -1,7 +1,4 @@
 """Exported networks for inputs of any size, with fewer bits, and the files that run them alone."""
-import subprocess
-import sys
-
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -11,7 +8,7 @@ import pytest
 
 from common.audio import numpy_stft
 from common.audio.stft import istft, stft
-from common.inference import exporting, onnx_export, onnx_reduction
+from common.inference import onnx_export, onnx_reduction
 from common.inference.onnx_functions import interpolate_to_variable
 from common.machine.context import native_functions
 from common.workbench.testing import tones_and_noise
@@ -69,16 +66,6 @@ def test_weights_of_fewer_bits_are_smaller_and_less_exact(precision, least, most
     with np.errstate(divide="ignore"):
         assert least < onnx_reduction.distance(model, reduced, values) <= most
     assert reduced.ByteSize() <= size * model.ByteSize()
-
-
-def test_a_module_that_stands_alone_holds_what_it_imports(tmp_path):
-    from x_umx import onnx_separator
-
-    path = exporting.write_companion(onnx_separator, tmp_path)
-    assert path.name == "onnx_separator.py"
-    script = "import sys; sys.modules['common'] = None; import onnx_separator; print(onnx_separator.stft.__module__)"
-    found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert found.stdout == "onnx_separator\n"
 
 
 @pytest.mark.parametrize("samples", [1, 100, 20_001])

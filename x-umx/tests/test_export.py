@@ -1,5 +1,7 @@
 """The export as ONNX: stems by numpy and onnxruntime alone, in a process that has no nnabla, as in the README."""
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nnabla as nn
@@ -8,10 +10,11 @@ import onnx
 import pytest
 import soundfile
 
+from common.inference import exporting
 from common.machine.errors import UsageError
 from common.runs.checkpoint import save_parameters
 from common.workbench.testing import run_without_nnabla, signal_to_error, tones_and_noise
-from x_umx import export
+from x_umx import export, onnx_separator
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.onnx_separator import OnnxSeparator
 from x_umx.separator import Separator
@@ -99,3 +102,11 @@ def test_wrong_usage_is_one_line(argv, error, models):
     with pytest.raises(UsageError, match=error):
         export.main([word.format(models) for word in argv])
     assert not list(Path().iterdir())
+
+
+def test_a_module_that_stands_alone_holds_what_it_imports(tmp_path):
+    path = exporting.write_companion(onnx_separator, tmp_path)
+    assert path.name == "onnx_separator.py"
+    script = "import sys; sys.modules['common'] = None; import onnx_separator; print(onnx_separator.stft.__module__)"
+    found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert found.stdout == "onnx_separator\n"
