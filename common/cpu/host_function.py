@@ -9,9 +9,6 @@ from nnabla.function import PythonFunction
 class HostFunction(PythonFunction):
     """A function with one output. Its gradients need the inputs but not the output, unless a subclass differs."""
 
-    def __init__(self) -> None:
-        super().__init__()
-
     @property
     def name(self):
         return type(self).__name__

@@ -67,15 +67,6 @@ def _keep_context():
 
 
 @pytest.fixture
-def gpu():
-    """Compute on the GPU; skip the test where there is none, with the reason."""
-    try:
-        use_context("cudnn")
-    except UsageError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
 def no_gpu():
     try:
         chosen = use_context("cudnn")
