@@ -109,7 +109,8 @@ def test_writing_changes_data_and_readme(top):
     assert top("quick", "--write") == 0
     assert Path("paper/README.md").read_text() == README.replace("6.13", "7.5")
     made = json.loads(Path("results/paper.json").read_text())["made"]
-    assert made["values"] == {**VALUES, "error": "7.5"} and made["seconds"] > 0 and "cores" in made["machine"]
+    assert made["values"] == {**VALUES, "error": "7.5"}
+    assert isinstance(made["seconds"], float) and "cores" in made["machine"]
     assert top("quick") == 0
 
 
