@@ -2,21 +2,24 @@
 
     python tools/results.py quick [--within 60]     # minutes: run the commands, compare with what is stated
     python tools/results.py day --only x-umx/compare --write
+    python tools/results.py day --path mnist=/data/mnist        # what needs other data, or a GPU, is left out
     python tools/results.py --check                 # seconds: READMEs beside the data, nothing is run
 
 `results/` has for each README a file of claims, which `common/workbench/results.py` describes, and one of what the
 commands gave, when, and on what. Levels: quick, ten minutes on two cores in all; day, all that takes longer, or needs
-data or idle cores; gpu. Status 1 where a command fails or gives something else, or a README differs from the data.
---write puts what the commands give into the data and the READMEs.
+data or idle cores; gpu. Where a command needs what is not part of this repository, a line says which --path would run
+it. Status 1 where a command fails or gives something else, or a README differs from the data. --write puts what the
+commands give into the data and the READMEs.
 """
 import argparse
 import contextlib
 import datetime
+import math
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from common.console import cli
@@ -37,10 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     known = {f"{paper}/{name}" for paper, stated in papers.items() for name in stated.claims}
     if unknown := set(args.only or ()) - known:
         raise UsageError(f"--only {min(unknown)}: no such claim; there are {', '.join(sorted(known))}")
+    paths = given_paths(args.path or (), papers.values())
     for paper, stated in papers.items():
         chosen = [name for name, claim in stated.claims.items() if wanted(args, f"{paper}/{name}", claim, stated)]
         if chosen:
-            wrong += run_all(paper, stated, chosen, args.write)
+            wrong += run_all(paper, stated, runnable(paper, stated, chosen, paths), args.write, paths)
         if args.write:
             results.write_blocks(stated)
         for line in results.wrong_blocks(stated):
@@ -53,7 +57,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__, needs_arguments=True)
     parser.add_argument("level", nargs="?", choices=results.LEVELS, help="whose commands to run")
     parser.add_argument("--only", nargs="+", metavar="PAPER/NAME", help="run these of the level alone")
-    parser.add_argument("--within", type=number_above_0, metavar="SECONDS", help="run what took no longer before")
+    parser.add_argument("--within", type=number_above_0, metavar="SECONDS", help="run what is known to take no longer")
+    parser.add_argument("--path", nargs="+", action="extend", metavar="NAME=PATH",
+                        help="where something is that commands need, such as mnist=FOLDER")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="run nothing, compare the READMEs with the data")
     action.add_argument("--write", action="store_true", help="change the data and the READMEs")
@@ -66,12 +72,48 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def wanted(args: argparse.Namespace, name: str, claim: results.Claim, stated: results.Stated) -> bool:
     """Whether the command line asks for the command of a claim, which may take those before it."""
     chain = results.in_order(stated.claims, [name.partition("/")[2]])
-    seconds = sum(stated.measured.get(link, {}).get("seconds", 0) for link in chain)
+    seconds = sum(stated.measured.get(link, {}).get("seconds", math.inf) for link in chain)
     return (not args.check and claim.level == args.level and (args.only is None or name in args.only)
             and (args.within is None or seconds <= args.within))
 
 
-def run_all(paper: str, stated: results.Stated, names: Sequence[str], write: bool) -> int:
+def given_paths(pairs: Iterable[str], papers: Iterable[results.Stated]) -> dict[str, Path]:
+    """Read what follows --path.
+
+    Raises
+    ------
+    UsageError
+        No command has such a name in braces, or nothing is there.
+    """
+    known = {name for stated in papers for name in stated.paths}
+    paths = {}
+    for pair in pairs:
+        name, _, path = pair.partition("=")
+        if name not in known:
+            raise UsageError(f"--path {pair}: not NAME=PATH with one of the names {', '.join(sorted(known))}")
+        found = Path(path).expanduser()
+        if not path or not found.exists():
+            raise UsageError(f"--path {pair}: there is nothing at {path or 'the empty path'}")
+        paths[name] = found.absolute()    # not resolved: a Python finds its environment by its link
+    return paths
+
+
+def runnable(paper: str, stated: results.Stated, names: Sequence[str], paths: Mapping[str, Path]) -> list[str]:
+    """Leave out claims whose commands, or those before them, need a path that is not given, with a line for each."""
+    kept = []
+    for name in names:
+        chain = results.in_order(stated.claims, [name])
+        missing = list(dict.fromkeys(path for link in chain for path in stated.claims[link].paths if path not in paths))
+        if missing:
+            what = ", ".join(f"{path}: {stated.paths[path]}" for path in missing)
+            flags = " ".join(f"{path}=PATH" for path in missing)
+            print(f"{paper}/{name}: left out; --path {flags} runs it ({what})", flush=True)
+        else:
+            kept.append(name)
+    return kept
+
+
+def run_all(paper: str, stated: results.Stated, names: Sequence[str], write: bool, paths: Mapping[str, Path]) -> int:
     """Run the commands of claims, and print a line for each; what they give is the data from then on, if `write`.
 
     Returns
@@ -84,13 +126,14 @@ def run_all(paper: str, stated: results.Stated, names: Sequence[str], write: boo
         for name in results.in_order(stated.claims, names):
             claim = stated.claims[name]
             try:
-                values, seconds = results.run_claim(claim, folder, environment())
+                values, seconds = results.run_claim(claim, folder, environment(), paths)
             except UserError as error:
                 wrong += 1
                 print(f"{paper}/{name}: {error}", flush=True)
                 continue
             differ = results.differences_of_claim(claim, stated.measured.get(name, {}).get("values", {}), values)
-            print(f"{paper}/{name}: {'; '.join(differ) or 'as stated'} ({seconds:.0f} s)", flush=True)
+            as_stated = "as stated" if claim.values else "no value of it is stated"
+            print(f"{paper}/{name}: {'; '.join(differ) or as_stated} ({seconds:.0f} s)", flush=True)
             if write:
                 stated.measured[name] = {"values": values, "seconds": round(seconds, 1), **circumstances()}
                 results.save(stated.measured, measured_of(paper))

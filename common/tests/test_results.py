@@ -10,6 +10,8 @@ from common.workbench import results
 
 TOP = Path(__file__).resolve().parents[2]
 CLAIMS = """
+paths:
+  words: a folder with a file of words
 claims:
   made:
     claim: A made-up command.
@@ -26,6 +28,17 @@ claims:
     command: test -e made.json && echo "error 5%"
     values:
       error: {pattern: 'error (\\d)%'}
+  read:
+    claim: What is in a folder of the user's.
+    level: gpu
+    command: echo "error ${NONE:-5}%"; cat {words}/words
+    values:
+      words: {pattern: 'two (\\w+)'}
+  after_read:
+    claim: What comes after it.
+    level: gpu
+    after: read
+    command: cat {words}/words
 blocks:
   first: |
     | {made[error]} % | {made[size]:.1f} kB | {made[table][b 2][1]} |
@@ -119,12 +132,34 @@ def test_a_claim_runs_after_the_one_that_it_needs(top, capsys):
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["paper/made", "paper/slow"]
 
 
+def test_a_claim_is_left_out_whose_folder_is_not_named(top, capsys):
+    assert top("gpu") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"paper/{name}: left out; --path words=PATH runs it (words: a folder with a file of words)"
+        for name in ("read", "after_read")]
+
+
+def test_a_named_folder_stands_in_the_command(top, capsys):
+    folder = Path("folder 'of' $words")
+    folder.mkdir()
+    (folder / "words").write_text("two words\n")
+    assert top("gpu", "--path", f"words={folder}", "--write") == 0
+    assert json.loads(Path("results/paper.json").read_text())["read"]["values"] == {"words": "words"}
+    assert top("gpu", "--path", f"words={folder}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(" (")[0] for line in lines[2:]] == ["paper/read: as stated",
+                                                                 "paper/after_read: no value of it is stated"]
+
+
 def test_what_takes_too_long_is_left_out(top, capsys):
-    assert top("quick", "--within", "1") == 0 and top("day", "--within", "1") == 0
+    assert top("quick", "--within", "1") == 0
+    assert top("day", "--within", "9") == 0    # never measured
     assert not capsys.readouterr().out
 
 
 @pytest.mark.parametrize("argv, words", [
+    (("day", "--path", "words=nowhere"), "nothing at nowhere"), (("day", "--path", "wrds=."), "one of the names words"),
+    (("day", "--path", "words"), "nothing at"),
     ((), "no arguments"), (("--within", "3"), "name a level"), (("quick", "--only", "paper/mad"), "no such claim"),
     (("week",), "week")])
 def test_wrong_arguments(top, argv, words):
@@ -135,6 +170,7 @@ def test_wrong_arguments(top, argv, words):
 @pytest.mark.parametrize("before, after, words", [
     ("level: quick", "level: soon", "paper.yaml, made"),
     ("level: quick", "levl: quick", "paper.yaml, made"),
+    ("{words}/words", "{wrds}/words", "read: {wrds} is not among the paths"),
     ("made[error]", "made[eror]", "block first: KeyError 'eror'"),
 ])
 def test_a_wrong_claim_is_named(top, before, after, words):

@@ -3,6 +3,8 @@ the text in which it stands.
 
 A file of claims is YAML:
 
+    paths:                                             # what the commands name in braces, which whoever runs them has
+      mnist: a folder with the four files of MNIST
     claims:
       demo:
         claim: A ResNet-20 learns its bit widths within 90 kB.
@@ -12,6 +14,10 @@ A file of claims is YAML:
         values:
           error: {pattern: 'test error ([0-9.]+)%', tolerance: 1}
           size: {file: runs/demo/result.json, path: weights_kb, tolerance: 1 %}
+      noise:
+        claim: Wrong labels are found.
+        level: day
+        command: python data-cleansing/train.py MNIST --data-dir {mnist}
     blocks:
       demo: |
         The demo ends with an error of {demo[error]} % and {demo[size]:.1f} kB.
@@ -22,6 +28,7 @@ A pattern with several groups gives a list of their texts. One with a group name
 """
 import json
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -35,6 +42,7 @@ from common.machine.errors import UserError
 from common.machine.files import write_json
 
 LEVELS = "quick", "day", "gpu"
+_PATH = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*)\}")    # ${...} is the shell's
 _BLOCK = r"(<!-- results: {} -->\n)(.*?)(<!-- end of results -->)"
 Value = Any    # text, a number of a JSON file, or lists and dicts of them
 
@@ -49,11 +57,17 @@ class Claim:
     after: str | None = None
     values: dict[str, dict[str, Any]] = attrs.field(factory=dict)
 
+    @property
+    def paths(self) -> list[str]:
+        """The names that stand in braces in the command."""
+        return list(dict.fromkeys(_PATH.findall(self.command)))
+
 
 @attrs.frozen
 class Stated:
     """The claims about the content of a README, the texts of its blocks, and what the commands gave last.
 
+    `paths` says what each name in braces of a command stands for.
     `measured` is {claim: {"values": {name: value}, "as of": date, "machine": text, "seconds": number}}.
     """
 
@@ -61,6 +75,7 @@ class Stated:
     claims: dict[str, Claim]
     blocks: dict[str, str]
     measured: dict[str, dict[str, Any]]
+    paths: dict[str, str] = attrs.field(factory=dict)
 
 
 def load(claims: Path, measured: Path, readme: Path) -> Stated:
@@ -74,18 +89,26 @@ def load(claims: Path, measured: Path, readme: Path) -> Stated:
     import yaml
 
     document = yaml.safe_load(claims.read_text(encoding="utf-8"))
-    found = {}
+    found, paths = {}, document.get("paths") or {}
     for name, entry in document["claims"].items():
         try:
             found[name] = Claim(**entry)
         except (TypeError, ValueError) as error:
             raise UserError(f"{claims}, {name}: {error}") from error
+        if unknown := set(found[name].paths) - paths.keys():
+            raise UserError(f"{claims}, {name}: {{{min(unknown)}}} is not among the paths of this file")
     values = json.loads(measured.read_text(encoding="utf-8")) if measured.exists() else {}
-    return Stated(readme, found, document.get("blocks") or {}, values)
+    return Stated(readme, found, document.get("blocks") or {}, values, paths)
 
 
-def run_claim(claim: Claim, folder: Path, environment: Mapping[str, str]) -> tuple[dict[str, Value], float]:
+def run_claim(claim: Claim, folder: Path, environment: Mapping[str, str],
+              paths: Mapping[str, Path] | None = None) -> tuple[dict[str, Value], float]:
     """Run the command of a claim, and find its values in what it prints and writes.
+
+    Parameters
+    ----------
+    paths
+        Absolute ones, for each of `claim.paths`.
 
     Returns
     -------
@@ -97,8 +120,9 @@ def run_claim(claim: Claim, folder: Path, environment: Mapping[str, str]) -> tup
     UserError
         The command failed, or a value is not in its output.
     """
+    command = _PATH.sub(lambda match: shlex.quote(str((paths or {})[match[1]])), claim.command)
     start = time.monotonic()
-    done = subprocess.run(["bash", "-ec", claim.command], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+    done = subprocess.run(["bash", "-ec", command], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace")
     seconds = time.monotonic() - start
     if done.returncode:
