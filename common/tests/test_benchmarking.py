@@ -51,6 +51,15 @@ def test_what_is_printed_is_written(capsys, tmp_path):
     assert json.loads((tmp_path / "numbers.json").read_text()) == {"size": {"file": {"MB": 3}}}
 
 
+@pytest.mark.parametrize("flags, only", [((), ["size", "time"]), (("--only", "time"), ["time"])])
+def test_parts_can_be_chosen(flags, only):
+    parser = argparse.ArgumentParser()
+    add_benchmark_flags(parser, rounds=3, parts={"size": 1, "time": 2})
+    assert list(parser.parse_args(list(flags)).only) == only
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(["--only", "width"])
+
+
 @pytest.mark.parametrize("rounds", ["0", "x"])
 def test_there_is_at_least_one_round(rounds):
     parser = argparse.ArgumentParser()

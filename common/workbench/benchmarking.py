@@ -20,8 +20,14 @@ from common.out_of_core.device import synchronize
 Numbers = Mapping[str, Mapping[str, float]]    # row -> unit -> number
 
 
-def add_benchmark_flags(parser: argparse.ArgumentParser, rounds: int) -> None:
-    """Add `--rounds`, which is `rounds` by default, `--output`, and those of `add_context_flags`."""
+def add_benchmark_flags(parser: argparse.ArgumentParser, rounds: int, parts: Collection[str] = ()) -> None:
+    """Add `--rounds`, which is `rounds` by default, `--output`, and those of `add_context_flags`.
+
+    With names of `parts` also `--only`, so that each can be measured while the machine is idle.
+    """
+    if parts:
+        parser.add_argument("--only", nargs="+", choices=tuple(parts), default=tuple(parts), metavar="PART",
+                            help=f"measure these alone, of {', '.join(parts)}")
     parser.add_argument("--rounds", type=positive_int, default=rounds,
                         help="how often each thing is measured (default: %(default)s)")
     parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")

@@ -1,11 +1,17 @@
 """Measure inference at the published sizes, and a training step, against what nnabla offers on a CPU.
 
-    python d3net/benchmark.py [--duration 30] [--rounds 3] [-c cudnn] [--output FILE.json]
+    python d3net/benchmark.py [--duration 30] [--rounds 3] [--only separation] [-c cudnn] [--output FILE.json]
+
+Parts are the networks for `vocals` and, D3Net-S, for a `scene`, on each engine; the `wiener` filter; a `step` of
+training of D3Net-S; `separation` into four stems, as published and with flags that trade exactness for time, and the
+same by `openvino`; and the `memory` that a long file takes, by small networks.
 
 Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
 median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
 Some twenty minutes, most of them nnabla's. On a GPU, nnabla's functions are ours, and are measured by themselves.
 """
+import argparse
+import functools
 import importlib.util
 import shutil
 import tempfile
@@ -29,6 +35,7 @@ from common.machine.errors import UsageError
 from common.runs.checkpoint import save_parameters
 from common.separation.wiener import filter_estimates
 from common.workbench.benchmarking import (
+    Numbers,
     add_benchmark_flags,
     compare,
     decaying_noise,
@@ -46,23 +53,25 @@ IMAGE = (1, 3, 512, 1024)
 STEP_IMAGES = (2, 3, 64, 128)
 SAMPLE_RATE = 44100
 LONG_MINUTES = 10
-WIENER = "Wiener filter, 4 sources, 30 s"
+# Hyper-parameters of the networks by target: as published, and next to nothing.
+PUBLISHED = {target: target for target in TARGETS}
+TINY = {target: "tiny_bass" if target == "bass" else "tiny" for target in TARGETS}
+# Arguments of `Separator`: as published, with flags that trade exactness for time, and on another engine.
+OURS: dict[str, dict[str, Any]] = {"": {}, ", --patch-overlap 0 --no-flip": {"patch_overlap": 0.0, "flip": False}}
+OPENVINO: dict[str, dict[str, Any]] = {
+    f", --engine openvino{flag}": {"engine": "openvino", **further}
+    for flag, further in {"": {}, " --precision bf16": {"precision": "bf16"}}.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--duration", type=positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
-    add_benchmark_flags(parser, rounds=3)
+    add_benchmark_flags(parser, rounds=3, parts=PARTS)
     args = parser.parse_args(argv)
     print(f"computing on {use_context(args.context, args.device_id)}", flush=True)
-    measure_all({
-        "vocals, a patch of 256 frames": lambda: engines(music_network(), PATCH, args.rounds, "winograd"),
-        "D3Net-S, an image of 512 x 1024": lambda: engines(street_network, IMAGE, args.rounds),
-        WIENER: lambda: wiener(args.rounds),
-        "D3Net-S, a training step": lambda: training_step(args.rounds),
-        "separation, 4 stems": lambda: separation(args.duration),
-        "memory": lambda: long_file("-c", args.context, "-d", args.device_id)}, args.output, cpu_only=[WIENER])
+    measure_all({part: functools.partial(PARTS[part], args) for part in args.only}, args.output,
+                cpu_only=["wiener", "openvino"])
 
 
 def music_network() -> D3NetMSS:
@@ -73,31 +82,33 @@ def street_network(image: nn.Variable) -> nn.Variable:
     return d3net_segmentation(image, load_segmentation("D3Net_S"))
 
 
-def engines(build: Callable[[nn.Variable], nn.Variable], shape: tuple[int, ...], rounds: int, *further: str
+def engines(what: str, build: Callable[[nn.Variable], nn.Variable], shape: tuple[int, ...], rounds: int, *further: str
             ) -> dict[str, Any]:
-    """Run a network on each engine that is installed, on those named, and as nnabla's graph."""
+    """Run a network on each engine that is installed, on those named, and as nnabla's graph; `what` begins a row."""
     x = np.random.default_rng(0).random(shape, np.float32)
+    published_name = f"{what}, nnabla's functions"
     with nn.parameter_scope("benchmark", OrderedDict()):
         with native_functions():
             published = compile_network(build, [shape], "nnabla")
-        functions = {"nnabla's functions": lambda: published(x)}
+        functions = {published_name: lambda: published(x)}
         if on_gpu():
             say_left_out(", ".join(("onnxruntime", "openvino", *further)))
-            return compare(functions, rounds, "nnabla's functions")
+            return compare(functions, rounds, published_name)
         for engine in ("nnabla", "onnxruntime", "openvino", *further):
             if engine not in REQUIREMENTS or importlib.util.find_spec(engine) is not None:
                 network = compile_network(build, [shape], engine)
-                functions[engine] = lambda network=network: network(x)
-        return compare(functions, rounds, "nnabla's functions")
+                functions[f"{what}, {engine}"] = lambda network=network: network(x)
+        return compare(functions, rounds, published_name)
 
 
 def wiener(rounds: int) -> dict[str, Any]:
-    """The multichannel filter against one that inverts a matrix for every bin of every frame."""
+    """The multichannel filter of 4 sources, against one that inverts a matrix for every bin of every frame."""
     mixture = stft(decaying_noise(30, SAMPLE_RATE).T, 4096, 1024)    # (2, bins, frames)
     shares = np.random.default_rng(1).random((4, *mixture.shape), np.float32)
     estimates = shares * mixture
-    return compare({"ours": lambda: filter_estimates(estimates, mixture),
-                    "matrix by matrix": lambda: matrix_filter(estimates, mixture)}, rounds, "matrix by matrix")
+    return compare({"30 s, ours": lambda: filter_estimates(estimates, mixture),
+                    "30 s, matrix by matrix": lambda: matrix_filter(estimates, mixture)}, rounds,
+                   "30 s, matrix by matrix")
 
 
 def matrix_filter(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
@@ -115,13 +126,15 @@ def matrix_filter(estimates: np.ndarray, mixture: np.ndarray) -> np.ndarray:
 
 def training_step(rounds: int) -> dict[str, Any]:
     """Forward and backward pass and update of the segmentation network, with our convolution and with nnabla's."""
+    name = "{0} images of {2} x {3}".format(*STEP_IMAGES)
+    published_name = f"{name}, nnabla's functions"
     with nn.parameter_scope("benchmark", OrderedDict()):
         ours = step_function()
         if on_gpu():
-            return compare({"ours": ours}, rounds, "ours")
+            return compare({f"{name}, ours": ours}, rounds, f"{name}, ours")
         with native_functions():
             published = step_function()
-        return compare({"ours": ours, "nnabla's functions": published}, rounds, "nnabla's functions")
+        return compare({f"{name}, ours": ours, published_name: published}, rounds, published_name)
 
 
 def step_function() -> Callable[[], None]:
@@ -141,22 +154,16 @@ def step_function() -> Callable[[], None]:
     return step
 
 
-def separation(seconds: int) -> dict[str, Any]:
-    """Separate audio in memory into four stems: as published, and with flags that trade exactness for time."""
+def separation(seconds: int, variants: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """Separate audio in memory into four stems, with the arguments of `Separator` that each variant has."""
     audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
-    variants: dict[str, dict[str, Any]] = {
-        "": {}, ", --patch-overlap 0 --no-flip": {"patch_overlap": 0.0, "flip": False}}
-    if importlib.util.find_spec("openvino") is not None and not on_gpu():
-        variants |= {", --engine openvino": {"engine": "openvino"},
-                     ", --engine openvino --precision bf16": {"engine": "openvino", "precision": "bf16"}}
     with tempfile.TemporaryDirectory() as folder:
-        weights = random_weights(folder, {target: target for target in TARGETS})
+        weights = random_weights(folder, PUBLISHED)
         for flags, options in variants.items():
-            separator = Separator(weights, **options)
             start = time.perf_counter()
             try:
-                separator.separate(audio, SAMPLE_RATE)
-            except UsageError as error:    # this CPU lacks bf16
+                Separator(weights, **options).separate(audio, SAMPLE_RATE)
+            except UsageError as error:    # openvino is not installed, or this CPU lacks bf16
                 print(f"{flags}: left out: {error}", flush=True)
                 continue
             duration = time.perf_counter() - start
@@ -170,7 +177,7 @@ def long_file(*flags: str) -> dict[str, Any]:
     The full networks need 40 minutes for it and, each, some 600 MB while they run; the small ones next to nothing.
     """
     with tempfile.TemporaryDirectory() as folder:
-        random_weights(folder, {target: "tiny_bass" if target == "bass" else "tiny" for target in TARGETS})
+        random_weights(folder, TINY)
         return {f"separate.py, {LONG_MINUTES} minutes, small networks":
                 separate_long_file("d3net", folder, LONG_MINUTES, SAMPLE_RATE, flags)}
 
@@ -184,6 +191,17 @@ def random_weights(folder: str, configurations: Mapping[str, str]) -> str:
             save_parameters(Path(folder) / f"{target}.h5", nn.get_parameters(grad_only=False))
         shutil.copy(FOLDER / "mss" / f"{name}.yaml", Path(folder) / f"{target}.yaml")
     return folder
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Numbers]] = {
+    "vocals": lambda args: engines(f"{PATCH[1]} frames", music_network(), PATCH, args.rounds, "winograd"),
+    "scene": lambda args: engines("{2} x {3}".format(*IMAGE), street_network, IMAGE, args.rounds),
+    "wiener": lambda args: wiener(args.rounds),
+    "step": lambda args: training_step(args.rounds),
+    "separation": lambda args: separation(args.duration, OURS),
+    "openvino": lambda args: separation(args.duration, OPENVINO),
+    "memory": lambda args: long_file("-c", args.context, "-d", args.device_id),
+}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Measure separation and training at the published size against what nnabla and norbert offer on a CPU.
 
-    python x-umx/benchmark.py [--duration 30] [--rounds 3] [-c cudnn] [--output FILE.json]
+    python x-umx/benchmark.py [--duration 30] [--rounds 3] [--only lstm step] [-c cudnn] [--output FILE.json]
 
 Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
 median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
 Several minutes, most of them nnabla's. On a GPU only our side is measured, by itself.
 """
+import argparse
 import functools
 import importlib.util
 import statistics
@@ -30,6 +31,7 @@ from common.runs.training import update_parameters
 from common.separation.training import Losses
 from common.separation.wiener import multichannel_wiener
 from common.workbench.benchmarking import (
+    Numbers,
     add_benchmark_flags,
     compare,
     decaying_noise,
@@ -52,15 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
     parser.add_argument("--duration", type=positive_int, default=30,
                         help="seconds of music to separate (default: %(default)s)")
-    add_benchmark_flags(parser, rounds=3)
+    add_benchmark_flags(parser, rounds=3, parts=PARTS)
     args = parser.parse_args(argv)
     print(f"computing on {use_context(args.context, args.device_id)}", flush=True)
-    measure_all({
-        "separate": lambda: separation(args.duration, args.rounds),
-        "memory": lambda: long_file("-c", args.context, "-d", args.device_id),
-        "wiener": lambda: wiener(args.rounds),
-        "lstm": lambda: lstm_times(args.rounds),
-        "step": lambda: step_times(args.rounds)}, args.output, cpu_only=["wiener"])
+    measure_all({part: functools.partial(PARTS[part], args) for part in args.only}, args.output, cpu_only=["wiener"])
 
 
 def separation(seconds: int, rounds: int) -> dict[str, dict[str, float]]:
@@ -192,6 +189,15 @@ def step_function(targets: np.ndarray) -> Callable[[], None]:
     solver = S.Adam(cfg.lr)
     solver.set_parameters(nn.get_parameters())
     return lambda: update_parameters(loss, solver, cfg.weight_decay)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Numbers]] = {
+    "separate": lambda args: separation(args.duration, args.rounds),
+    "memory": lambda args: long_file("-c", args.context, "-d", args.device_id),
+    "wiener": lambda args: wiener(args.rounds),
+    "lstm": lambda args: lstm_times(args.rounds),
+    "step": lambda args: step_times(args.rounds),
+}
 
 
 if __name__ == "__main__":
