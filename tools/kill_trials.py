@@ -72,6 +72,7 @@ CASES = {
     "d3net segmentation": Case("d3net/train.py segmentation SYNTHETIC --batch-size 2 --image-height 32 --image-width "
                                "64 --max-iter 2 --epoch-length 4 --save-interval 3 --log-interval 2 --valid-images 2 "
                                "-c cpu -o OUT", "--resume"),
+    "d3net compare": Case("d3net/compare.py --task marks --seeds 1 --steps 1 --jobs 1 -c cpu -o OUT", "--resume"),
     "out-of-core": Case("out-of-core-training/train.py SMALL --image-size 32 --data random --steps-per-epoch 2 "
                         "--epochs 3 -c cpu -o OUT", "--resume"),
     "cleansing": Case("data-cleansing/train.py DIGITS --side 8 --width 0.1 --n-epochs 3 --batch-size 64 --n-trials 2 "

@@ -1,10 +1,18 @@
-"""Whether a run goes on as it was begun."""
+"""Whether a run goes on, and as it was begun."""
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from common.machine.errors import UsageError
+from common.machine.files import make_folder, write_json
+from common.reading.texts import as_read_back, check_fields, read_json
 
 _LONGEST = 60    # characters of a value that a message quotes
+
+
+def holds_a_run(folder: str | Path, how_far: str = "") -> UsageError:
+    """Return the error for a folder with a run, of which `how_far` is done, where no flag says what to do with it."""
+    return UsageError(f"{folder}: holds a run already{how_far}; add --resume to go on, --overwrite to start anew, or "
+                      "choose another --output")
 
 
 def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: Collection[str] = (),
@@ -36,3 +44,30 @@ def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: 
     more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
     raise UsageError(f"{folder}: was {done} with {quoted}{more}; go on with the former configuration, or add "
                      "--overwrite to start anew")
+
+
+def check_settings(folder: str | Path, values: Mapping[str, object], done: str) -> None:
+    """Write the settings that the files of a folder are made with, or compare them with those of before.
+
+    Parameters
+    ----------
+    values : dict
+        JSON-able.
+    done : str
+        What was done with them, for the error: `trained`.
+
+    Raises
+    ------
+    UsageError
+        The files there were made with other settings.
+    UserError
+        The settings are damaged.
+    """
+    path = make_folder(folder) / "settings.json"
+    values = as_read_back(values)
+    if not path.exists():
+        write_json(path, values)
+        return
+    remedy = "--overwrite starts anew"
+    before = check_fields(read_json(path, "settings", remedy), {}, path, "settings", remedy)
+    require_same(folder, before, values, done=done)

@@ -19,7 +19,7 @@ from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
 from common.reading.texts import as_read_back, check_fields
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
-from common.runs.comparison import require_same
+from common.runs.comparison import holds_a_run, require_same
 from common.runs.curves import plot_curves
 from common.runs.readings import scalar_later
 
@@ -80,8 +80,7 @@ class Run:
             require_same(self.folder, self.state["config"], config, (*MAY_DIFFER, *extended))
             self._share_steps()
         elif self.checkpoint.exists() and not overwrite:
-            raise UsageError(f"{self.folder}: holds a run already (epoch {read_state(self.checkpoint)['epoch']}); "
-                             "add --resume to go on, --overwrite to start anew, or choose another --output")
+            raise holds_a_run(self.folder, f" (epoch {read_state(self.checkpoint)['epoch']})")
         make_folder(self.checkpoint.parent)
 
     def _is_extended(self, rate_of):

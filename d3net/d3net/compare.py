@@ -1,16 +1,19 @@
 """Compare multidilated dense blocks with blocks of one dilation per layer, and of none, at small scale.
 
-    python d3net/compare.py [--seeds 5] [--steps 150] [--data-dir synthetic]    # street scenes
-    python d3net/compare.py --task marks [--seeds 5] [--steps 600]              # regions that a small mark tells apart
+    python d3net/compare.py [--seeds 5] [--steps 150] [--data-dir synthetic] [--resume]    # street scenes
+    python d3net/compare.py --task marks [--seeds 5] [--steps 600]    # regions that a small mark tells apart
 
 All networks have the same parameters, start from the same values, and see the same images in the same order; only the
 dilations of the connections from a source i to a layer l differ: 2^i, 2^(l-1), or 1. They work on one scale of small
 pictures, where the class of a pixel depends on what is near and on what is far.
+
+Each training that has ended leaves its scores in the output folder. --resume trains what is missing, of more seeds than
+before, too.
 """
 import argparse
-import multiprocessing
+import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import attrs
 import nnabla as nn
@@ -19,7 +22,6 @@ import nnabla.solvers as S
 import numpy as np
 
 from common.console import cli
-from common.console.progress import progress
 from common.console.tables import align
 from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, IGNORE, SYNTHETIC, find_pairs, read_pair
@@ -27,7 +29,10 @@ from common.layers import relu
 from common.machine.context import use_context
 from common.machine.files import write_json
 from common.machine.output_folders import claimed
+from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
+from common.reading.texts import read_json
+from common.runs.comparison import check_settings, holds_a_run
 from common.runs.schedules import poly_decay
 from common.runs.training import train_step
 from d3net import marked_regions
@@ -37,6 +42,7 @@ from d3net.scenes.standardization import standardize
 
 SIZE = 64, 128    # of the scenes, pixels
 FEATURES = 16
+RESULT = "result.json"
 BATCH, RATE, WEIGHT_DECAY = 4, 1e-2, 5e-4
 METRICS = {"miou": ("mean IoU", ConfusionMatrix.mean_iou),
            "pixel_accuracy": ("pixels right", ConfusionMatrix.pixel_accuracy)}
@@ -77,28 +83,50 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", help=f"street scenes, as for train.py (default: {SYNTHETIC})")
     parser.add_argument("--jobs", type=positive_int, default=2, metavar="N",
                         help="trainings at the same time (default: %(default)s)")
-    parser.add_argument("--output", "-o", default="compare-d3net", metavar="DIR",
-                        help="folder that gets result.json (default: %(default)s)")
+    parser.set_defaults(output="compare-d3net")
+    cli.add_run_flags(parser)
     cli.add_context_flags(parser)
     args = parser.parse_args(argv)
     if args.data_dir is not None and args.task != "scenes":
         parser.error(f"--data-dir has street scenes; --task {args.task} computes its pictures")
     use_context(args.context, args.device_id)
     with claimed(args.output) as folder:
-        results = compare(args)
-        write_json(folder / "result.json", results)
+        results = compare(args, folder)
+        write_json(folder / RESULT, results)
     print(format_table(results))
 
 
-def compare(args: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+def compare(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
     """Train and score as the flags say; returns the scores of all trainings for each of `DILATIONS`."""
     data = [TASKS[args.task].load(args.data_dir or SYNTHETIC, split) for split in ("train", "val")]
-    trainings = [Training(args.task, variant, seed, args.steps, args.context, args.device_id, *data)
-                 for seed in range(args.seeds) for variant in DILATIONS]
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        scores = list(progress(pool.map(Training.score, trainings), total=len(trainings), desc="trainings"))
-    return {variant: [score for training, score in zip(trainings, scores, strict=True) if training.variant == variant]
-            for variant in DILATIONS}
+    place = open_folder(folder, args)
+    trainings = {(variant, seed): Training(args.task, variant, seed, args.steps, args.context, args.device_id, *data)
+                 for seed in range(args.seeds) for variant in DILATIONS}
+    files = {(variant, seed): place / f"{variant}-{seed}.json" for variant, seed in trainings}
+    for_each(_train_and_write, {f"{variant}, seed {seed}": (training, files[variant, seed])
+                                for (variant, seed), training in trainings.items()
+                                if not files[variant, seed].exists()}, args.jobs)
+    return {variant: [read_json(files[variant, seed], "scores", "start anew with --overwrite")
+                      for seed in range(args.seeds)] for variant in DILATIONS}
+
+
+def open_folder(folder: Path, args: argparse.Namespace) -> Path:
+    """Return the folder within `folder` that gets the scores of trainings, or has those of trainings like these.
+
+    Raises
+    ------
+    UsageError
+        There are scores, and no flag says what to do with them; or they are of another task, data or length.
+    """
+    place = folder / "trainings"
+    if args.overwrite and place.exists():
+        shutil.rmtree(place)
+        (folder / RESULT).unlink(missing_ok=True)
+    elif place.exists() and not args.resume:
+        raise holds_a_run(folder)
+    check_settings(place, {"task": args.task, "steps": args.steps, "data_dir": args.data_dir or SYNTHETIC},
+                   "trained")
+    return place
 
 
 @attrs.frozen
@@ -119,6 +147,12 @@ class Training:
         task = TASKS[self.task]
         train(task, self.variant, *self.train_data, self.seed, self.steps)
         return evaluate(task, self.variant, *self.valid_data)
+
+
+def _train_and_write(training, path):
+    scores = training.score()
+    write_json(path, scores)
+    print(f"{training.variant}, seed {training.seed}: mean IoU {scores['miou']:.2%}", flush=True)
 
 
 def load_scenes(data_dir: str, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,13 @@
 """The comparison of dilations: alike but for these, reproducible, and a table."""
 import json
+import shutil
 
 import nnabla as nn
 import numpy as np
 import pytest
 
 from common.console import cli
+from common.workbench.testing import content, train_until_killed
 from d3net import compare, marked_regions
 from d3net.blocks import DILATIONS
 
@@ -89,6 +91,50 @@ def test_the_command_writes_its_scores_and_prints_the_table(task, tmp_path, caps
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert {variant: [set(score) for score in scores] for variant, scores in result.items()} == \
         {variant: [{"miou", "pixel_accuracy"}] for variant in DILATIONS}
+
+
+FEW = ("--task", "marks", "--steps", "1", "-c", "cpu")
+
+
+def test_a_comparison_that_was_killed_goes_on_to_the_same_numbers(tmp_path, capsys):
+    quiet, killed = tmp_path / "quiet", tmp_path / "killed"
+    compare.main([*FEW, "--seeds", "2", "--jobs", "1", "-o", str(quiet)])
+    flags = [*FEW, "--seeds", "1", "--jobs", "1", "-o", killed]
+    train_until_killed("d3net.compare", "d3net.compare evaluate", 3, flags)
+    done = {path: path.stat().st_ino for path in killed.glob("trainings/*-0.json")}
+    assert len(done) == 2 and not (killed / "result.json").exists()
+    capsys.readouterr()
+    compare.main([*FEW, "--seeds", "2", "--jobs", "2", "-o", str(killed), "--resume"])    # of more seeds, too
+    assert content(killed) == content(quiet)
+    assert done.items() <= {path: path.stat().st_ino for path in killed.glob("trainings/*")}.items()
+    assert "2 trainings each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, word", [((), "holds a run already; add --resume"),
+                                         (("--resume", "--steps", "2"), "was trained with steps = 1, not 2"),
+                                         (("--resume", "--task", "scenes"), "was trained with task = 'marks'")])
+def test_another_comparison_does_not_go_on(flags, word, one_comparison, capsys):
+    before = content(one_comparison)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: compare.main([*FEW, "--seeds", "1", "-o", str(one_comparison), *flags]))
+    err = capsys.readouterr().err
+    assert caught.value.code == 2 and word in err and err.count("\n") == 1
+    assert content(one_comparison) == before
+
+
+def test_a_comparison_is_begun_anew_where_that_is_asked_for(one_comparison, tmp_path):
+    copy = shutil.copytree(one_comparison, tmp_path / "copy")
+    compare.main([*FEW, "--steps", "2", "--seeds", "1", "--jobs", "1", "-o", str(copy), "--overwrite"])
+    assert content(copy).keys() == content(one_comparison).keys()
+    assert all(content(copy)[name] != text for name, text in content(one_comparison).items())
+
+
+@pytest.fixture(scope="module")
+def one_comparison(tmp_path_factory):
+    """Folder of a comparison of one seed and one step."""
+    folder = tmp_path_factory.mktemp("comparison") / "out"
+    compare.main([*FEW, "--seeds", "1", "--jobs", "1", "-o", str(folder)])
+    return folder
 
 
 @pytest.mark.parametrize("flags, word", [(("--data-dir", "nowhere"), "nowhere: no such folder"),

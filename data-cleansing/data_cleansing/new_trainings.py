@@ -15,8 +15,8 @@ import nnabla as nn
 from common.machine.files import make_folder, write_csv
 from common.machine.processes import for_each
 from common.machine.seeding import derived_seed, seed_everything
+from common.runs.comparison import check_settings
 from data_cleansing.config import Config
-from data_cleansing.results.run_folder import check_settings
 from data_cleansing.results.score_files import MEASURES, methods_with_scores, new_training_path
 from data_cleansing.training.record import new_record
 from data_cleansing.training.trainer import Trainer

@@ -20,13 +20,13 @@ from common.reading.arrays import read_npz
 from common.reading.files import decoding
 from common.reading.texts import read_rows
 from common.runs.checkpoint import save_parameters
+from common.runs.comparison import check_settings
 from data_cleansing.config import AUTO, Config
 from data_cleansing.data.sets import load_data
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.methods import METHODS
 from data_cleansing.influence.snapshot import fingerprint
 from data_cleansing.labels.cross_validation import Evidence, Plan, cross_validate
-from data_cleansing.results.run_folder import check_settings
 from data_cleansing.results.score_files import (
     MEASURES,
     influence_path,

@@ -1,14 +1,14 @@
 """The output folder of a run: its configuration, and what was made with which settings."""
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 
 from common.machine.errors import UsageError
 from common.machine.files import make_folder, write_json
-from common.reading.texts import as_read_back, check_fields, read_json
-from common.runs.comparison import require_same
+from common.reading.texts import read_json
+from common.runs.comparison import holds_a_run, require_same
 from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
 
@@ -34,8 +34,7 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
     begun = path.exists() and (folder / "training").exists()    # otherwise it stopped before there was data
     if begun and not overwrite:
         if not resume:
-            raise UsageError(f"{folder}: holds a run already; add --resume to go on, --overwrite to start anew, or "
-                             "choose another --output")
+            raise holds_a_run(folder)
         require_same(folder, to_dict(read_config(folder)), to_dict(cfg), MAY_DIFFER)
     make_folder(folder)
     if overwrite:
@@ -72,30 +71,3 @@ def read_config(folder: str | Path, **changes: object) -> Config:
         return attrs.evolve(cfg, **changes)
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def check_settings(folder: str | Path, values: Mapping[str, object], done: str) -> None:
-    """Write the settings that the files of a folder are made with, or compare them with those of before.
-
-    Parameters
-    ----------
-    values : dict
-        JSON-able.
-    done : str
-        What was done with them, for the error: `trained`.
-
-    Raises
-    ------
-    UsageError
-        The files there were made with other settings.
-    UserError
-        The settings are damaged.
-    """
-    path = make_folder(folder) / "settings.json"
-    values = as_read_back(values)
-    if not path.exists():
-        write_json(path, values)
-        return
-    remedy = "--overwrite starts anew"
-    before = check_fields(read_json(path, "settings", remedy), {}, path, "settings", remedy)
-    require_same(folder, before, values, done=done)
