@@ -3,13 +3,14 @@
     python tools/results.py quick [--within 60]     # minutes: run the commands, compare with what is stated
     python tools/results.py day --only x-umx/compare --write
     python tools/results.py day --path mnist=/data/mnist        # what needs other data, or a GPU, is left out
-    python tools/results.py --check                 # seconds: READMEs beside the data, nothing is run
+    python tools/results.py --check                 # seconds: READMEs and pages beside the data, nothing is run
 
 `results/` has for each README a file of claims, which `common/workbench/results.py` describes, and one of what the
 commands gave, when, and on what. Levels: quick, ten minutes on two cores in all; day, all that takes longer, or needs
 data or idle cores; gpu. Where a command needs what is not part of this repository, a line says which --path would run
 it. Status 1 where a command fails or gives something else, or a README differs from the data. --write puts what the
-commands give into the data and the READMEs.
+commands give into the data, the READMEs, and the pages of what is reproduced, REPRODUCTION.md and reproduction.html,
+whose claims `results/reproductions/` has (`common/workbench/reproductions.py`).
 """
 import argparse
 import contextlib
@@ -26,7 +27,9 @@ from common.console import cli
 from common.console.values import number_above_0
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
-from common.workbench import results
+from common.machine.files import write_text
+from common.workbench import reproductions, results
+from common.workbench.reproduction_pages import markdown, page
 
 TOP = Path(__file__).resolve().parents[1]
 FOLDER = TOP / "results"
@@ -50,7 +53,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in results.wrong_blocks(stated):
             print(line)
             wrong += 1
+    for line in wrong_pages(papers, args.write):
+        print(line)
+        wrong += 1
     return int(wrong > 0)
+
+
+def wrong_pages(papers: Mapping[str, results.Stated], write: bool) -> list[str]:
+    """Say which pages of what is reproduced are not what the data give; write them before, if `write`."""
+    found = sorted((paper for path in (FOLDER / "reproductions").glob("*.yaml")
+                    for paper in reproductions.load(path, papers[path.stem])), key=lambda paper: paper.arxiv)
+    wrong = []
+    for name, text in (("REPRODUCTION.md", markdown(found)), ("reproduction.html", page(found))) if found else ():
+        if write:
+            write_text(TOP / name, text)
+        elif not (TOP / name).is_file() or (TOP / name).read_text(encoding="utf-8") != text:
+            wrong.append(f"{name} differs from the data; python tools/results.py --write makes it again")
+    return wrong
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
