@@ -3,7 +3,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from common.machine.files import write_text
-from common.pictures.figures import figure_style, save_figure
+from common.pictures.figures import figure_style, legend_beside, save_figure
 
 _DASHES = ("-", (0, (4, 2)), ":")
 
@@ -37,8 +37,7 @@ def plot_curves(path: str | Path, rows: Sequence[Mapping[str, float]], panels: S
             axes.plot([row[x] for row in rows], [row[column] for row in rows], label=column.replace("_", " "),
                       linestyle=_DASHES[number % len(_DASHES)], marker="o" if len(rows) < 30 else None, markersize=3)
         axes.set_ylabel(label)
-        # Beside the curves, which may be anywhere.
-        axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+        legend_beside(axes)
     axes.set_xlabel(x)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.tight_layout()

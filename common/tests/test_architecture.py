@@ -96,6 +96,7 @@ DECODING = re.compile(r"\bav\.open\(|\bsoundfile\.(?:read|info|blocks|SoundFile)
 DECODERS = {
     "common.audio.decoders": {"av.open(", "soundfile.SoundFile("}, "common.pictures.image_files": {"Image.open("},
     "common.audio.files": {"soundfile.SoundFile("},    # to write
+    "common.pictures.figures": {"Image.open("},    # what matplotlib drew
     "common.workbench.testing": {"soundfile.read("},    # what tests wrote
     "data_cleansing.benchmark": {"imread("},    # what it wrote itself, as the published code reads it
     "d3net.scenes.segmenter": {"imread("},    # in an example

@@ -2,6 +2,7 @@
 
     python d3net/plot_stems.py song.wav stems/song [--output stems.png]    # seconds, after separate.py song.wav
 """
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,16 +11,19 @@ import numpy as np
 
 from common.audio.files import AudioReader
 from common.console import cli
+from common.datasets.multitrack import MIXTURE
 from common.machine.errors import UsageError
 from common.machine.files import new_path
 from common.pictures.figures import figure_style, save_figure
+from common.separation.track_levels import Levels, frequency_range, measure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-N_FFT, HOP_LENGTH = 4096, 1024    # of the networks
 RANGE = 80    # dB below the loudest point of the song
+COLUMNS, ROWS = 300, 64    # of a spectrogram at most, so that a picture stays small
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg")
+TICKS = {100: "100 Hz", 1000: "1 kHz", 10_000: "10 kHz"}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -31,55 +35,67 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     files = [Path(args.song), *find_stems(args.stems)]
     picture = args.output or new_path(Path("stems.png"))
-    save_figure(picture, draw({path.stem: read(path) for path in files}))
+    with AudioReader(files[0]) as reader:
+        frames, rate = len(reader.read()), reader.sample_rate
+    save_figure(picture, draw({path.stem: measure(path, frames) for path in files}, frames / rate))
     print(f"{picture}: {', '.join(path.stem for path in files)}")
 
 
 def find_stems(folder: str | Path) -> list[Path]:
-    """Return the audio files of a folder in the order of their names; raises a UsageError if there are none."""
+    """Return the audio files of a folder in the order of their names; raises a UsageError if there are none.
+
+    The song itself, which `separate.py --page` also leaves there, is none of its stems.
+    """
     folder = Path(folder)
-    found = sorted(path for path in folder.glob("[!.]*") if path.suffix in SUFFIXES) if folder.is_dir() else []
+    found = sorted(path for path in folder.glob("[!.]*") if path.suffix in SUFFIXES and path.stem != MIXTURE
+                   ) if folder.is_dir() else []
     if not found:
         raise UsageError(f"{folder}: no folder with stems; separate.py makes one for each song")
     return found
 
 
-def read(path: Path) -> tuple[np.ndarray, int]:
-    """Read a file as mono: float32 (samples,), and its sample rate."""
-    with AudioReader(path) as reader:
-        return reader.read().mean(1), reader.sample_rate
-
-
 @figure_style()
-def draw(signals: Mapping[str, tuple[np.ndarray, int]]) -> "Figure":
+def draw(tracks: Mapping[str, Levels], seconds: float) -> "Figure":
     """Draw spectrograms one below the other, in dB relative to the loudest point of the first.
 
     Parameters
     ----------
-    signals : dict of str to (array (samples,), int)
-        Samples and sample rate in Hz by name.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
+    tracks
+        What was measured, by name.
+    seconds
+        Length of the first.
     """
-    import librosa
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 1.7 * len(signals)), layout="constrained")
-    panels = figure.subplots(len(signals), squeeze=False, sharex=True)[:, 0]
-    loudest = None
-    for axes, (name, (samples, sample_rate)) in zip(panels, signals.items(), strict=True):
-        magnitude = np.abs(librosa.stft(samples, n_fft=N_FFT, hop_length=HOP_LENGTH, pad_mode="reflect"))
-        loudest = loudest or max(float(magnitude.max()), 1e-9)
-        level = 20 * np.log10(np.maximum(magnitude / loudest, 10 ** (-RANGE / 20)))
-        librosa.display.specshow(level, sr=sample_rate, hop_length=HOP_LENGTH, n_fft=N_FFT, x_axis="time", y_axis="log",
-                                 ax=axes, vmin=-RANGE, vmax=0, cmap="magma")
-        axes.set(title=name, xlabel="", ylim=(40, sample_rate / 2))
-        axes.label_outer()
+    figure = Figure(figsize=(6, 0.3 + 0.75 * len(tracks)), layout="constrained")
+    panels = figure.subplots(len(tracks), squeeze=False, sharex=True)[:, 0]
+    spectrograms = [coarser(levels.spectrogram) for levels in tracks.values()]
+    for axes, (name, levels), spectrogram in zip(panels, tracks.items(), spectrograms, strict=True):
+        low, high = (math.log10(frequency) for frequency in frequency_range(levels.sample_rate))
+        image = axes.imshow(spectrogram - spectrograms[0].max(), cmap="magma", vmin=-RANGE, vmax=0, aspect="auto",
+                            origin="lower", extent=(0, seconds, low, high), interpolation="nearest")
+        axes.set_yticks([math.log10(tick) for tick in TICKS if low < math.log10(tick) < high],
+                        [label for tick, label in TICKS.items() if low < math.log10(tick) < high], fontsize=7)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=4)
+        axes.grid(visible=False)
     panels[-1].set_xlabel("time [s]")
-    figure.colorbar(panels[0].collections[0], ax=list(panels), label="level [dB]")
+    figure.colorbar(image, ax=list(panels), label="level [dB]")
     return figure
+
+
+def coarser(spectrogram: np.ndarray) -> np.ndarray:
+    """Average the power of neighbours, so that not more than (`ROWS`, `COLUMNS`) points are left.
+
+    Parameters
+    ----------
+    spectrogram : (rows, columns), in dB
+    """
+    power = 10 ** (spectrogram / 10)
+    for axis, most in enumerate((ROWS, COLUMNS)):
+        edges = np.arange(0, power.shape[axis], max(1, -(-power.shape[axis] // most)))
+        counts = np.diff(np.append(edges, power.shape[axis]))
+        power = np.add.reduceat(power, edges, axis) / (counts if axis else counts[:, None])
+    return 10 * np.log10(power)
 
 
 if __name__ == "__main__":

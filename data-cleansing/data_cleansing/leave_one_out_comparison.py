@@ -13,7 +13,7 @@ import numpy as np
 from common.console.tables import align
 from common.datasets import DIGITS
 from common.machine.seeding import seed_everything
-from common.pictures.figures import figure_style
+from common.pictures.figures import figure_style, power_of_ten
 from data_cleansing.data.sources import load_named
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
@@ -65,15 +65,14 @@ class Comparison:
         """Draw scores over the truth; returns the figure."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(8, 3.8))
+        figure = Figure(figsize=(8, 3.8), layout="constrained")
+        unit, label = power_of_ten([self.changes, *(self.scores[variant] for variant in DRAWN)])
         for axes, (method, hessian) in zip(figure.subplots(1, len(DRAWN), sharex=True), DRAWN, strict=True):
             axes.axline((0, 0), slope=1, color="black", linewidth=0.8)
-            axes.plot(self.changes, self.scores[method, hessian], ".", markersize=5)
+            axes.plot(self.changes / unit, self.scores[method, hessian] / unit, ".", markersize=5)
             axes.set_title(f"{method}, Hessian {hessian}")
-            axes.set_xlabel("true change of the validation loss")
-            axes.set_ylabel("score")
-            axes.ticklabel_format(scilimits=(0, 0))
-        figure.tight_layout()
+            axes.set_xlabel(f"true change of the validation loss{label}")
+            axes.set_ylabel(f"score{label}")
         return figure
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from common.console import cli
 from common.machine.errors import UsageError, UserError
 from common.machine.files import new_path
-from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, save_figure
+from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, legend_beside, save_figure
 from common.quantizers import QUANTIZERS, SCALARS
 from common.reading.texts import read_json
 from common.runs.training import CHECKPOINT, read_state
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 KINDS = {"weights": BLUE, "activations": ORANGE}
 LEGEND_COLUMNS = 2
+MARKERS = "osD^vP*X"
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -67,27 +68,30 @@ def draw_bits(run: Path) -> "Figure":
     kinds = [kind for kind in KINDS if any(row["kind"] == kind and row["quantizer"] != "float" for row in rows)]
     if not kinds:
         raise UserError(f"{run}: a float network, there are no bit widths to draw")
-    figure = Figure(figsize=(10, 3.2 * len(kinds)))
+    widest = max(sum(row["kind"] == kind for row in rows) for kind in kinds)
+    figure = Figure(figsize=(max(6.0, 0.25 * widest), 3.2 * len(kinds)), layout="constrained")
     for axes, kind in zip(figure.subplots(len(kinds), squeeze=False)[:, 0], kinds, strict=True):
         of_kind = [row for row in rows if row["kind"] == kind]
         names = [short_name(row) for row in of_kind]
         bars = axes.bar(names, [row["bits"] for row in of_kind], color=KINDS[kind])
         axes.bar_label(bars, fontsize=8, padding=1)
         axes.set_ylabel(f"bits, {kind}")
-        axes.set_title(f"{run.name}: {kind}, {sum(row['kbytes'] for row in of_kind):.1f} kB in all", fontsize=10)
-        axes.tick_params(axis="x", labelsize=7, labelrotation=60)
+        kbytes, in_float = (sum(sizes) for sizes in zip(*((row["kbytes"], row["elements"] * 4 / 1024)
+                                                          for row in of_kind), strict=True))
+        axes.set_title(f"{run.name}: {kind}, {kbytes:.1f} kB instead of {in_float:.0f} kB in float32")
+        axes.tick_params(axis="x", labelsize=8, labelrotation=60)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.01, y=0.12)
         axes.grid(visible=False, axis="x")
-    figure.tight_layout()
     return figure
 
 
 def short_name(row: Mapping[str, Any]) -> str:
     """What a figure calls a tensor, a row of `layers.json`."""
-    return row["tensor"].replace("/quantized_conv/W", "").replace("/quantized_affine/W", "")
+    return (row["tensor"].replace("/quantized_conv/W", "").replace("/quantized_affine/W", "")
+            .replace("basicblock", "block"))
 
 
 def draw_scalars(run: Path) -> "Figure":
@@ -138,19 +142,19 @@ def draw_tradeoff(*runs: Path) -> "Figure":
     """Draw the test error of several runs against the size of their weights."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5))
+    figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for run in runs:
-        result = read_result(run, "result.json")
-        axes.scatter(result["weight_kbytes"], 100 * result["test_error"], color=KINDS["weights"])
-        axes.annotate(run.name, (result["weight_kbytes"], 100 * result["test_error"]), fontsize=7,
-                      xytext=(4, 4), textcoords="offset points")
+    results = sorted(((read_result(run, "result.json"), run.name) for run in runs),
+                     key=lambda pair: pair[0]["weight_kbytes"])
+    for number, (result, name) in enumerate(results):    # in the order of the legend, colours and markers go round
+        axes.plot(result["weight_kbytes"], 100 * result["test_error"], MARKERS[number % len(MARKERS)], label=name)
     axes.set_xlabel("size of the weights [kB]")
     axes.set_ylabel("test error [%]")
     axes.set_xscale("log")
-    axes.grid(which="both")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.margins(0.15)
-    figure.tight_layout()
+    legend_beside(axes)
     return figure
 
 

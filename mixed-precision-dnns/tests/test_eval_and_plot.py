@@ -72,7 +72,7 @@ def test_bars_are_the_bits_of_the_layers(runs):
     rows = [row for row in json.loads((runs / "quantized" / "layers.json").read_text()) if row["kind"] == "weights"]
     axes = plot.draw_bits(runs / "quantized").axes[0]
     assert [bar.get_height() for bar in axes.patches] == [row["bits"] for row in rows]
-    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["conv1", "res1/layer1/basicblock1"]
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["conv1", "res1/layer1/block1"]
 
 
 def test_a_line_of_scalars_has_a_point_for_each_epoch(runs):

@@ -38,7 +38,7 @@ from out_of_core_training.data import RandomBatches
 from out_of_core_training.planner import Plan, Step, plan, plan_record
 from out_of_core_training.planning import h100
 from out_of_core_training.planning.devices import DEVICES, Device, measured_device
-from out_of_core_training.planning.plots import plot_sweep, plot_timeline
+from out_of_core_training.planning.plots import plot_sweep, plot_timeline, plot_validation
 from out_of_core_training.planning.profile import Profile, measure_profile
 from out_of_core_training.planning.timeline import Timeline, estimated_seconds, make_timeline
 from out_of_core_training.planning.what_if import Growth, in_core_needs, swapped_needs, what_if_rows
@@ -75,7 +75,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--measure", action="store_true",
                         help="with --device mine: also train some iterations, and print how far the prediction is")
     parser.add_argument("--validate", action="store_true",
-                        help="with resnet50: only print predictions beside what was measured on an H100")
+                        help="with resnet50: only print and draw predictions beside what was measured on an H100")
     parser.add_argument("--output", "-o", metavar="PNG",
                         help=f"picture to write (default: the first of {PICTURE}, plan-2.png, ... that is new)")
     cli.add_context_flags(parser)
@@ -85,8 +85,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     mine = args.device == "mine"
+    picture = args.output or str(new_path(Path(PICTURE)))
     if args.validate:
-        validate(args.network)
+        validate(args.network, picture)
         return
     if args.measure and (not mine or args.sweep):
         raise UsageError("--measure: needs --device mine, and no --sweep")
@@ -103,7 +104,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     workspace = parse_bytes(args.workspace, "--workspace") if args.workspace else 0
     host = parse_bytes(args.host_memory, "--host-memory") if args.host_memory else memory_here()
     case = Case(args.network, size, args.width, args.recompute, device, memory, prefetch, backend, workspace, host)
-    picture = args.output or str(new_path(Path(PICTURE)))
     make_folder(Path(picture).resolve().parent)
     if mine:
         case = case.profiled(args.batch_size)
@@ -117,12 +117,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"picture: {picture}")
 
 
-def validate(network: str) -> None:
-    """Print the predictions for the network that was measured on an H100."""
+def validate(network: str, picture: str) -> None:
+    """Print and draw the predictions for the network that was measured on an H100."""
     if network != h100.NETWORK:
         raise UsageError(f"--validate: only {h100.NETWORK} was measured")
     use_context("cpu")
     print(h100.table())
+    make_folder(Path(picture).resolve().parent)
+    plot_validation(picture, *h100.curves(), "ResNet-50 on an H100: in-core in 80 GB, swapped with 8 GB to plan with")
+    print(f"picture: {picture}")
 
 
 def memory_here() -> int | None:

@@ -13,12 +13,14 @@ from common.machine.context import use_context
 from common.machine.errors import UserError
 from common.out_of_core.record import Access, Record
 from common.out_of_core.schedule import Event, Schedule
+from common.pictures.image_files import read_image
 from out_of_core_training import models
 from out_of_core_training import plan as command
 from out_of_core_training.planner import Plan, plan
 from out_of_core_training.planning import h100
 from out_of_core_training.planning.devices import Device
 from out_of_core_training.planning.link import TO_DEVICE, TO_HOST, CudaCopies, HostCopies, measure_link
+from out_of_core_training.planning.plots import plot_validation
 from out_of_core_training.planning.profile import Profile, measure_iteration, measure_profile
 from out_of_core_training.planning.timeline import make_timeline
 
@@ -42,6 +44,18 @@ def test_predictions_agree_with_what_an_h100_was_measured_to_do():
             assert speed == pytest.approx(row.speed, rel=0.15), row
             # What the cuts of the caching allocator waste is not known so well.
             assert peak == pytest.approx(row.peak, rel=0.25 if row.mode == "scheduler" else 0.15), row
+
+
+def test_the_picture_has_what_was_measured_with_one_plan_beside_the_predictions(monkeypatch, tmp_path):
+    monkeypatch.setattr(h100, "CURVE", (64,))
+    measured, predicted = h100.curves()
+    assert measured == {"in-core": [(64, 700), (720, 772)], "virtual": [(96, 454), (384, 308), (720, 263)],
+                        "scheduler": [(384, 333)]}
+    (batch, in_core), = predicted["in-core"]
+    assert batch == 64 and in_core == pytest.approx(700)    # it calibrates
+    assert all(0 < predicted[mode][0][1] < in_core for mode in ("virtual", "scheduler"))
+    plot_validation(tmp_path / "a.png", measured, predicted, "title")
+    assert read_image(tmp_path / "a.png").std() > 10
 
 
 # Array 0 goes out after block 1 and comes back for block 3; array 1 is written by block 2.

@@ -1,5 +1,6 @@
 """Accuracy over the number of images removed: the summary of all trials, as a table and as a figure."""
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,11 +9,12 @@ import numpy as np
 from common.console.tables import align
 from common.datasets import MNIST
 from common.machine.files import make_folder, write_csv
-from common.pictures.figures import COLOURS, GREY, figure_style, save_figure
+from common.pictures.figures import COLOURS, GREY, figure_style, legend_beside, save_figure
 from data_cleansing.influence.methods import EVERY_STEP, FINAL, METHODS, RANDOM
 from data_cleansing.results.score_files import MEASURES, read_measures
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 SUMMARY_HEADER = ("method", "seed", "n_drops", *MEASURES)
@@ -26,6 +28,37 @@ PUBLISHED = {
     RANDOM: (.9897, .9897, .9898, .9898, .9897, .9898, .9898, .9898, .9896, .9895, .9896),
 }
 PUBLISHED_NONE = 0.98966
+COLOUR_OF = dict(zip(METHODS, COLOURS, strict=False))    # method -> its colour in all figures
+
+
+class Places:
+    """Where numbers of removed images stand on a horizontal axis: evenly, and the methods of one number side by side.
+
+    Parameters
+    ----------
+    removals
+        All numbers of removed images.
+    methods
+        Those that are drawn.
+    """
+
+    SPREAD = 0.5    # of the methods of one number; the next number is 1 away
+
+    def __init__(self, removals: Iterable[int], methods: Sequence[str]):
+        self._numbers = sorted(set(removals))
+        self._methods = [method for method in METHODS if method in methods]
+
+    def of(self, method: str | None, removals: Iterable[int]) -> list[float]:
+        """Return the places of a method, or without one the middle of each number."""
+        count = len(self._methods)
+        shift = 0.0 if method is None else self.SPREAD * ((self._methods.index(method) + 0.5) / count - 0.5)
+        return [self._numbers.index(removed) + shift for removed in removals]
+
+    def label(self, axes: "Axes") -> None:
+        """Write the numbers below the axis."""
+        axes.set_xticks(range(len(self._numbers)), [str(number) for number in self._numbers])
+        axes.set_xlim(-0.5, max(0.5, len(self._numbers) - 0.5))
+        axes.set_xlabel("images removed")
 
 
 def collect(folder: str | Path) -> Measures:
@@ -108,25 +141,24 @@ def draw_accuracy(measures: Measures, dataset: str, measure: str = "test_accurac
     figure = Figure(figsize=(8, 4.5))
     axes = figure.add_subplot()
     lines = curves(measures, measure)
-    colours = dict(zip(METHODS, COLOURS, strict=False))    # the same in all figures
+    beside_paper = dataset == MNIST and measure == "test_accuracy"
+    places = Places([*(removed for method, (removals, _, _) in lines.items() if method != NONE for removed in removals),
+                     *(PUBLISHED_REMOVALS if beside_paper else ())], [method for method in lines if method != NONE])
     for method, (removals, means, deviations) in lines.items():
         if method == NONE:
             axes.axhline(means[0], color="black", label=NONE)
             axes.axhspan(means[0] - deviations[0], means[0] + deviations[0], color="black", alpha=0.1, linewidth=0)
         else:
-            axes.errorbar(removals, means, deviations, marker="o", markersize=4, capsize=3, color=colours[method],
-                          label=method)
-    if dataset == MNIST and measure == "test_accuracy":
+            axes.errorbar(places.of(method, removals), means, deviations, marker="o", markersize=4, capsize=3,
+                          color=COLOUR_OF[method], label=method)
+    if beside_paper:
         for method, values in PUBLISHED.items():
-            axes.plot(PUBLISHED_REMOVALS, values, "--", linewidth=1, color=colours[method], label=f"{method}, paper")
+            axes.plot(places.of(None, PUBLISHED_REMOVALS), values, "--", linewidth=1, color=COLOUR_OF[method],
+                      label=f"{method}, paper")
         axes.axhline(PUBLISHED_NONE, color=GREY, linestyle="--", linewidth=1, label=f"{NONE}, paper")
-    axes.set_xscale("log")
-    numbers = sorted({removed for method, (removals, _, _) in lines.items() if method != NONE for removed in removals})
-    axes.set_xticks(numbers, numbers)
-    axes.minorticks_off()
-    axes.set_xlabel("images removed")
+    places.label(axes)
     axes.set_ylabel(measure.replace("_", " ") + (" [share]" if measure.endswith("accuracy") else ""))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    legend_beside(axes)
     return figure
 
 

@@ -1,11 +1,13 @@
 """The report of a run: one HTML file that needs nothing else, and lists beside it."""
 from pathlib import Path
 
+import numpy as np
+
 from common.console.tables import align
 from common.machine.files import write_csv, write_text
 from common.pages.document import document, escape, table
 from common.pages.pictures import figure_uri
-from common.pictures.figures import figure_style
+from common.pictures.figures import figure_style, power_of_ten
 from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
@@ -205,8 +207,9 @@ def _histogram(scores):
 
     figure = Figure(figsize=(6, 1.8))
     axes = figure.add_subplot()
-    axes.hist(scores, bins=60, log=True)
+    unit, label = power_of_ten(scores)
+    axes.hist(np.divide(scores, unit), bins=60, log=True)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_xlabel("score")
+    axes.set_xlabel(f"score{label}")
     axes.set_ylabel("images")
     return figure

@@ -16,7 +16,7 @@ import numpy as np
 
 from common.console.tables import align
 from common.machine.files import make_folder, write_csv
-from common.pictures.figures import COLOURS, figure_style, save_figure
+from common.pictures.figures import figure_style, legend_beside, save_figure
 from data_cleansing.influence.methods import METHODS, RANDOM
 from data_cleansing.results import accuracy
 from data_cleansing.results.accuracy import NONE
@@ -203,24 +203,18 @@ def draw(runs: dict[str, Sequence[Comparison]]) -> "Figure":
         for axes, protocol in zip(axes_of_run, protocols, strict=True):
             _draw_lines(axes, [c for c in comparisons if c.protocol == protocol and c.against == NONE])
             axes.set_title(", ".join(filter(None, (title, protocol))))
-    grid[0][-1].legend(loc="upper left", bbox_to_anchor=(1, 1))    # beside the bands, which may be anywhere
+    legend_beside(grid[0][-1])
     return figure
 
 
 def _draw_lines(axes: "Axes", comparisons):
-    colors = dict(zip(METHODS, COLOURS, strict=False))
     axes.axhline(0, color="black", linewidth=0.8, label=NONE)
+    places = accuracy.Places(_removals(comparisons), [comparison.method for comparison in comparisons])
     for (_, _, method), line in _lines(comparisons).items():
-        shift = 1.04 ** (list(METHODS).index(method) - len(METHODS) / 2)    # side by side, where bands overlap
-        removed = [comparison.removed * shift for comparison in line]
         means, lows, highs = (100 * np.array([getattr(comparison.difference, name) for comparison in line])
                               for name in ("mean", "low", "high"))
-        axes.errorbar(removed, means, [(means - lows).tolist(), (highs - means).tolist()], marker="o", markersize=4,
-                      capsize=3, linewidth=1, color=colors[method], label=method)
-        axes.fill_between(removed, lows, highs, color=colors[method], alpha=0.15, linewidth=0)
-    removals = _removals(comparisons)
-    axes.set_xscale("log")
-    axes.set_xticks(removals, removals)
-    axes.minorticks_off()
-    axes.set_xlabel("images removed")
+        axes.errorbar(places.of(method, [comparison.removed for comparison in line]), means,
+                      [(means - lows).tolist(), (highs - means).tolist()], marker="o", markersize=4, capsize=3,
+                      linestyle="none", color=accuracy.COLOUR_OF[method], label=method)
+    places.label(axes)
     axes.set_ylabel("change of test accuracy [points]")

@@ -2,8 +2,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.pictures.figures import BLUE, GREEN, ORANGE, figure_style, save_figure
+from common.pictures.figures import figure_style, legend_below, save_figure
 from out_of_core_training.models import NETWORKS
+from out_of_core_training.planning.plots import MODE_COLORS
 
 MODES = {"in-core": "baseline", "scheduler": "scheduling", "virtual": "VA"}    # our names -> those of the figure
 # Network -> mode -> batch size -> images/s, read off the published figure (arXiv 2010.14109) to about 1 % of its axis.
@@ -23,7 +24,6 @@ PUBLISHED = {
         "scheduler": {2: 4.9, 4: 9.4, 6: 12.2, 8: 13.5, 12: 14.3, 24: 13.2, 32: 12.6},
         "virtual": {2: 4.9, 4: 9.2, 6: 12.1, 8: 12.2, 12: 12.4, 24: 12.6, 32: 12.6, 48: 12.4, 64: 12.6}},
 }
-_COLOURS = {"in-core": BLUE, "scheduler": ORANGE, "virtual": GREEN}
 _RATIO = 20    # of speeds, above which an axis is logarithmic
 
 
@@ -38,18 +38,18 @@ def draw(path: Path, measured: Mapping[str, Mapping[str, Mapping[int, float]]], 
     measured
         Network -> mode -> batch size -> images/s.
     note
-        Where that was measured; stands below.
+        Where that was measured; stands above.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5 * len(measured), 3.8))
+    figure = Figure(figsize=(5 * len(measured), 4.2), layout="constrained")
     for axes, (network, ours) in zip(figure.subplots(1, len(measured), squeeze=False)[0], measured.items(),
                                      strict=True):
         published = PUBLISHED.get(network, {})
         for mode, name in MODES.items():
             for origin, curves, style in (("published", published, ":o"), ("ours", ours, "-s")):
                 if curves.get(mode):
-                    axes.plot(*zip(*sorted(curves[mode].items()), strict=True), style, color=_COLOURS[mode],
+                    axes.plot(*zip(*sorted(curves[mode].items()), strict=True), style, color=MODE_COLORS[mode],
                               markersize=3, label=f"{name}, {origin}")
         speeds = [speed for curves in (published, ours) for points in curves.values() for speed in points.values()]
         if speeds and max(speeds) > _RATIO * min(speeds):
@@ -57,7 +57,6 @@ def draw(path: Path, measured: Mapping[str, Mapping[str, Mapping[int, float]]], 
         elif speeds:
             axes.set_ylim(0, 1.15 * max(speeds))
         axes.set(title=NETWORKS[network].title, xlabel="batch size", ylabel="speed [images/s]")
-        axes.legend(fontsize=7, loc="lower right")
-    figure.suptitle(note, y=0, fontsize=8)
-    figure.tight_layout()
+    figure.suptitle(note, fontsize=8)
+    legend_below(figure, ncols=len(MODES))
     save_figure(path, figure)

@@ -8,7 +8,8 @@ was measured. One row calibrates: the speed in-core at batch 64 sets the rates o
 measured there. `MAPPING` was chosen for all rows with virtual addresses.
 """
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import attrs
 import nnabla as nn
@@ -58,16 +59,38 @@ MEASURED = (
 )
 
 
-def predictions() -> Iterator[tuple[Row, float, float]]:
-    """Yield each row with the predicted images/s and GB."""
+CURVE = (32, 64, 96, 128, 192, 256, 384, 512, 720)    # batch sizes of `curves`
+
+
+def curves() -> tuple[dict[str, list[tuple[int, float]]], dict[str, list[tuple[int, float]]]]:
+    """Return images/s over the batch size, with 8 GB to plan with and chunks of 20 MiB, by mode.
+
+    Returns
+    -------
+    measured, predicted
+        Mode -> (batch, images/s) in the order of batches.
+    """
+    modes = tuple(dict.fromkeys(row.mode for row in MEASURED))
+    wanted = [Row(mode, batch, math.nan, math.nan) for batch in CURVE for mode in modes]
+    measured, predicted = ({mode: [] for mode in modes} for _ in range(2))
+    for row in sorted(MEASURED, key=lambda row: row.batch):
+        if (row.planned, row.chunk) == (wanted[0].planned, wanted[0].chunk):
+            measured[row.mode].append((row.batch, row.speed))
+    for row, speed, _ in predictions(wanted):
+        predicted[row.mode].append((row.batch, speed))
+    return measured, predicted
+
+
+def predictions(rows: Sequence[Row] = MEASURED) -> Iterator[tuple[Row, float, float]]:
+    """Yield rows, those of one batch together, with the predicted images/s and GB."""
     first = MEASURED[0]
     needs, steps = _needs(first.batch)
     device = DEVICES["H100-80GB"]
     device = device.calibrated(sum(estimated_seconds(needs, steps, device)[1:]), first.batch / first.speed)
-    for batch, rows in itertools.groupby(MEASURED, lambda row: row.batch):
+    for batch, of_batch in itertools.groupby(rows, lambda row: row.batch):
         needs, steps = _needs(batch)
         seconds = estimated_seconds(needs, steps, device)
-        for row in rows:
+        for row in of_batch:
             if row.mode == "in-core":
                 yield row, batch / sum(seconds[1:]), needs.occupancy().device_bytes / 1e9
                 continue
