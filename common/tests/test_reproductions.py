@@ -27,7 +27,13 @@ MEASURED = {
     "made": {"values": {"error": "6.13", "size": 2.5, "rows": {"a-b": ["10", "1,011"], "c": ["20 ± 3"]}},
              "as of": "2026-01-03", "machine": "2 cores", "seconds": 200},
 }
-README = "# Paper\n\n## Results\n\nIt takes\n2.14 ± 0.09 dB, in [+1.9, +4.5]. Run `python paper/work.py --long`.\n"
+README = """# Paper
+
+## Results
+
+It takes
+2.14 ± 0.09 dB, in [+1.9, +4.5]. Run `python work.py` as `python paper/work.py --long`, or `python paper/work.py`.
+"""
 GOOD = {"claim": "The error is small.", "published": "6.20 %", "verdict": REPRODUCED, "by": ["made"],
         "ours": "{made[error]} %",
         "deviation": {"ours": "{made[error]}", "published": "6.20", "unit": "%", "within": "2 %"}}
@@ -139,7 +145,7 @@ def test_both_pages_say_all_of_a_claim(load, tmp_path):
     papers = load({**GOOD, **texts, "command": "python paper/work.py --long"})
     (tmp_path / "page.html").write_text(page(papers))
     shown = Page(tmp_path / "page.html")
-    everything = " ".join(shown.texts.values())
+    everything = " ".join(shown.texts.values()).replace("\N{NO-BREAK SPACE}", " ")
     for text in ("table 7", "one image", "3", "6.20 %", "6.13 %", "-0.07 points", "python paper/first.py", "--long",
                  "2026-01-03"):
         assert text in everything and text in markdown(papers)
@@ -197,6 +203,7 @@ def test_the_pages_of_this_repository_need_nothing_else():
     shown = Page(TOP / "reproduction.html")
     shown.assert_whole(num_scripts=1)
     text = (TOP / "REPRODUCTION.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"\]\(#(.*?)\)", text)) <= reproductions.anchors(text)
     linked = re.findall(r"\]\((?!https://arxiv\.org/abs/)([^)#]+)", text)
     assert {*linked, *shown.addresses()} > {"reproduction.html", "x-umx/README.md"}
     assert all((TOP / path).is_file() for path in linked)
@@ -215,6 +222,11 @@ def test_an_outdated_page_is_told_and_made_again(stated, load, tool, tmp_path, m
     (tmp_path / "results/paper.json").write_text(json.dumps(MEASURED).replace("6.13", "7.5"))
     with pytest.raises(UserError, match="'reproduced', but not all is so"):
         tool.main(["--write"])
+
+
+def test_a_command_of_a_readme_runs_in_its_folder(load):
+    (paper,) = load({**GOOD, "command": "python work.py"}, {**GOOD, "command": "python paper/work.py"})
+    assert [paper.commands(claim)[-1] for claim in paper.claims] == ["cd paper; python work.py", "python paper/work.py"]
 
 
 @pytest.mark.parametrize("width", [1280, 390])

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from common.pages.document import document, escape
-from common.workbench.reproductions import VERDICTS, Claim, Paper
+from common.workbench.reproductions import VERDICTS, Claim, Paper, anchor
 
 TITLE = "What is reproduced"
 SYMBOLS = dict(zip(VERDICTS, "●◐○…", strict=True))    # shapes, for those who see no colours
@@ -24,7 +24,7 @@ def introduction(papers: Sequence[Paper]) -> list[str]:
 def markdown(papers: Sequence[Paper]) -> str:
     """Return the text of REPRODUCTION.md."""
     header = ["| paper | " + " | ".join(VERDICTS) + " |", "|---" * (len(VERDICTS) + 1) + "|"]
-    rows = [f"| [{paper.name}](#{_anchor(paper)}) | {' | '.join(map(str, _counts(paper)))} |" for paper in papers]
+    rows = [f"| [{paper.name}](#{anchor(paper.name)}) | {' | '.join(map(str, _counts(paper)))} |" for paper in papers]
     meanings = [f"- {SYMBOLS[verdict]} **{verdict}**: {meaning}" for verdict, meaning in VERDICTS.items()]
     parts = [f"# {TITLE}", "<!-- Made by `python tools/results.py --write` from results/reproductions/. -->",
              *introduction(papers), "[reproduction.html](reproduction.html) is the same as a page to filter and sort; "
@@ -56,7 +56,7 @@ def _details(number: int, paper: Paper, claim: Claim) -> str:
 def _facts(paper: Paper, claim: Claim) -> list[tuple[str, str]]:
     """What there is to say about a claim beside its numbers, with labels."""
     facts = [("Scale", claim.scale), ("Seeds", claim.seeds), ("Run", paper.measured(claim)), ("", claim.note),
-             *((path.upper(), meaning) for path, meaning in paper.paths(claim).items())]
+             *((path.upper(), meaning) for path, meaning in paper.paths(claim).items() if path.upper() != meaning)]
     return [(label, text) for label, text in facts if text]
 
 
@@ -71,10 +71,6 @@ def _verdict(claim: Claim) -> str:
 def _counts(paper: Paper) -> list[int]:
     counts = Counter(claim.verdict for claim in paper.claims)
     return [counts[verdict] for verdict in VERDICTS]
-
-
-def _anchor(paper: Paper) -> str:
-    return paper.name.lower().replace(" ", "-").replace(",", "")
 
 
 def page(papers: Sequence[Paper]) -> str:
@@ -132,8 +128,8 @@ def _kind(verdict: str) -> str:
 
 
 def _html(text: str) -> str:
-    """Text for the page, with what stands between backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    """Text for the page, with what stands between backticks as code, and numbers on the lines of their per cent."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text)).replace(" %", "&nbsp;%")
 
 
 def _mark(verdict: str) -> str:

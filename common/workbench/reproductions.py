@@ -27,7 +27,7 @@ combined by ` + `, ` - `, ` * ` and ` / `, from left to right.
 """
 import re
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -130,14 +130,16 @@ class Paper:
     def commands(self, claim: Claim) -> list[str]:
         """The commands that give the values of a claim, those that have to run before them first.
 
-        What whoever runs them has to have stands in them in capitals: `MNIST` for {mnist}.
+        They run in the folder of the repository. What whoever runs them has to have stands in them in capitals: `MNIST`
+        for {mnist}.
         """
         lines = [line for name in in_order(self.stated.claims, claim.by)
                  for line in self.stated.claims[name].command.strip().splitlines()]
         for path in self.paths(claim):
             lines = [line.replace(f"{{{path}}}", path.upper()) for line in lines]
-        return [*lines, *filter(None, [claim.command]),
-                *([f"python -m pytest {' '.join(claim.tests)}"] if claim.tests else [])]
+        if claim.command:
+            lines.append(claim.command if f" {self.folder}/" in claim.command else f"cd {self.folder}; {claim.command}")
+        return lines + ([f"python -m pytest {' '.join(claim.tests)}"] if claim.tests else [])
 
     def paths(self, claim: Claim) -> dict[str, str]:
         """What the names in braces of the commands of a claim stand for."""
@@ -220,7 +222,7 @@ def _check(claim: Claim, stated: Stated) -> None:
         raise LookupError(f"no claim {min(missing)!r} gives values")
     if missing := [test for test in claim.tests if not (stated.readme.parents[1] / test).is_file()]:
         raise LookupError(f"there is no {missing[0]}")
-    if claim.readme and claim.readme not in _headings(readme):
+    if claim.readme and claim.readme not in anchors(readme):
         raise LookupError(f"no heading {claim.readme!r} in {stated.readme.parent.name}/README.md")
     words = " ".join(readme.split())
     if missing := [text for text in (*claim.quoted, claim.command) if " ".join(text.split()) not in words]:
@@ -274,10 +276,20 @@ def _number(value):
     return to_number(value.split()[0].strip("[],").replace(",", "") if isinstance(value, str) else value)
 
 
-def _headings(readme: str) -> Iterable[str]:
-    """The anchors of the headings of a README, as GitHub makes them."""
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
-            for heading in re.findall(r"^#+ (.*)$", readme, re.MULTILINE)}
+def anchors(text: str) -> set[str]:
+    """Return the anchors of the headings of a Markdown text, as GitHub makes them."""
+    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor of a heading.
+
+    Examples
+    --------
+    >>> anchor("D3Net, street scenes")
+    'd3net-street-scenes'
+    """
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 def _duration(seconds: float) -> str:
