@@ -42,7 +42,7 @@ VERDICTS = {
     REPRODUCED: "What the paper says holds here as it is published, within the deviation that is stated.",
     SMALL: "It holds with less data, a smaller network or a shorter training. Sizes of effects do not carry over.",
     NOT_SHOWN: "It was tried here, and does not show, or shows otherwise.",
-    NEEDS_MORE: "Data, published weights, a machine or time that we do not have. A command is there for who has them.",
+    NEEDS_MORE: "Data, published weights, a machine or time that we lack. The command is there for those who have it.",
 }
 _COMPARED = re.compile(r"(\S+) ([<>]) (\S+)")
 
