@@ -4,7 +4,8 @@
     python data-cleansing/score.py DIGITS    # half a minute, after train.py DIGITS
 
 Writes RUN_DIR/influence/METHOD/influence_METHOD_SEED.csv, the images that are best removed first. A negative influence
-says that removing the image lowers the validation loss.
+says that removing the image lowers the validation loss. Where train.py has planted wrong labels (--flip-labels), a table
+says how well each method finds them.
 """
 from collections.abc import Sequence
 from functools import partial
@@ -18,9 +19,10 @@ from common.runs.config import overrides_of
 from data_cleansing.command_line import stage_parser
 from data_cleansing.config import Scoring
 from data_cleansing.influence.methods import METHODS
+from data_cleansing.results.flipped_labels import detection_rows, format_detection
 from data_cleansing.results.run_folder import read_config, remove
 from data_cleansing.results.score_files import SIGN
-from data_cleansing.trial import run_trials
+from data_cleansing.trial import Trial, run_trials
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                               for name in names])
         print(f"{args.run}: computing on {choose_context()}; {SIGN}", flush=True)
         run_trials(cfg, args.run, choose_context, _score)
+        found = [row for seed in cfg.seeds for row in detection_rows(args.run, Trial(cfg, Path(args.run), seed))
+                 ] if cfg.flip_labels else []
+    if found:
+        print(format_detection(found))
     print(f"scored: {Path(args.run) / 'influence'}; next: python data-cleansing/eval.py {args.run}")
 
 

@@ -302,6 +302,17 @@ def test_a_process_killed_right_after_its_scores_leaves_no_state_for_good(single
     assert content(folder) == content(single)
 
 
+def test_scores_are_followed_by_how_well_they_find_planted_errors(finished, single, tmp_path, command):
+    shutil.copytree(finished, tmp_path / "run")
+    out = command(score, tmp_path / "run", "-c", "cpu")[1]
+    header, *rows = [line.split() for line in out.partition("flipped labels found:")[2].splitlines()]
+    assert header[-3:] == ["precision", "at", "wrong"]
+    for method, area, *_ in rows[:-1]:
+        areas = [float(row["auc"]) for row in rows_of(finished / "detection.csv") if row["method"] == method]
+        assert areas and float(area) == pytest.approx(np.mean(areas), abs=6e-4)
+    assert "flipped labels" not in command(score, single, "-c", "cpu")[1]
+
+
 @pytest.mark.slow
 def test_trials_in_processes_of_their_own_give_the_same_files(finished, pictures, tmp_path_factory, command):
     folder = tmp_path_factory.mktemp("jobs") / "run"

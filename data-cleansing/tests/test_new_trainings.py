@@ -115,6 +115,9 @@ def test_both_protocols_are_reported_side_by_side(judged):
     text = paired.format_table(paired.compare_run(judged))
     assert "replay, loss against random" in text and "new trainings, loss against nothing removed" in text
     assert "fewer than 8 pairs" in text
+    before = np.mean([[float(row["test_accuracy"]) for row in rows_of(new_training_path(judged, None, 0, seed, number))]
+                      for seed in (0, 1) for number in (0, 1)])
+    assert f"\nnew trainings, nothing removed: test accuracy {before:.2%}\n" in text
 
 
 def test_differences_follow_from_the_files(judged):

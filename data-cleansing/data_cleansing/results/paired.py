@@ -150,12 +150,19 @@ def format_table(comparisons: Sequence[Comparison]) -> str:
         pairs = _span(comparison.difference.pairs for comparison in line)
         table.append([f"{protocol}, {method} against {against}", pairs, *(cells.get(n, "") for n in removals)])
     level = 1 - CONFIDENCE
-    notes = [f"[{CONFIDENCE:.0%} confidence band]; *: significant, p < {level:.2f} by a paired t test, Holm-corrected "
+    notes = [*_accuracies_before(comparisons),
+             f"[{CONFIDENCE:.0%} confidence band]; *: significant, p < {level:.2f} by a paired t test, Holm-corrected "
              "for all of a protocol against the same"]
     if min(comparison.difference.pairs for comparison in comparisons) < ENOUGH_PAIRS:
         notes.append(f"fewer than {ENOUGH_PAIRS} pairs say little: more --n-trials, or for a single trial more "
                      "--new-trainings")
     return "\n".join([align(table), *notes])
+
+
+def _accuracies_before(comparisons):
+    """Say what the differences against nothing removed start from, in a line for each protocol."""
+    before = {c.protocol: c.accuracy - c.difference.mean for c in comparisons if c.against == NONE}
+    return [f"{protocol}, nothing removed: test accuracy {value:.2%}" for protocol, value in before.items()]
 
 
 def format_difference(comparison: Comparison) -> str:
