@@ -4,8 +4,8 @@
     python data-cleansing/score.py DIGITS    # half a minute, after train.py DIGITS
 
 Writes RUN_DIR/influence/METHOD/influence_METHOD_SEED.csv, the images that are best removed first. A negative influence
-says that removing the image lowers the validation loss. Where train.py has planted wrong labels (--flip-labels), a table
-says how well each method finds them.
+says that removing the image lowers the validation loss.
+Where train.py has planted wrong labels (--flip-labels), a table says how well each method finds them.
 """
 from collections.abc import Sequence
 from functools import partial
