@@ -24,7 +24,8 @@ A file of claims is YAML:
 
 A pattern with several groups gives a list of their texts. One with a group named `row` gives all of its matches, as
 {text of row: text of the other group, or list of their texts}. A block is the text between `<!-- results: NAME -->` and
-`<!-- end of results -->` of a README, with the values in the places where `str.format` puts them.
+`<!-- end of results -->` of a README, with the values in the places where `str.format` puts them;
+`{demo[seconds]:.0f}` is what the command took.
 """
 import json
 import re
@@ -234,7 +235,7 @@ def write_blocks(stated: Stated) -> None:
 
 
 def _filled(stated, name):
-    values = {claim: entry["values"] for claim, entry in stated.measured.items()}
+    values = {claim: {"seconds": entry.get("seconds"), **entry["values"]} for claim, entry in stated.measured.items()}
     try:
         return stated.blocks[name].format_map(values)
     except (LookupError, TypeError, ValueError) as error:
