@@ -26,6 +26,7 @@ COMMANDS = {
     "d3net/plot_stems.py": "text.wav nosuch", "d3net/segment.py": "nosuch.png --model text.h5 -o out",
     "d3net/separate.py": "nosuch.wav --model text.h5 -o out", "d3net/train.py mss": "SYNTHETIC -o out",
     "d3net/train.py segmentation": "SYNTHETIC -o out", "mixed-precision-dnns/benchmark.py": "",
+    "mixed-precision-dnns/compare.py": "--dataset digits --weightfile text.h5 -o out",
     "mixed-precision-dnns/demo.py": "", "mixed-precision-dnns/eval.py": "nosuch",
     "mixed-precision-dnns/export.py": "nosuch", "mixed-precision-dnns/fit_gaussian.py": "-o out",
     "mixed-precision-dnns/plot.py": "nosuch", "mixed-precision-dnns/report.py": "nosuch",

@@ -1,5 +1,6 @@
 """Tables of text for a terminal."""
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 
 
 def align(rows: Iterable[Iterable[object]], left: int = 1) -> str:
@@ -17,3 +18,10 @@ def align(rows: Iterable[Iterable[object]], left: int = 1) -> str:
     return "\n".join("  ".join(
         cell.ljust(width) if number < left else cell.rjust(width)
         for number, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip() for line in lines)
+
+
+def with_deviation(values: Sequence[float], form: str) -> str:
+    """Format a number by `form`; of several numbers their mean and standard deviation, "1.50 ± 0.71"."""
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"

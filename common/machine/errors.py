@@ -34,3 +34,7 @@ class UsageError(UserError):
     """The command itself is wrong: a flag, a value, a path that does not exist. Exit status 2."""
 
     exit_status = 2
+
+
+class TrainingError(UserError):
+    """A training has no result: it diverged, or never met its budget."""

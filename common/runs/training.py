@@ -14,7 +14,7 @@ import numpy as np
 from common.console.progress import progress
 from common.machine.context import on_gpu
 from common.machine.distributed import world
-from common.machine.errors import UsageError, UserError
+from common.machine.errors import TrainingError, UsageError
 from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
 from common.reading.texts import as_read_back, check_fields
@@ -169,7 +169,7 @@ class Run:
 
         Raises
         ------
-        UserError
+        TrainingError
             One of the values that are read now is not finite; the message names its step. The last checkpoint and the
             best parameters are left as they were.
         """
@@ -192,7 +192,7 @@ class Run:
                 then(values)
 
     def require_finite(self, **values: float) -> None:
-        """Raise a UserError if one of the values is not finite; what was saved stays as it was."""
+        """Raise a TrainingError if one of the values is not finite; what was saved stays as it was."""
         self._require_finite(self.state["step"], values)
 
     def _require_finite(self, step, values):
@@ -202,8 +202,8 @@ class Run:
 
     def _diverged(self, cause, step):
         kept = f"the last good state is in {self.checkpoint}" if self.checkpoint.exists() else "nothing was saved yet"
-        raise UserError(f"{cause} in epoch {self.state['epoch'] + 1}, step {step + 1}; {kept}; "
-                        "lower the learning rate")
+        raise TrainingError(f"{cause} in epoch {self.state['epoch'] + 1}, step {step + 1}; {kept}; "
+                            "lower the learning rate")
 
     def means(self) -> dict[str, float]:
         """Means of the recorded values over the steps of the epoch so far."""

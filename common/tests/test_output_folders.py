@@ -219,6 +219,7 @@ WRITERS = {
     ("data_cleansing", "report"): ["RUN"],
     ("data_cleansing", "score"): ["RUN"],
     ("data_cleansing", "train"): ["DIGITS", "-o", "RUN", "--resume"],
+    ("mixed_precision_dnns", "compare"): ["--weightfile", "RUN/config.json", "-o", "RUN"],
     ("mixed_precision_dnns", "demo"): ["-o", "RUN"],
     ("mixed_precision_dnns", "fit_gaussian"): ["-o", "RUN"],
     ("mixed_precision_dnns", "train_imagenet"): ["DEFAULT", "--data-dir", "synthetic", "-o", "RUN"],

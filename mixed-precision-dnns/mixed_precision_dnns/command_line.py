@@ -20,10 +20,15 @@ def make_parser(description: str | None, cls: type[Experiment]) -> argparse.Argu
     add_experiment_flags(parser, cls, cls.cfg_file)
     parser.add_argument("--pretrain", action="store_true",
                         help="first train the network that CONFIG starts from, where its weights are missing")
+    add_fast_gradients_flag(parser)
+    return parser
+
+
+def add_fast_gradients_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--fast-gradients`, to be passed to `common.machine.context.fast_gradients`."""
     parser.add_argument("--fast-gradients", action="store_true",
                         help="on a CPU, sum the gradients of convolutions in the fastest order: a step takes "
                              "less time, and the gradients differ by rounding from those without it")
-    return parser
 
 
 def train_from_command_line(argv: Sequence[str] | None, description: str | None, cls: type[Experiment],

@@ -6,7 +6,7 @@ import numpy as np
 
 from common.console.progress import progress
 from common.datasets.batches import Batches
-from common.machine.errors import UserError
+from common.machine.errors import TrainingError
 from common.machine.files import write_json
 from common.runs.checkpoint import load_parameters
 from common.runs.training import BEST, Run
@@ -70,12 +70,13 @@ def report_best(run: Run, cfg: QuantizationConfig, network: QuantizedNetwork, va
 
     Raises
     ------
-    UserError
+    TrainingError
         There are none.
     """
     if run.best is None:
-        raise UserError(f"no epoch met the budget, so there is no {BEST}: train for longer, or raise the budget or "
-                        f"initial_cost_lambda2 and initial_cost_lambda3 (the last state is in {run.checkpoint})")
+        raise TrainingError(
+            f"no epoch met the budget, so there is no {BEST}: train for longer, or raise the budget or "
+            f"initial_cost_lambda2 and initial_cost_lambda3 (the last state is in {run.checkpoint})")
     load_parameters(run.folder / BEST, {name: p.shape for name, p in run.parameters.items()})
     result = evaluate_run(network, cfg, valid_data, test_data)
     rows = tensor_table(cfg)

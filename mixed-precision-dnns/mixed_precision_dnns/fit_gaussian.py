@@ -27,7 +27,6 @@ small for the others to arrive, P2 is also ahead of P3 at 0.1 and 0.3, and at 1 
 import argparse
 import functools
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ import nnabla as nn
 import numpy as np
 
 from common.console import cli
-from common.console.tables import align
+from common.console.tables import align, with_deviation
 from common.console.values import int_from_0, number_above_0, positive_int
 from common.machine import files
 from common.machine.context import use_context
@@ -277,21 +276,15 @@ def print_table(results: Sequence[dict[str, Any]], best: Mapping[str, float]) ->
         for start in STARTS:
             of = [row for row in results if (row["parametrization"], row["start"]) == (name, start)]
             bits = sorted({row["bits"] for row in of})
-            rows.append((quantizer.label, start, _with_deviation(of, "mean_error", ".7f"),
-                         _with_deviation(of, "times_best", ".3f"), f"{max(row['oscillation'] for row in of):.7f}",
+            rows.append((quantizer.label, start, with_deviation([row["mean_error"] for row in of], ".7f"),
+                         with_deviation([row["times_best"] for row in of], ".3f"),
+                         f"{max(row['oscillation'] for row in of):.7f}",
                          f"{max(row['largest_error'] for row in of):.3g}", " ".join(map(str, bits))))
     print(align([("parametrization", "start", "error at end", "times best", "oscillation", "largest", "bits"),
                  *sorted(rows, key=lambda row: row[0])], left=2))
     print("error at end and oscillation: mean of, and largest rise within, the last 10 % of the steps")
     print("times best: the error at the end over the least one of a quantizer with as many bits")
     print("best by grid search: " + ", ".join(f"{GRIDS[name].label} {value:.7f}" for name, value in best.items()))
-
-
-def _with_deviation(rows, key, form):
-    """The mean of a number, and where there are several its standard deviation."""
-    values = [row[key] for row in rows]
-    return format(values[0], form) if len(values) == 1 else (
-        f"{format(statistics.mean(values), form)} ± {format(statistics.stdev(values), form)}")
 
 
 # Command line -----------------------------------------------------------------------------------------------------
