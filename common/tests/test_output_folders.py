@@ -232,7 +232,8 @@ WRITERS = {
     ("x_umx", "train"): ["SYNTHETIC", "-o", "RUN"],
 }
 # They print, or replace a single file; `export` is in the tests of its own.
-OTHERS = {("d3net", "benchmark"), ("d3net", "plot_stems"), ("data_cleansing", "benchmark"), ("x_umx", "benchmark"),
+OTHERS = {("d3net", "benchmark"), ("d3net", "plot_scene"), ("d3net", "plot_stems"), ("data_cleansing", "benchmark"),
+          ("x_umx", "benchmark"),
           ("mixed_precision_dnns", "benchmark"), ("mixed_precision_dnns", "eval"), ("mixed_precision_dnns", "export"),
           ("mixed_precision_dnns", "plot"), ("mixed_precision_dnns", "report"), ("out_of_core_training", "plan"),
           ("x_umx", "convert"), ("x_umx", "export")}
