@@ -7,6 +7,7 @@ from common.pictures.figures import (
     GREEN,
     GREY,
     ORANGE,
+    PURPLE,
     RED,
     figure_style,
     legend_below,
@@ -14,7 +15,7 @@ from common.pictures.figures import (
     save_figure,
 )
 from out_of_core_training.planner import Plan
-from out_of_core_training.planning.timeline import Timeline
+from out_of_core_training.planning.timeline import Timeline, functions_ahead
 
 MODE_COLORS = {"in-core": BLUE, "scheduler": ORANGE, "virtual": GREEN}
 COLORS = {"computation": BLUE, "to the GPU": GREEN, "to the host": ORANGE}
@@ -22,11 +23,11 @@ COLORS = {"computation": BLUE, "to the GPU": GREEN, "to the host": ORANGE}
 
 @figure_style()
 def plot_timeline(path: str | Path, plan: Plan, timeline: Timeline, budget: int, title: str) -> None:
-    """Draw memory over time against the budget, and the copy streams beside the computation, as PNG."""
+    """Draw memory against the budget, the window, and the copy streams beside the computation over time, as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.5), layout="constrained")
-    memory, streams = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
+    figure = Figure(figsize=(6.5, 5.5), layout="constrained")
+    memory, window, streams = figure.subplots(3, 1, sharex=True, height_ratios=(5, 3, 4))
     starts = [start for start, _ in timeline.compute[1:]]
     swapped = [size / 1e9 for size in plan.transfers.resident]
     in_core = [size / 1e9 for size in plan.record.in_core()[1:]]
@@ -34,11 +35,14 @@ def plot_timeline(path: str | Path, plan: Plan, timeline: Timeline, budget: int,
     memory.step(starts, in_core, where="post", color=GREY, label="in-core")
     memory.axhline(budget / 1e9, color=RED, linestyle="--", label="budget")
     memory.set(ylabel="memory [GB]", title=title, ylim=(0, None))
-    legend_beside(memory)
+    window.step(starts, functions_ahead(plan)[1:], where="post", color=PURPLE, linewidth=1,
+                label="window: functions ahead whose arrays are there")
+    window.set(ylabel="functions", ylim=(0, None))
     rows = (timeline.compute, timeline.swap_in, timeline.swap_out)
     for row, (name, spans) in enumerate(zip(COLORS, rows, strict=True)):
         streams.broken_barh([(start, end - start) for start, end in spans], (-row - 0.4, 0.8), color=COLORS[name])
     streams.set(yticks=[0, -1, -2], yticklabels=list(COLORS), xlabel="time [s]")
+    legend_below(figure, ncols=2)
     save_figure(path, figure)
 
 

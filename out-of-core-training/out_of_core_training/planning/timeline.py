@@ -89,6 +89,17 @@ def make_timeline(plan: Plan, seconds: Sequence[float], device: Device, mapped: 
     return Timeline(compute, swap_in, swap_out, end, sum(seconds[1:]))
 
 
+def functions_ahead(plan: Plan) -> list[int]:
+    """Return how far the window reaches in each block: blocks up to the last for which an array has been fetched."""
+    block_of = [block for block, accesses in enumerate(plan.record.blocks) for _ in accesses]
+    fetched, ahead = 0, []
+    for block in range(len(plan.record.blocks)):
+        used = [block_of[event.index] for event in plan.transfers.begin[block] if event.kind == "in"]
+        fetched = max(fetched, block, *used)
+        ahead.append(fetched - block)
+    return ahead
+
+
 def _written(plan):
     """Indices of the swap-outs that copy: of arrays that were written since they came."""
     ends = {event.index for events in plan.transfers.end for event in events if event.kind == "out"}
