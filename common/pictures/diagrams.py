@@ -22,8 +22,6 @@ class Diagram:
     figure : matplotlib.figure.Figure
     axes : matplotlib.axes.Axes
         Without ticks, for what else is to be drawn.
-    boxed : list of (matplotlib.patches.Patch, matplotlib.text.Text)
-        Boxes and the texts that have to stay in them.
     """
 
     def __init__(self, width: float, height: float):
@@ -33,7 +31,6 @@ class Diagram:
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.set(xlim=(0, width), ylim=(0, height))
         self.axes.set_axis_off()
-        self.boxed = []
 
     def box(self, left: float, bottom: float, width: float, height: float, text: str = "", colour: str = GREY,
             **settings: Any) -> None:
@@ -45,7 +42,7 @@ class Diagram:
                                boxstyle=f"round,pad={rounding}", facecolor=lighter(colour), edgecolor=colour)
         self.axes.add_patch(patch)
         if text:
-            self.boxed.append((patch, self.text(left + width / 2, bottom + height / 2, text, **settings)))
+            self.text(left + width / 2, bottom + height / 2, text, **settings)
 
     def text(self, x: float, y: float, text: str, **settings: Any) -> "Text":
         """Write a text; its middle is at (x, y), unless `settings`, which are those of matplotlib, say otherwise."""
@@ -70,4 +67,5 @@ def lighter(colour: str) -> str:
     """
     from matplotlib.colors import to_hex, to_rgb
 
-    return to_hex([1 - 0.16 * (1 - part) for part in to_rgb(colour)])
+    red, green, blue = (1 - 0.16 * (1 - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))

@@ -66,7 +66,7 @@ def draw(image: np.ndarray, label: np.ndarray, found: np.ndarray, names: Sequenc
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
-    figure = Figure(figsize=(6, 3.7), layout="constrained")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
     panels = figure.subplots(2, 2).ravel()
     titles = "generated scene", "its classes", f"classes found, {share_right(label, found):.1%} of the pixels right"
     for axes, title, pixels in zip(panels, titles, (image, colour_map(label, palette), colour_map(found, palette)),

@@ -67,7 +67,7 @@ def draw(tracks: Mapping[str, Levels], seconds: float) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 0.3 + 0.75 * len(tracks)), layout="constrained")
+    figure = Figure(figsize=(6, 0.5 + 0.6 * len(tracks)), layout="constrained")
     panels = figure.subplots(len(tracks), squeeze=False, sharex=True)[:, 0]
     spectrograms = [coarser(levels.spectrogram) for levels in tracks.values()]
     for axes, (name, levels), spectrogram in zip(panels, tracks.items(), spectrograms, strict=True):
@@ -79,7 +79,7 @@ def draw(tracks: Mapping[str, Levels], seconds: float) -> "Figure":
         axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=4)
         axes.grid(visible=False)
     panels[-1].set_xlabel("time [s]")
-    figure.colorbar(image, ax=list(panels), label="level [dB]")
+    figure.colorbar(image, ax=list(panels), label="level [dB]", fraction=0.05, pad=0.02)
     return figure
 
 
