@@ -7,6 +7,7 @@ help:
 	@echo "make test        all tests, on the CPU"
 	@echo "make fuzz        5,000 damaged files, read as the commands do"
 	@echo "make bad-inputs  1,400 calls of all commands with bad arguments and files"
+	@echo "make notebooks   the notebook of each paper, run anew and written with its outputs"
 	@echo "make results     the numbers of the READMEs that take minutes, made again and compared"
 	@echo "make lint        the checks of style and types"
 	@echo "make package     a wheel, tried in a bare environment"
@@ -36,6 +37,9 @@ fuzz: .venv/installed
 
 bad-inputs: .venv/installed
 	@.venv/bin/python tools/bad_inputs.py
+
+notebooks: .venv/installed
+	@.venv/bin/python tools/notebooks.py
 
 # WITHIN=30: only what took no longer, in seconds, when it was written down.
 results: .venv/installed
@@ -78,4 +82,4 @@ usable_venv = $(findstring (python 3.10),$(shell $(pip) --version 2>/dev/null))
 	@$(pip) install --quiet -r requirements.txt -r requirements-openvino.txt -r requirements-distributed.txt
 	@touch $@
 
-.PHONY: help demo listen tour test fuzz bad-inputs results lint package benchmark clean
+.PHONY: help demo listen tour test fuzz bad-inputs notebooks results lint package benchmark clean
