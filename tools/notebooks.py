@@ -8,7 +8,9 @@ What is written has nothing of the machine and of the moment: no numbers of exec
 1 where a cell fails.
 """
 import base64
+import copy
 import io
+import json
 import logging
 import os
 import sys
@@ -64,11 +66,13 @@ def read(path: str | Path) -> "NotebookNode":
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: {INSTALL}") from error
     try:
-        return nbformat.read(path, as_version=4)
+        text = Path(path).read_text(encoding="utf-8")
+        nbformat.validate(json.loads(text))    # what reads says nothing of damage, or fails by it
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}") from error
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+    except (ValueError, AttributeError, ImportError, nbformat.ValidationError) as error:    # of other formats, too
         raise UsageError(f"{path}: no notebook") from error
+    return nbformat.reads(text, as_version=4)
 
 
 def run(path: str | Path) -> "NotebookNode":
@@ -90,9 +94,9 @@ def run(path: str | Path) -> "NotebookNode":
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as empty:
         client = NotebookClient(notebook, timeout=SECONDS, kernel_manager_class=kernel_manager(folder),
-                                resources={"metadata": {"path": folder}})
+                                resources={"metadata": {"path": empty}})
         client.log.setLevel(logging.ERROR)
         try:
             client.execute(env=environment(folder))
@@ -117,7 +121,9 @@ def kernel_manager(folder: str) -> type:
     from traitlets import default
 
     class Manager(AsyncKernelManager):
-        kernel_spec = KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"])
 
         @default("transport")
         def _sockets_of_files(self):    # another process may take a port between its choice and its use
@@ -139,7 +145,7 @@ def cleaned(notebook: "NotebookNode") -> "NotebookNode":
     """Return a notebook without what differs between two runs of the same cells; streams of text are in one piece."""
     import nbformat
 
-    notebook = nbformat.from_dict(notebook)
+    notebook = copy.deepcopy(notebook)
     notebook.metadata = nbformat.from_dict(METADATA)
     for number, cell in enumerate(notebook.cells):
         cell.id, cell.metadata = f"cell-{number}", {}
@@ -176,7 +182,7 @@ def with_palette(picture: str) -> str:
             return picture
         colours = image.convert("RGB")
         few = colours.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1)
-        off = np.abs(np.subtract(colours, few.convert("RGB"), dtype=int)).max()
+        off = np.abs(np.asarray(colours, int) - np.asarray(few.convert("RGB"), int)).max()
         (few if off <= UNSEEN else colours).save(content, format="PNG", optimize=True)
     return base64.b64encode(content.getvalue()).decode()
 
