@@ -1,6 +1,6 @@
 """Find the training images that harm a classifier: train, score, retrain without the worst, report.
 
-    python data-cleansing/cleanse.py --dataset digits --flip-labels 0.1      # minutes; wrong labels planted
+    python data-cleansing/cleanse.py --dataset digits --flip-labels 0.1      # two minutes; wrong labels planted
     python data-cleansing/cleanse.py --data-dir FOLDER [--output DIR]        # a folder for each class, or a CSV list
     python data-cleansing/cleanse.py [CONFIG] [--resume]
 

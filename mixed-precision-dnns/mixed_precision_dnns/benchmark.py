@@ -1,6 +1,7 @@
 """Measure what quantization costs in training: time of a step, peak memory; and the throughput of images and processes.
 
     python benchmark.py [--network resnet20] [--batch-size 32] [--rounds 7] [-c cudnn] [--output FILE.json]
+    python benchmark.py --rounds 3             seventy seconds on two cores; by default about two minutes
     python benchmark.py --deployed-only        what it gains in use: latency of exported networks, float and quantized
     python benchmark.py --torch-only --torch-python PYTHON    the float step beside PyTorch's
 

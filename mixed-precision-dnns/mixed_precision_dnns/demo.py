@@ -1,4 +1,4 @@
-"""Watch a ResNet learn its own bit widths on real handwritten digits, within 90 kB of weights; two to three minutes.
+"""Watch a ResNet learn its own bit widths on real handwritten digits, within 90 kB of weights; a minute.
 
     python demo.py [--output runs/demo]
 

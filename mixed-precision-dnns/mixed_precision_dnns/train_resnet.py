@@ -1,6 +1,6 @@
 """Train a ResNet on CIFAR-10 that learns its own bit widths (arXiv 1905.11452, section 4.1).
 
-    python train_resnet.py CONFIG --cfg train_resnet_quant_fp.cfg [--output DIR] [--resume]
+    python train_resnet.py CONFIG --cfg train_resnet_quant_fp.cfg [--output DIR] [--resume]    # hours on a CPU
     python train_resnet.py DEFAULT --dataset digits --epochs 2 --steps-per-epoch 30    # half a minute on a CPU
 
 CONFIG is a section of the .cfg file; DEFAULT is the float network that sections with INIT in their name start from.

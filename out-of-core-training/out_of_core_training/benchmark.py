@@ -1,6 +1,7 @@
 """Largest batch, and speed over batch sizes: in-core, with the scheduler, with virtual addressing (arXiv 2010.14109).
 
     python out-of-core-training/benchmark.py resnet50 densenet121 --memory 8GB [--batches 64 128 256] [--output DIR]
+    python out-of-core-training/benchmark.py --memory 8MB --image-size 32 --width 0.125 -c cpu    # a minute, dry run
 
 Each trial runs in a process of its own, as a GPU that has run out of memory is in no clear state. On a CPU this is a
 dry run: the planner decides what fits within --memory, and nothing is swapped; choose a small --width and --image-size.
