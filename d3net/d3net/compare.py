@@ -34,6 +34,7 @@ from common.machine.seeding import seed_everything
 from common.reading.texts import read_json
 from common.runs.comparison import check_settings, holds_a_run
 from common.runs.schedules import poly_decay
+from common.runs.significance import describe_pairs
 from common.runs.training import train_step
 from d3net import marked_regions
 from d3net.blocks import DILATIONS, Style, convolution, d2_block, normalize
@@ -94,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         results = compare(args, folder)
         write_json(folder / RESULT, results)
     print(format_table(results))
+    if args.seeds > 1:
+        print(format_differences(results))
 
 
 def compare(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
@@ -256,6 +259,14 @@ def format_table(results: dict[str, list[dict[str, float]]]) -> str:
     rows += [[DILATIONS[variant].title, *(_mean_and_deviation([score[name] for score in scores]) for name in METRICS)]
              for variant, scores in results.items()]
     return align(rows)
+
+
+def format_differences(results: dict[str, list[dict[str, float]]]) -> str:
+    """Say by how much the mean IoU of the first variant is above that of each other, seed by seed; a line for each."""
+    first, *others = results
+    points = {variant: [100 * score["miou"] for score in scores] for variant, scores in results.items()}
+    return "\n".join(f"mean IoU, {DILATIONS[first].title} - {DILATIONS[other].title}: "
+                     f"{describe_pairs(points[first], points[other], 'points')}" for other in others)
 
 
 def _mean_and_deviation(shares: list[float]) -> str:

@@ -78,6 +78,16 @@ def test_the_table_shows_mean_and_deviation():
     assert "multidilated" in first and "30.00 +- 7.07 %" in first and "50.00 +- 0.00 %" in first
 
 
+def test_variants_are_compared_seed_by_seed():
+    scores = [[{"miou": 0.5, "pixel_accuracy": 0}, {"miou": 0.4, "pixel_accuracy": 0}],
+              [{"miou": 0.3, "pixel_accuracy": 0}, {"miou": 0.3, "pixel_accuracy": 0}]]
+    first, second = compare.format_differences(dict(zip(DILATIONS, (*scores, scores[0]), strict=True))).splitlines()
+    # t = 12.706 of one degree of freedom, times the deviation 7.071 by the root of 2
+    assert first == ("mean IoU, multidilated - one dilation per layer: +15.00 +- 63.53 points (95 % confidence), "
+                     "pair by pair +20.00 +10.00")
+    assert "no dilation: +0.00 +- 0.00 points" in second
+
+
 def test_one_training_has_no_deviation():
     table = compare.format_table(dict.fromkeys(DILATIONS, [{"miou": 0.25, "pixel_accuracy": 0.5}]))
     assert "one training each" in table and "25.00 %" in table and "+-" not in table
@@ -87,7 +97,8 @@ def test_one_training_has_no_deviation():
 def test_the_command_writes_its_scores_and_prints_the_table(task, tmp_path, capsys):
     compare.main(["--task", task, "--seeds", "1", "--steps", "1", "--jobs", "1", "--output", str(tmp_path / "out"),
                   "-c", "cpu"])
-    assert "no dilation" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no dilation" in out and "pair by pair" not in out    # of one seed
     result = json.loads((tmp_path / "out/result.json").read_text())
     assert {variant: [set(score) for score in scores] for variant, scores in result.items()} == \
         {variant: [{"miou", "pixel_accuracy"}] for variant in DILATIONS}
@@ -107,7 +118,8 @@ def test_a_comparison_that_was_killed_goes_on_to_the_same_numbers(tmp_path, caps
     compare.main([*FEW, "--seeds", "2", "--jobs", "2", "-o", str(killed), "--resume"])    # of more seeds, too
     assert content(killed) == content(quiet)
     assert done.items() <= {path: path.stat().st_ino for path in killed.glob("trainings/*")}.items()
-    assert "2 trainings each" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 trainings each" in out and "pair by pair" in out
 
 
 @pytest.mark.parametrize("flags, word", [((), "holds a run already; add --resume"),

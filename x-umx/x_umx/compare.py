@@ -25,6 +25,7 @@ from common.machine.files import beside_scripts, write_json
 from common.machine.output_folders import claimed
 from common.out_of_core import InCore
 from common.runs.config import load_section
+from common.runs.significance import describe_pairs
 from x_umx.config import Config
 from x_umx.separator import Separator
 from x_umx.train import train
@@ -64,11 +65,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed(args.output) as folder:
         results = compare(base, args, folder)
     print(format_table(results, base.sources))
+    if args.seeds > 1 and len(args.variants) > 1 and "xumx" in args.variants:
+        print(format_differences(results))
 
 
 def compare(base: Config, args: argparse.Namespace, folder: Path) -> Results:
     """Train the variants of `base` that the flags name in `folder`; returns the SDRs, as of `sdr_of_songs`, of each."""
-    results = {"mixture": [sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))]}
+    results = {MIXTURE: [sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))]}
     for seed in range(base.seed, base.seed + args.seeds):
         for key in args.variants:
             name, change = VARIANTS[key]
@@ -115,6 +118,15 @@ def format_table(results: Results, sources: Sequence[str]) -> str:
         return [f"{mean:.2f} +- {std:.2f}" for mean, std in zip(values.mean(0), values.std(0, ddof=1), strict=True)]
 
     return align([["SDR in dB", *sources, "mean"], *([name, *cells(each)] for name, each in results.items())])
+
+
+def format_differences(results: Results) -> str:
+    """Say by how much the mean over the sources is higher with X-UMX, training by training; a line for each other."""
+    means = {name: [float(np.mean(list(scores.values()))) for scores in each] for name, each in results.items()
+             if name != MIXTURE}
+    xumx = VARIANTS["xumx"][0]
+    return "\n".join(f"mean, {xumx} - {name}: {describe_pairs(means[xumx], others, 'dB')}"
+                     for name, others in means.items() if name != xumx)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from common.machine.files import write_csv, write_text
 from common.pages.document import document, escape, table
 from common.pages.pictures import figure_uri
 from common.pictures.figures import figure_style, power_of_ten
+from common.runs.significance import CONFIDENCE
 from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
 from data_cleansing.leave_one_out_comparison import HEADER, compare_with_retraining
@@ -23,7 +24,6 @@ from data_cleansing.results.cleaned_lists import (
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
 from data_cleansing.results.report_images import FULL_BYTES, FULL_SIDE, NUM_IMAGES, TO_LOOK_AT, Listed, page_data
 from data_cleansing.results.score_files import SIGN
-from data_cleansing.results.significance import CONFIDENCE
 from data_cleansing.training.record import TrainingRecord
 from data_cleansing.trial import Trial
 

@@ -17,11 +17,11 @@ import numpy as np
 from common.console.tables import align
 from common.machine.files import make_folder, write_csv
 from common.pictures.figures import figure_style, legend_beside, save_figure
+from common.runs.significance import CONFIDENCE, PairedDifference, holm, paired_difference
 from data_cleansing.influence.methods import METHODS, RANDOM
 from data_cleansing.results import accuracy
 from data_cleansing.results.accuracy import NONE
 from data_cleansing.results.score_files import MEASURES, new_training_path, read_measures
-from data_cleansing.results.significance import CONFIDENCE, PairedDifference, holm, paired_difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

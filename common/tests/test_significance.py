@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_rel
 
-from data_cleansing.results.significance import holm, paired_difference
+from common.runs.significance import holm, paired_difference
 
 
 @pytest.mark.parametrize("pairs", [2, 3, 8, 40])
