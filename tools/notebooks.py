@@ -24,6 +24,8 @@ import numpy as np
 from common.console import cli
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
+from common.reading.files import decoding
+from common.reading.texts import read_text
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -60,19 +62,23 @@ def all_notebooks() -> list[Path]:
 
 
 def read(path: str | Path) -> "NotebookNode":
-    """Read a notebook; raises a UsageError where there is none, or none that can be read."""
+    """Read a notebook.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, or what reads notebooks is not installed.
+    UserError
+        It is no notebook, or a damaged one.
+    """
     try:
         import nbformat
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: {INSTALL}") from error
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-        nbformat.validate(json.loads(text))    # what reads says nothing of damage, or fails by it
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from error
-    except (ValueError, AttributeError, ImportError, nbformat.ValidationError) as error:    # of other formats, too
-        raise UsageError(f"{path}: no notebook") from error
-    return nbformat.reads(text, as_version=4)
+    text = read_text(path, "a notebook", missing=f"{path}: no such notebook")
+    with decoding(path, "a notebook"):
+        nbformat.validate(json.loads(text))    # what reads says nothing of damage
+        return nbformat.reads(text, as_version=4)
 
 
 def run(path: str | Path) -> "NotebookNode":
@@ -86,9 +92,9 @@ def run(path: str | Path) -> "NotebookNode":
     Raises
     ------
     UsageError
-        It cannot be read, or what runs notebooks is not installed.
+        There is no such file, or what runs notebooks is not installed.
     UserError
-        A cell fails.
+        It is no notebook, or a cell fails.
     """
     notebook = read(path)
     from nbclient import NotebookClient
