@@ -46,7 +46,7 @@ class Diagram:
 
     def text(self, x: float, y: float, text: str, **settings: Any) -> "Text":
         """Write a text; its middle is at (x, y), unless `settings`, which are those of matplotlib, say otherwise."""
-        return self.axes.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": 8, **settings})
+        return self.axes.text(x, y, text, **{"ha": "center", "va": "center", "fontsize": 8.5, **settings})
 
     def arrow(self, start: Point, end: Point, colour: str = BLACK, **settings: Any) -> None:
         """Draw an arrow; `settings` are those of matplotlib's `FancyArrowPatch`."""
