@@ -1,6 +1,7 @@
 """The pictures of the READMEs: small, shown beside the command that draws them, and as that command draws them."""
 import importlib.util
 import itertools
+import json
 import re
 import sys
 from pathlib import Path
@@ -63,6 +64,20 @@ def test_a_picture_is_small_and_named_with_the_command_that_draws_it(picture, pi
     found = [match for command in commands(readme_of(picture)) if (match := re.match(script, command))]
     assert found, f"no command of the README draws {place}"
     assert all((ROOT / name).is_file() for match in found for name in match.groups() if name)
+
+
+def test_the_front_page_has_the_numbers_of_the_data():
+    def values(paper, name):
+        return json.loads((ROOT / "results" / f"{paper}.json").read_text(encoding="utf-8"))[name]["values"]
+
+    demo, gain = values("mixed-precision-dnns", "demo"), values("x-umx", "song")["gain"]
+    speed = {key: float(row[0]) for key, row in values("out-of-core-training", "validate")["table"].items()}
+    share = speed["virtual 720 8GB,20MiB"] / speed["in-core 720 -"]
+    (_, right), = values("d3net", "scenes")["scores"].values()
+    front = (ROOT / "README.md").read_text(encoding="utf-8").split("## The papers")[0]
+    for number in (f"{demo['error']} %", f"{demo['size']} kB", f"{gain['vocals']} dB", f"{gain['bass']} dB",
+                   f"{share:.0%}", f"{values('d3net', 'scene')['right']} %", f"{right} %"):
+        assert number.replace(" ", "") in front.replace(" ", ""), number
 
 
 def test_the_drawings_are_what_the_command_draws(pictures, tmp_path, capsys):
