@@ -1,10 +1,25 @@
 """The style of figures: legends that cover nothing, units on the axis, small files."""
+import re
+from pathlib import Path
+
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
 from common.pictures.figures import COLOURS, figure_style, legend_below, legend_beside, power_of_ten, save_figure
+
+ROOT = Path(__file__).parents[2]
+DRAWN_BY_OTHERS = {"common/pictures/diagrams.py"}    # in the style of the function that makes a diagram
+
+
+def test_every_module_that_makes_a_figure_has_the_style():
+    texts = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+             for folder in [ROOT / "common", ROOT / "tools", *(path.parent for path in ROOT.glob("[!.]*/README.md"))]
+             for path in folder.rglob("*.py") if "tests" not in path.parts}
+    makers = {name for name, text in texts.items() if re.search(r"\b(?:Figure|Diagram)\(|pyplot", text)}
+    assert len(makers) > 8
+    assert {name for name in makers if "figure_style()" not in texts[name]} == DRAWN_BY_OTHERS
 
 
 def lines(**settings):
