@@ -1,16 +1,18 @@
-"""Measure what float16 and int8 cost and save in the files that d3net/export.py writes.
+"""Measure what float16 and int8 cost and save in the files that the scripts export.py of X-UMX and D3Net write.
 
-    python tools/measure_export.py [--scenes RUN]
+    python tools/measure_export.py x-umx
+    python tools/measure_export.py d3net [--scenes RUN]
 
-Music: d3net-small on three computed songs, SDR of whole signals against the sources, and the stems against those of
-float32. Scenes: a network of `d3net/train.py segmentation SYNTHETIC`, against segment.py. Time: networks of the
-published size with random parameters, a patch of 256 frames and its flip, an image of 512 x 1024; --engine winograd.
+Music: the weights that ship on three computed songs, SDR of whole signals against the sources; the least distance of a
+stem, of float32 from that of separate.py, of the others from that of float32. Scenes: a network of `d3net/train.py
+segmentation SYNTHETIC`, against segment.py. Sizes of files, and time: networks of the published size with random
+parameters; D3Net takes a patch of 256 frames and its flip, an image of 512 x 1024; --engine winograd.
 """
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import nnabla as nn
@@ -21,39 +23,69 @@ from common.datasets.band.songs import make_tracks
 from common.datasets.synthetic_scenes import IGNORE, NUM, make_scene
 from common.inference.exporting import PRECISIONS
 from common.runs.checkpoint import save_parameters
+from common.separation.separator import StemSeparator
 from d3net import export
 from d3net.benchmark import IMAGE, PATCH, random_weights, street_network
 from d3net.music.onnx_separator import OnnxSeparator
 from d3net.music.separator import Separator
 from d3net.scenes.onnx_segmenter import OnnxSegmenter
 from d3net.scenes.segmenter import Segmenter
+from x_umx import benchmark as x_umx_benchmark
+from x_umx import export as x_umx_export
+from x_umx.onnx_separator import OnnxSeparator as OnnxXumx
+from x_umx.separator import Separator as XumxSeparator
 
 ROUNDS = 4
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", metavar="RUN", help="output folder of d3net/train.py segmentation")
+    parser.add_argument("paper", choices=("x-umx", "d3net"))
+    parser.add_argument("--scenes", metavar="RUN", help="of d3net: output folder of d3net/train.py segmentation")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = music(Path(folder)) + (scenes(Path(folder), args.scenes) if args.scenes else []) + times(Path(folder))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rows = xumx(folder) if args.paper == "x-umx" else d3net(folder, args.scenes)
     print(align([["", *PRECISIONS], *rows]))
 
 
-def music(folder: Path) -> list[list[str]]:
-    tracks, stems = make_tracks("test", num=3, duration=8.0, seed=1), {}
+def xumx(folder: Path) -> list[list[str]]:
+    def exported(model, precision):
+        path = folder / f"{precision}.onnx"
+        x_umx_export.main(["--model", str(model), "-o", str(path), "--precision", precision])
+        return path
+
+    rows = music(("bass", "drums", "vocals", "other"), XumxSeparator("xumx-small"),
+                 {precision: OnnxXumx(str(exported("xumx-small", precision))) for precision in PRECISIONS})
+    published = x_umx_benchmark.random_weights(str(folder))
+    sizes = [exported(published, precision).stat().st_size / 1e6 for precision in PRECISIONS]
+    return [*rows, ["published size, MB", *(f"{size:.1f}" for size in sizes)]]
+
+
+def d3net(folder: Path, run: str | None) -> list[list[str]]:
     for precision in PRECISIONS:
         export.main(["mss", "--model", "d3net-small", "-o", str(folder / precision), "--precision", precision])
-        separator = OnnxSeparator(str(folder / precision))
-        stems[precision] = [separator.separate(track.read("mixture", 0, track.num_frames)) for track in tracks]
+    rows = music(("vocals", "drums"), Separator("d3net-small"),
+                 {precision: OnnxSeparator(str(folder / precision)) for precision in PRECISIONS})
+    return rows + (scenes(folder, run) if run else []) + times(folder)
+
+
+def music(targets: Sequence[str], separator: StemSeparator,
+          exported: Mapping[str, OnnxSeparator | OnnxXumx]) -> list[list[str]]:
+    """Score stems of computed songs by files of each precision."""
+    tracks = make_tracks("test", num=3, duration=8.0, seed=1)
+    songs = [track.read("mixture", 0, track.num_frames) for track in tracks]
+    wanted = [separator.separate(song, separator.sample_rate) for song in songs]
+    stems = {precision: [network.separate(song) for song in songs] for precision, network in exported.items()}
     rows = []
-    for target in ("vocals", "drums"):
+    for target in targets:
         sources = [track.read(target, 0, track.num_frames) for track in tracks]
         found = {precision: [song[target] for song in stems[precision]] for precision in PRECISIONS}
         scores = [np.mean([*map(ratio, sources, found[precision])]) for precision in PRECISIONS]
-        exact = [min(map(ratio, found["float32"], found[precision])) for precision in PRECISIONS[1:]]
+        exact = [min(map(ratio, [song[target] for song in wanted], found["float32"])),
+                 *(min(map(ratio, found["float32"], found[precision])) for precision in PRECISIONS[1:])]
         rows += [[f"{target}, SDR", *(f"{score:.2f} dB" for score in scores)],
-                 [f"{target}, least against float32", "", *(f"{value:.0f} dB" for value in exact)]]
+                 [f"{target}, least distance", *(f"{value:.0f} dB" for value in exact)]]
     return rows
 
 

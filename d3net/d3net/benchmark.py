@@ -8,7 +8,7 @@ same by `openvino`; and the `memory` that a long file takes, by small networks.
 
 Parameters are random: they do not change the time. Both sides of a ratio take turns within one run, and a ratio is the
 median over the rounds, so that a busy machine slows both. "nnabla's functions" are the graphs of the published code.
-Some twenty minutes, most of them nnabla's. On a GPU, nnabla's functions are ours, and are measured by themselves.
+A quarter of an hour on two idle cores. On a GPU, nnabla's functions are ours, and are measured by themselves.
 """
 import argparse
 import functools

@@ -121,12 +121,17 @@ def format_table(results: Results, sources: Sequence[str]) -> str:
 
 
 def format_differences(results: Results) -> str:
-    """Say by how much the mean over the sources is higher with X-UMX, training by training; a line for each other."""
-    means = {name: [float(np.mean(list(scores.values()))) for scores in each] for name, each in results.items()
-             if name != MIXTURE}
+    """Say by how much the SDR is higher with X-UMX, training by training; a line for each other and each source."""
+    columns = {name: _by_source(each) for name, each in results.items() if name != MIXTURE}
     xumx = VARIANTS["xumx"][0]
-    return "\n".join(f"mean, {xumx} - {name}: {describe_pairs(means[xumx], others, 'dB')}"
-                     for name, others in means.items() if name != xumx)
+    return "\n".join(f"{source}, {xumx} - {name}: {describe_pairs(columns[xumx][source], others[source], 'dB')}"
+                     for name, others in columns.items() if name != xumx for source in others)
+
+
+def _by_source(trainings: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Return source -> dB of each training; "mean" is that over the sources."""
+    return {**{source: [scores[source] for scores in trainings] for source in trainings[0]},
+            "mean": [float(np.mean(list(scores.values()))) for scores in trainings]}
 
 
 if __name__ == "__main__":
