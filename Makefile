@@ -43,7 +43,7 @@ notebooks: .venv/installed
 
 # WITHIN=30: only what took no longer, in seconds, when it was written down.
 results: .venv/installed
-	@.venv/bin/python tools/results.py quick $(if $(WITHIN),--within $(WITHIN))
+	@.venv/bin/python tools/results.py quick --jobs 2 $(if $(WITHIN),--within $(WITHIN))
 
 lint: .venv/installed
 	@.venv/bin/python -m ruff check

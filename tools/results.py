@@ -1,6 +1,6 @@
 """Make the numbers of the READMEs again, and say what differs.
 
-    python tools/results.py quick [--within 60]     # minutes: run the commands, compare with what is stated
+    python tools/results.py quick [--within 60] [--jobs 2]    # minutes: run the commands, compare with what is stated
     python tools/results.py day --only x-umx/compare --write
     python tools/results.py day --path mnist=/data/mnist        # what needs other data, or a GPU, is left out
     python tools/results.py --check                 # seconds: READMEs and pages beside the data, nothing is run
@@ -21,10 +21,11 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.console import cli
-from common.console.values import number_above_0
+from common.console.values import number_above_0, positive_int
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from common.machine.files import write_text
@@ -39,15 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     papers = {path.stem: results.load(path, measured_of(path.stem), TOP / path.stem / "README.md")
               for path in sorted(FOLDER.glob("*.yaml"))}
-    wrong = 0
     known = {f"{paper}/{name}" for paper, stated in papers.items() for name in stated.claims}
     if unknown := set(args.only or ()) - known:
         raise UsageError(f"--only {min(unknown)}: no such claim; there are {', '.join(sorted(known))}")
     paths = given_paths(args.path or (), papers.values())
-    for paper, stated in papers.items():
-        chosen = [name for name, claim in stated.claims.items() if wanted(args, f"{paper}/{name}", claim, stated)]
-        if chosen:
-            wrong += run_all(paper, stated, runnable(paper, stated, chosen, paths), args.write, paths)
+    wrong = run_wanted(args, papers, paths)
+    for stated in papers.values():
         if args.write:
             results.write_blocks(stated)
         for line in results.wrong_blocks(stated):
@@ -79,10 +77,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--within", type=number_above_0, metavar="SECONDS", help="run what is known to take no longer")
     parser.add_argument("--path", nargs="+", action="extend", metavar="NAME=PATH",
                         help="where something is that commands need, such as mnist=FOLDER")
+    parser.add_argument("--jobs", type=positive_int, default=1, metavar="N",
+                        help="commands to run at a time; not with --write, which measures them (default: %(default)s)")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="run nothing, compare the READMEs with the data")
     action.add_argument("--write", action="store_true", help="change the data and the READMEs")
     args = parser.parse_args(argv)
+    if args.write and args.jobs > 1:
+        parser.error("--jobs and --write: what is written down are seconds of commands that run alone")
     if args.level is None and not (args.check or args.write):
         parser.error("name a level, or --check")
     return args
@@ -132,8 +134,23 @@ def runnable(paper: str, stated: results.Stated, names: Sequence[str], paths: Ma
     return kept
 
 
-def run_all(paper: str, stated: results.Stated, names: Sequence[str], write: bool, paths: Mapping[str, Path]) -> int:
-    """Run the commands of claims, and print a line for each; what they give is the data from then on, if `write`.
+def run_wanted(args: argparse.Namespace, papers: Mapping[str, results.Stated], paths: Mapping[str, Path]) -> int:
+    """Run what the command line asks for, `args.jobs` commands at a time; returns how many are not as stated."""
+    with ThreadPoolExecutor(args.jobs) as pool:    # threads that wait for processes
+        running = []
+        for paper, stated in papers.items():
+            chosen = [name for name, claim in stated.claims.items() if wanted(args, f"{paper}/{name}", claim, stated)]
+            running += [pool.submit(run_group, paper, stated, group, args.write, paths) for group in results.apart(
+                stated.claims, runnable(paper, stated, chosen, paths))]
+        try:
+            return sum(group.result() for group in running)
+        except BaseException:    # Ctrl-C, too, ends what waits
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_group(paper: str, stated: results.Stated, names: Sequence[str], write: bool, paths: Mapping[str, Path]) -> int:
+    """Run the commands of claims in one folder, and print a line for each; what they give is the data, if `write`.
 
     Returns
     -------
@@ -142,7 +159,7 @@ def run_all(paper: str, stated: results.Stated, names: Sequence[str], write: boo
     """
     wrong = 0
     with working_folder() as folder:
-        for name in results.in_order(stated.claims, names):
+        for name in names:
             claim = stated.claims[name]
             try:
                 values, seconds = results.run_claim(claim, folder, environment(), paths)

@@ -151,6 +151,20 @@ def test_a_named_folder_stands_in_the_command(top, capsys):
                                                                  "paper/after_read: no value of it is stated"]
 
 
+def test_commands_that_need_nothing_of_each_other_run_at_a_time(top, capsys):
+    """Each waits for the other; `slow` needs a file that `made` leaves in the folder of both."""
+    wait = "touch {0}/{1}; until test -e {0}/{2}; do sleep 0.01; done"
+    change("results/paper.yaml", "    command: python paper/work.py",
+           f"    command: {wait.format(Path.cwd(), 1, 2)}; python paper/work.py")
+    change("results/paper.yaml", "    level: day", "    level: quick")
+    change("results/paper.yaml", "    level: gpu\n    command: echo",
+           f"    level: quick\n    command: {wait.format(Path.cwd(), 2, 1)}; echo")
+    Path("words").write_text("two words")
+    top("quick", "--jobs", "2", "--path", "words=.")
+    lines = sorted(line.partition(" (")[0] for line in capsys.readouterr().out.splitlines())
+    assert lines == ["paper/made: as stated", "paper/read: words is not stated", "paper/slow: error is not stated"]
+
+
 def test_what_takes_too_long_is_left_out(top, capsys):
     assert top("quick", "--within", "1") == 0
     assert top("day", "--within", "9") == 0    # never measured
@@ -161,7 +175,7 @@ def test_what_takes_too_long_is_left_out(top, capsys):
     (("day", "--path", "words=nowhere"), "nothing at nowhere"), (("day", "--path", "wrds=."), "one of the names words"),
     (("day", "--path", "words"), "nothing at"),
     ((), "no arguments"), (("--within", "3"), "name a level"), (("quick", "--only", "paper/mad"), "no such claim"),
-    (("week",), "week")])
+    (("week",), "week"), (("quick", "--jobs", "2", "--write"), "run alone")])
 def test_wrong_arguments(top, argv, words):
     with pytest.raises(UsageError, match=words):
         top(*argv)

@@ -256,3 +256,11 @@ def in_order(claims: Mapping[str, Claim], names: Iterable[str]) -> list[str]:
             chain.append(before)
         ordered += [link for link in reversed(chain) if link not in ordered]
     return ordered
+
+
+def apart(claims: Mapping[str, Claim], names: Iterable[str]) -> list[list[str]]:
+    """Group claims, and those that they come after, so that commands of different groups need nothing of each other."""
+    groups: dict[str, list[str]] = {}
+    for name in in_order(claims, names):
+        groups.setdefault(in_order(claims, [name])[0], []).append(name)
+    return list(groups.values())
