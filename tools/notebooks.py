@@ -1,6 +1,6 @@
 """Run the notebooks anew, each from its first cell in a process of its own, and write them with their outputs.
 
-    python tools/notebooks.py                                # all, two minutes
+    python tools/notebooks.py                                # all, a minute or two
     python tools/notebooks.py x-umx/notebook.ipynb
     python tools/notebooks.py --check                        # write nothing
 
