@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from common.console.streams import flush, printing
 from common.console.values import largest
 from common.machine.context import CONTEXTS
-from common.machine.errors import UsageError, UserError, printable
+from common.machine.errors import UsageError, UserError, printable, was_interrupted
 from common.machine.launching import launched_rank, launched_size
 
 INTERRUPTED = 130
@@ -131,6 +131,10 @@ def _status_of(main):
         return _complain(error, error.exit_status)
     except KeyboardInterrupt as interrupt:
         return _complain(str(interrupt) or "interrupted", INTERRUPTED)
+    except SystemError as error:
+        if not was_interrupted(error):
+            raise
+        return _complain("interrupted", INTERRUPTED)
     except BrokenPipeError:    # the reader of our output is gone, as with `| head`
         return UserError.exit_status
     except MemoryError:

@@ -38,3 +38,11 @@ class UsageError(UserError):
 
 class TrainingError(UserError):
     """A training has no result: it diverged, or never met its budget."""
+
+
+def was_interrupted(error: BaseException) -> bool:
+    """Tell whether a SystemError stands for a KeyboardInterrupt, as nnabla's does in a function written in Python."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, KeyboardInterrupt):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None

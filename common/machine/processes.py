@@ -10,7 +10,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from common.machine.errors import UserError
+from common.machine.errors import UserError, was_interrupted
 
 _SECONDS_TO_END = 30    # that a process has to save its state when it is interrupted
 
@@ -158,6 +158,10 @@ def _attempt(connection):
         work(*arguments)
     except (UserError, KeyboardInterrupt) as error:
         return error
+    except SystemError as error:
+        if not was_interrupted(error):
+            raise
+        return KeyboardInterrupt("interrupted")
     except EOFError:
         if _parent().is_alive():
             raise

@@ -6,8 +6,11 @@ import sys
 import time
 from functools import partial
 
+import nnabla as nn
 import pytest
+from nnabla.function import PythonFunction
 
+from common.console.cli import run
 from common.machine.errors import UsageError, UserError
 from common.machine.processes import for_each, in_processes
 
@@ -35,6 +38,27 @@ def _need_too_much(folder, item):
     raise MemoryError
 
 
+class _Interrupted(PythonFunction):
+    """A function of nnabla, in Python, in which the user presses Ctrl-C."""
+
+    @property
+    def name(self):
+        return "Interrupted"
+
+    def min_outputs(self):
+        return 1
+
+    def setup_impl(self, inputs, outputs):
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def forward_impl(self, inputs, outputs):
+        raise KeyboardInterrupt
+
+
+def _are_interrupted_in_nnabla(item):
+    _Interrupted(nn.Context())(nn.Variable((1,))).forward()
+
+
 def _pieces(count):
     return {f"piece {item}": (item,) for item in range(count)}
 
@@ -51,6 +75,17 @@ def test_an_error_arrives_and_ends_the_others(tmp_path):
     with pytest.raises(UsageError, match="no 1"):
         for_each(partial(_fail, tmp_path), _pieces(2), 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupt_within_nnabla_is_one(capfd):
+    with pytest.raises(SystemError):    # which would be a bug of ours
+        _are_interrupted_in_nnabla(0)
+    with pytest.raises(KeyboardInterrupt):
+        for_each(_are_interrupted_in_nnabla, _pieces(2), 2)
+    assert "Traceback" not in capfd.readouterr().err
+    with pytest.raises(SystemExit, match="130"):
+        run(lambda: _are_interrupted_in_nnabla(0))
+    assert capfd.readouterr().err == "interrupted\n"
 
 
 @pytest.mark.parametrize("work, message", [

@@ -12,7 +12,7 @@ import attrs
 import nnabla as nn
 import numpy as np
 
-from common.machine.errors import UserError
+from common.machine.errors import UserError, was_interrupted
 from common.machine.files import make_folder, replacing, write_csv
 from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
@@ -50,10 +50,7 @@ def unwrapped_interrupts() -> Iterator[None]:
     try:
         yield
     except SystemError as error:
-        cause = error
-        while cause is not None and not isinstance(cause, KeyboardInterrupt):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
+        if not was_interrupted(error):
             raise
         raise KeyboardInterrupt("interrupted; --resume goes on from there") from error
 
