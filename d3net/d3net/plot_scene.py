@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from common.console import cli
 from common.console.values import int_from_0
-from common.datasets.synthetic_scenes import IGNORE, make_scene
+from common.datasets.cityscapes import IGNORE
 from common.machine.files import new_path
 from common.pictures.figures import figure_style, save_figure
 from d3net.scenes.flags import SegmenterFlags, add_model_flags
@@ -36,6 +36,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    from common.datasets.synthetic_scenes import make_scene
+
     args = parse_args(argv)
     segmenter = SegmenterFlags.of_flags(args).make()
     image, label = make_scene("val", args.scene)
