@@ -46,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for path in args.notebooks or all_notebooks():
         try:
             notebook = run(path)
-        except UserError as error:
+        except UsageError:
+            raise
+        except UserError as error:    # the others run all the same
             failed += 1
             print(error, file=sys.stderr)
             continue

@@ -73,6 +73,7 @@ def test_a_cell_that_fails_is_told_in_one_line(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "fails.ipynb")
     with pytest.raises(UserError, match=r"^\S*fails\.ipynb, cell 2: ZeroDivisionError: division by zero$"):
         tool.run(tmp_path / "fails.ipynb")
+    assert tool.main([str(tmp_path / "fails.ipynb")]) == 1
 
 
 @pytest.mark.slow
@@ -98,3 +99,8 @@ def test_what_is_no_notebook_is_refused(content, tmp_path):
         path.write_text(content)
     with pytest.raises(UsageError if content is None else UserError, match=r"^\S*no\.ipynb: .*notebook"):
         tool.run(path)
+
+
+def test_wrong_arguments_are_of_the_user(run_main):
+    status, out, err = run_main(tool.main, "missing.ipynb")
+    assert (status, out, err) == (2, "", "error: missing.ipynb: no such notebook\n")
