@@ -36,9 +36,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
     from common.datasets.synthetic_scenes import make_scene
 
-    args = parse_args(argv)
     segmenter = SegmenterFlags.of_flags(args).make()
     image, label = make_scene("val", args.scene)
     found = segmenter.segment(image)
