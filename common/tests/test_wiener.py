@@ -109,7 +109,10 @@ def test_coherent_sources_in_both_channels_give_finite_stems(eps):
 @pytest.mark.parametrize("channels", [1, 2, 3])
 def test_one_iteration_is_the_default(channels):
     x, magnitudes = mixture(channels), models(2, channels)
-    np.testing.assert_array_equal(multichannel_wiener(magnitudes, x), multichannel_wiener(magnitudes, x, 1, False))
+    default = multichannel_wiener(magnitudes, x)
+    # To rounding: norbert, for more than two channels, gives other last bits for arrays at another place of the memory.
+    np.testing.assert_allclose(default, multichannel_wiener(magnitudes, x, 1, False), rtol=1e-9, atol=1e-12)
+    assert not np.allclose(default, multichannel_wiener(magnitudes, x, 2, False))
 
 
 @pytest.mark.parametrize("softmask", [False, True])

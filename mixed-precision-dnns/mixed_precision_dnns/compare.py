@@ -9,7 +9,6 @@ DEFAULT/params_best.h5, here or in the output folder, is the network that all st
 The first row trains it further in float.
 """
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from common.out_of_core import InCore
 from common.runs.config import add_config_flags, load_section, overrides_of
 from mixed_precision_dnns.command_line import add_fast_gradients_flag
 from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.finished_run import read_result
 from mixed_precision_dnns.starting_weights import find_weights
 from mixed_precision_dnns.train_resnet import train
 
@@ -104,7 +104,7 @@ def _trained(cfg, folder, args):
     except TrainingError as error:
         print(error, flush=True)
         return str(error)
-    return json.loads((folder / "result.json").read_text())
+    return read_result(folder, "result.json")
 
 
 def format_table(results: Results) -> str:

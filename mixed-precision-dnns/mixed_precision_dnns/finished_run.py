@@ -1,5 +1,6 @@
 """What a training has left in its folder: configuration, files, and the network that its parameters belong to."""
 from pathlib import Path
+from typing import Any
 
 import attrs
 
@@ -63,3 +64,9 @@ def load_finished_run(folder: str | Path, weights: str | Path | None = None) -> 
     run = FinishedRun(cfg, data.shape_of_images(cfg), shapes[LAST_BIAS][0])
     load_parameters(path, parameter_shapes(lambda: run.build(1)))
     return run
+
+
+def read_result(run: Path, name: str) -> Any:
+    """Read a JSON file that a finished run leaves, as `read_json` does."""
+    return read_json(run / name, "a result of a run", "run the experiment again",
+                     missing=f"{run / name}: no such file; train_resnet.py writes it when a run is finished")

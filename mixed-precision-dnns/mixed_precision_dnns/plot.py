@@ -19,8 +19,8 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import new_path
 from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, legend_beside, save_figure
 from common.quantizers import QUANTIZERS, SCALARS
-from common.reading.texts import read_json
 from common.runs.training import CHECKPOINT, read_state
+from mixed_precision_dnns.finished_run import read_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,12 +51,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         with figure_style():
             save_figure(path, draw(*group))
         print(path)
-
-
-def read_result(run: Path, name: str) -> Any:
-    """Read a JSON file that a finished run leaves, as `read_json` does."""
-    return read_json(run / name, "a result of a run", "run the experiment again",
-                     missing=f"{run / name}: no such file; train_resnet.py writes it when a run is finished")
 
 
 def draw_bits(run: Path) -> "Figure":
