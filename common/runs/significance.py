@@ -50,12 +50,12 @@ def describe_pairs(values: Sequence[float], others: Sequence[float], unit: str) 
     Examples
     --------
     >>> describe_pairs([3.0, 4.0, 5.0], [1.0, 3.0, 2.0], "dB")
-    '+2.00 +- 2.48 dB (95 % confidence), pair by pair +2.00 +1.00 +3.00'
+    '+2.00 ± 2.48 dB (95 % confidence), pair by pair +2.00 +1.00 +3.00'
     """
     difference = paired_difference(values, others)
     each = " ".join(f"{value - other:+.2f}" for value, other in zip(values, others, strict=True))
     band = difference.high - difference.mean
-    return f"{difference.mean:+.2f} +- {band:.2f} {unit} ({100 * CONFIDENCE:g} % confidence), pair by pair {each}"
+    return f"{difference.mean:+.2f} ± {band:.2f} {unit} ({100 * CONFIDENCE:g} % confidence), pair by pair {each}"
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

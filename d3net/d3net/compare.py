@@ -22,7 +22,7 @@ import nnabla.solvers as S
 import numpy as np
 
 from common.console import cli
-from common.console.tables import align
+from common.console.tables import align, with_deviation
 from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, IGNORE, SYNTHETIC, find_pairs, read_pair
 from common.layers import relu
@@ -256,8 +256,9 @@ def format_table(results: dict[str, list[dict[str, float]]]) -> str:
     seeds = len(next(iter(results.values())))
     titles = [title for title, _ in METRICS.values()]
     rows = [["one training each" if seeds == 1 else f"{seeds} trainings each", *titles]]
-    rows += [[DILATIONS[variant].title, *(_mean_and_deviation([score[name] for score in scores]) for name in METRICS)]
-             for variant, scores in results.items()]
+    for variant, scores in results.items():
+        percents = ([100 * score[name] for score in scores] for name in METRICS)
+        rows.append([DILATIONS[variant].title, *(f"{with_deviation(values, '.2f')} %" for values in percents)])
     return align(rows)
 
 
@@ -267,11 +268,6 @@ def format_differences(results: dict[str, list[dict[str, float]]]) -> str:
     points = {variant: [100 * score["miou"] for score in scores] for variant, scores in results.items()}
     return "\n".join(f"mean IoU, {DILATIONS[first].title} - {DILATIONS[other].title}: "
                      f"{describe_pairs(points[first], points[other], 'points')}" for other in others)
-
-
-def _mean_and_deviation(shares: list[float]) -> str:
-    deviation = f" +- {100 * np.std(shares, ddof=1):.2f}" if len(shares) > 1 else ""
-    return f"{100 * np.mean(shares):.2f}{deviation} %"
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ def test_the_table_shows_mean_and_deviation():
     scores = [{"miou": 0.25, "pixel_accuracy": 0.5}, {"miou": 0.35, "pixel_accuracy": 0.5}]
     head, first, *rest = compare.format_table(dict.fromkeys(DILATIONS, scores)).splitlines()
     assert "2 trainings" in head and "mean IoU" in head and len(rest) == 2
-    assert "multidilated" in first and "30.00 +- 7.07 %" in first and "50.00 +- 0.00 %" in first
+    assert "multidilated" in first and "30.00 ± 7.07 %" in first and "50.00 ± 0.00 %" in first
 
 
 def test_variants_are_compared_seed_by_seed():
@@ -83,14 +83,14 @@ def test_variants_are_compared_seed_by_seed():
               [{"miou": 0.3, "pixel_accuracy": 0}, {"miou": 0.3, "pixel_accuracy": 0}]]
     first, second = compare.format_differences(dict(zip(DILATIONS, (*scores, scores[0]), strict=True))).splitlines()
     # t = 12.706 of one degree of freedom, times the deviation 7.071 by the root of 2
-    assert first == ("mean IoU, multidilated - one dilation per layer: +15.00 +- 63.53 points (95 % confidence), "
+    assert first == ("mean IoU, multidilated - one dilation per layer: +15.00 ± 63.53 points (95 % confidence), "
                      "pair by pair +20.00 +10.00")
-    assert "no dilation: +0.00 +- 0.00 points" in second
+    assert "no dilation: +0.00 ± 0.00 points" in second
 
 
 def test_one_training_has_no_deviation():
     table = compare.format_table(dict.fromkeys(DILATIONS, [{"miou": 0.25, "pixel_accuracy": 0.5}]))
-    assert "one training each" in table and "25.00 %" in table and "+-" not in table
+    assert "one training each" in table and "25.00 %" in table and "±" not in table
 
 
 @pytest.mark.parametrize("task", compare.TASKS)

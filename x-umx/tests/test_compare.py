@@ -19,15 +19,15 @@ def test_the_table_has_means_and_the_deviation_of_a_training():
     table = compare.format_table({"mixture": [scores(1, 2, 3, 4)],
                                   "X-UMX": [scores(1, 2, 3, 6), scores(3, 2, 3, 8)]}, SOURCES)
     assert table.splitlines()[1].split() == ["mixture", "1.00", "2.00", "3.00", "4.00", "2.50"]
-    assert table.splitlines()[2].split()[:4] == ["X-UMX", "2.00", "+-", "1.41"]
-    assert table.splitlines()[2].split()[-3:] == ["3.50", "+-", "0.71"]
+    assert table.splitlines()[2].split()[:4] == ["X-UMX", "2.00", "±", "1.41"]
+    assert table.splitlines()[2].split()[-3:] == ["3.50", "±", "0.71"]
 
 
 def test_x_umx_is_compared_with_the_others_seed_by_seed():
     text = compare.format_differences({
         "mixture": [scores(0, 0, 0, 0)], "UMX": [scores(1, 2, 3, 4), scores(1, 1, 1, 1)],
         "X-UMX": [scores(2, 3, 4, 5), scores(3, 3, 3, 3)]})
-    lines = [f"{name}, X-UMX - UMX: +1.50 +- 6.35 dB (95 % confidence), pair by pair +1.00 +2.00"
+    lines = [f"{name}, X-UMX - UMX: +1.50 ± 6.35 dB (95 % confidence), pair by pair +1.00 +2.00"
              for name in (*SOURCES, "mean")]
     assert text.splitlines() == lines
 
@@ -47,7 +47,7 @@ def test_each_seed_is_a_training_of_its_own(run_main, own_folder):
     found = json.loads((own_folder / "compare/result.json").read_text())
     first, second = found["X-UMX"]
     assert first.keys() == second.keys() == set(SOURCES) and first != second
-    assert "+-" in out.splitlines()[-1]
+    assert "±" in out.splitlines()[-1]
     assert [json.loads((own_folder / f"compare/xumx-{seed}/config.json").read_text())["seed"] for seed in (42, 43)] == [
         42, 43]
 

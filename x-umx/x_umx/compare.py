@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 
 from common.console import cli
-from common.console.tables import align
+from common.console.tables import align, with_deviation
 from common.console.values import int_from_0, positive_int
 from common.datasets.multitrack import MIXTURE
 from common.datasets.musdb18 import SPLITS, SYNTHETIC
@@ -112,10 +112,8 @@ def sdr(target: np.ndarray, estimate: np.ndarray) -> float:
 def format_table(results: Results, sources: Sequence[str]) -> str:
     """Lay the SDRs out as a table with a row for each variant."""
     def cells(trainings):
-        values = np.array([[*scores.values(), np.mean(list(scores.values()))] for scores in trainings])
-        if len(values) == 1:
-            return [f"{value:.2f}" for value in values[0]]
-        return [f"{mean:.2f} +- {std:.2f}" for mean, std in zip(values.mean(0), values.std(0, ddof=1), strict=True)]
+        columns = zip(*([*scores.values(), np.mean(list(scores.values()))] for scores in trainings), strict=True)
+        return [with_deviation(column, ".2f") for column in columns]
 
     return align([["SDR in dB", *sources, "mean"], *([name, *cells(each)] for name, each in results.items())])
 
