@@ -16,7 +16,24 @@ _SECONDS_TO_END = 30    # that a process has to save its state when it is interr
 
 
 def for_each(work: Callable[..., object], pieces: Mapping[str, tuple], at_once: int = 1) -> None:
+    """Call `work(*arguments)` for all pieces, as `attempts` does.
+
+    Raises
+    ------
+    UserError, KeyboardInterrupt
+        The first that a piece ends with. The others are interrupted, too.
+    """
+    with contextlib.closing(attempts(work, pieces, at_once)) as ended:
+        for _, error in ended:
+            if error is not None:
+                raise error
+
+
+def attempts(work: Callable[..., object], pieces: Mapping[str, tuple],
+             at_once: int = 1) -> Generator[tuple[str, UserError | None], None, None]:
     """Call `work(*arguments)` for all pieces, in this process one after the other, or several at once in others.
+
+    Close the iterator unless it is read to the end, as that of `in_processes`.
 
     Parameters
     ----------
@@ -27,19 +44,21 @@ def for_each(work: Callable[..., object], pieces: Mapping[str, tuple], at_once: 
     at_once : int
         With 1, or for a single piece, no process is started.
 
-    Raises
+    Yields
     ------
-    UserError, KeyboardInterrupt
-        The first that a piece ends with. The others are interrupted, too.
+    name, error
+        As `in_processes` does.
     """
     if at_once < 2 or len(pieces) < 2:
-        for arguments in pieces.values():
-            work(*arguments)
+        for name, arguments in pieces.items():
+            try:
+                work(*arguments)
+            except UserError as error:
+                yield name, error
+            else:
+                yield name, None
         return
-    with contextlib.closing(in_processes(work, pieces.items(), at_once)) as ended:
-        for _, error in ended:
-            if error is not None:
-                raise error
+    yield from in_processes(work, pieces.items(), at_once)
 
 
 def in_processes(work: Callable[..., object], pieces: Iterable[tuple[str, tuple]],

@@ -12,7 +12,7 @@ from nnabla.function import PythonFunction
 
 from common.console.cli import run
 from common.machine.errors import UsageError, UserError
-from common.machine.processes import for_each, in_processes
+from common.machine.processes import attempts, for_each, in_processes
 
 
 def _note(folder, item):
@@ -23,6 +23,12 @@ def _fail(folder, item):
     if item == 1:
         raise UsageError(f"no {item}")
     time.sleep(30)
+    _note(folder, item)
+
+
+def _fail_or_note(folder, item):
+    if item == 1:
+        raise UsageError(f"no {item}")
     _note(folder, item)
 
 
@@ -69,6 +75,14 @@ def test_all_items_are_worked_on(tmp_path, jobs, processes):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
     pids = {path.read_text() for path in tmp_path.iterdir()}
     assert len(pids) == processes and (str(os.getpid()) in pids) == (jobs == 1)
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_an_attempt_that_fails_stops_no_other(tmp_path, at_once):
+    errors = dict(attempts(partial(_fail_or_note, tmp_path), {f"piece {i}": (i,) for i in range(3)}, at_once))
+    assert {name: error and str(error) for name, error in errors.items()} == {
+        "piece 0": None, "piece 1": "no 1", "piece 2": None}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "2"]
 
 
 def test_an_error_arrives_and_ends_the_others(tmp_path):

@@ -9,6 +9,7 @@ DEFAULT/params_best.h5, here or in the output folder, is the network that all st
 The first row trains it further in float.
 """
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from common.machine.context import fast_gradients, use_context
 from common.machine.errors import TrainingError
 from common.machine.files import beside_scripts, write_json
 from common.machine.output_folders import claimed
+from common.machine.processes import attempts
 from common.out_of_core import InCore
 from common.runs.config import add_config_flags, load_section, overrides_of
 from mixed_precision_dnns.command_line import add_fast_gradients_flag
@@ -66,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                                      ROWS[key].section, overrides) for key in args.rows}
     for cfg in experiments.values():
         find_weights(cfg, Path(args.output) / "run")    # before hours of training
-    with claimed(args.output) as folder, fast_gradients(args.fast_gradients):
+    with claimed(args.output) as folder:
         results = compare(experiments, args, folder)
     print(format_table(results))
 
@@ -77,6 +79,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="what to compare (default: all)")
     parser.add_argument("--seeds", type=positive_int, default=1, metavar="N",
                         help="trainings of each row, with the seeds from --seed on (default: %(default)s)")
+    parser.add_argument("--jobs", type=positive_int, default=1, metavar="N",
+                        help="trainings at the same time (default: %(default)s)")
     add_fast_gradients_flag(parser)
     parser.set_defaults(output="compare")
     cli.add_run_flags(parser)
@@ -87,24 +91,31 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def compare(experiments: Mapping[str, Config], args: argparse.Namespace, folder: Path) -> Results:
     """Train each experiment with each seed in a folder of its own; `folder` also gets `result.json` of all."""
-    results = {key: {} for key in experiments}
+    trainings = {}
     for number in range(args.seeds):    # seed by seed: whenever it is stopped, rows have as many
-        for key, cfg in experiments.items():
-            seed = cfg.seed + number
-            print(f"{ROWS[key].title}, seed {seed}", flush=True)
-            results[key][seed] = _trained(attrs.evolve(cfg, seed=seed), folder / f"{key}-{seed}", args)
+        for key, experiment in experiments.items():
+            cfg = attrs.evolve(experiment, seed=experiment.seed + number)
+            trainings[f"{ROWS[key].title}, seed {cfg.seed}"] = key, cfg, folder / f"{key}-{cfg.seed}"
+    work = {name: (name, cfg, path, args) for name, (_, cfg, path) in trainings.items()}
+    results = {key: {} for key in experiments}
+    with contextlib.closing(attempts(_train, work, args.jobs)) as ended:
+        for name, error in ended:
+            if error is not None and not isinstance(error, TrainingError):
+                raise error
+            key, cfg, path = trainings[name]
+            if error is not None:
+                print(f"{name}: {error}", flush=True)
+            results[key][cfg.seed] = str(error) if error else read_result(path, "result.json")
             write_json(folder / "result.json", results)
     return results
 
 
-def _trained(cfg, folder, args):
-    """Train, or go on; returns what the best network measures, or why there is none."""
-    try:
+def _train(name, cfg, folder, args):
+    """Train, or go on, in a process that may be a new one."""
+    print(name, flush=True)
+    use_context(args.context, args.device_id)
+    with fast_gradients(args.fast_gradients):
         train(cfg, folder, InCore(), args.resume, args.overwrite)
-    except TrainingError as error:
-        print(error, flush=True)
-        return str(error)
-    return read_result(folder, "result.json")
 
 
 def format_table(results: Results) -> str:

@@ -72,7 +72,7 @@ def test_it_goes_on_where_it_was_interrupted(command, own_folder, monkeypatch):
         assert command(*flags, "-o", "parts")[0] == 130
     assert command(*flags, "-o", "parts")[0] == 2    # neither --resume nor --overwrite
     shutil.rmtree("parts/U1-0/checkpoint")           # what had ended is not trained again, but this
-    code, out, err = command(*flags, "-o", "parts", "--resume")
+    code, out, err = command(*flags, "-o", "parts", "--resume", "--jobs", "2")    # in other processes, too
     assert code == 0, err
     whole, parts = (json.loads((own_folder / name / "result.json").read_text()) for name in ("whole", "parts"))
     assert whole == parts
