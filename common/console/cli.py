@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from common.console.streams import flush, printing
 from common.console.values import largest
 from common.machine.context import CONTEXTS
 from common.machine.errors import UsageError, UserError, printable, was_interrupted
 from common.machine.launching import launched_rank, launched_size
+from common.machine.streams import flush, printing
 
 INTERRUPTED = 130
 _OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file

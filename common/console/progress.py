@@ -5,7 +5,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from common.console.streams import unescaped_stderr
+from common.machine.streams import unescaped_stderr
 
 
 def progress(iterable: Iterable | None, **kwargs: Any) -> tqdm:

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
+from common.console.progress import progress
 from common.machine.cache import cache_dir, make_cache_folder
 from common.machine.errors import UserError
 from common.machine.files import replacing, write_text
@@ -213,8 +212,8 @@ def _receive(url, size, part):
     with _opened(request) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:
             done = 0    # this server always sends all of it
-        with part.open("ab" if done else "wb") as stream, tqdm(
-                desc=part.stem, initial=done, total=size, unit="B", unit_scale=True, disable=None) as bar:
+        with part.open("ab" if done else "wb") as stream, progress(
+                None, desc=part.stem, initial=done, total=size, unit="B", unit_scale=True) as bar:
             latest = time.monotonic() + PATIENCE + size / SLOWEST
             while block := response.read(min(BLOCK, size + 1 - done)):
                 if time.monotonic() > latest:

@@ -179,7 +179,7 @@ def join_ranks(context: str = "auto", device_id: str | int = "0") -> str:
         raise UsageError(f"mpirun started {size} processes, and MPI connects {_joined.size}: is the mpirun that of "
                          "the MPI library in use?")
     if _joined.rank:
-        sys.stdout = open(os.devnull, "w")    # noqa: SIM115, PTH123 - until the process ends
+        sys.stdout = open(os.devnull, "w", errors="backslashreplace")    # noqa: SIM115, PTH123 - until the process ends
     return f"{where.partition(', GPU')[0]}, {size} processes"
 
 

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from common.machine.errors import UserError, was_interrupted
+from common.machine.streams import printing
 
 _SECONDS_TO_END = 30    # that a process has to save its state when it is interrupted
 
@@ -163,7 +164,8 @@ def _work_apart(connection):
     """Do the piece of work that `connection` brings, in a process of its own, and send what it ended with."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    error = _attempt(connection)
+    with printing():
+        error = _attempt(connection)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ConnectionError):    # the parent is gone
         connection.send(error)

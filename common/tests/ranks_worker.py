@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--resume", action="store_true")
     add_out_of_core_flag(parser)
     args = parser.parse_args()
-    print(join_ranks("cpu"), f"rank {launched_rank()}")
+    print(join_ranks("cpu"), f"rank {launched_rank()}", os.fsdecode(b"\xff"))    # no UTF-8: a name that can be
     if args.fail == "all":
         raise UsageError("all ranks refuse this")
     train(args.folder, args.batch_size, args.normalize, args.epochs, args.fail, args.resume,

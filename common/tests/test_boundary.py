@@ -19,7 +19,7 @@ EXEMPT = {
     "common.audio.descriptions": {"open": "the stem that was just written"},
     "common.audio.files": {"soundfile.SoundFile": "opens to write only"},
     "common.console.commands": {"read_text": OWN},
-    "common.console.streams": {"open": "the null device alone", "os.open": "the null device alone"},
+    "common.machine.streams": {"open": "the null device alone", "os.open": "the null device alone"},
     "common.datasets.mnist": {"gzip.GzipFile": "within the block of the boundary"},
     "common.downloads.fetch": {"open": "the digest of a download that was just written"},
     "common.gpu.nvrtc": {"read_bytes": OWN},

@@ -11,10 +11,10 @@ import attrs
 import pytest
 
 from common.console import cli
-from common.console.streams import printing
 from common.console.values import int_from_0, largest, number_above_0
 from common.machine.errors import UsageError, UserError, printable
 from common.machine.files import write_csv, write_json
+from common.machine.streams import printing
 from common.out_of_core.device import parse_bytes
 from common.runs.config import integer, number
 

@@ -15,6 +15,7 @@ import pytest
 from common.downloads import fetch as download
 from common.machine.cache import cache_dir, make_cache_folder
 from common.machine.errors import UserError
+from common.machine.streams import printing
 from common.reading import archives
 
 CONTENT = bytes(range(256)) * 4096    # four blocks
@@ -166,9 +167,19 @@ def test_many_who_ask_at_once_cause_one_download(server):
     assert server.asked == [None]
 
 
-def test_progress_is_silent_where_stderr_is_no_terminal(server, capfd):
+def test_progress_is_silent_where_stdout_is_no_terminal(server, capfd):
     download.fetch(server.url, SIZE, MD5)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_bar_of_a_download_stays_in_its_line(server, monkeypatch):
+    out, err = (type("Terminal", (io.StringIO,), {"isatty": lambda self: True})() for _ in range(2))
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", err)
+    with printing():
+        download.fetch(server.url, SIZE, MD5)
+    assert "set one.bin" in err.getvalue() and "\r" in err.getvalue() and "\\r" not in err.getvalue()
+    assert out.getvalue() == ""
 
 
 # Files of which nothing was published ---------------------------------------------------------------------------------

@@ -40,6 +40,10 @@ def _are_killed(folder, item):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _print_a_name(item):
+    print("na\x1b[31mme", os.fsdecode(b"\xff"))
+
+
 def _need_too_much(folder, item):
     raise MemoryError
 
@@ -89,6 +93,12 @@ def test_an_error_arrives_and_ends_the_others(tmp_path):
     with pytest.raises(UsageError, match="no 1"):
         for_each(partial(_fail, tmp_path), _pieces(2), 2)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_can_be_printed(capfd, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
+    for_each(_print_a_name, _pieces(2), 2)
+    assert capfd.readouterr() == (2 * "na\\x1b[31mme \\xff\n", "")
 
 
 def test_an_interrupt_within_nnabla_is_one(capfd):

@@ -19,8 +19,8 @@ from tqdm import tqdm
 from common.audio.decoders import PacketSource
 from common.audio.files import FORMATS, AudioReader
 from common.console import cli
-from common.console.streams import printing
 from common.machine.errors import UsageError
+from common.machine.streams import printing
 from common.separation import song as song_module
 from common.separation.flags import add_stem_flags, stem_request
 from common.separation.stems import separate_files
@@ -419,7 +419,7 @@ SCRIPT = """
 import itertools, os, sys, time
 from types import SimpleNamespace
 from common.console import cli
-from common.console.streams import printing
+from common.machine.streams import printing
 from common.separation import flags, stems
 
 def process(batch):

@@ -1,4 +1,4 @@
-"""The standard streams of a command: there, and safe to write names to."""
+"""The standard streams of a process: there, and safe to write names to."""
 import contextlib
 import io
 import os
