@@ -33,7 +33,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     Raises
     ------
     UserError
-        The folder cannot be written to, or the disk is full.
+        The folder cannot be written to, or the disk is full; `path` is a folder, a pipe or a device.
     """
     path = Path(path)
     if launched_rank():
@@ -43,6 +43,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
             yield temporary
         return
     try:
+        if path.exists() and not path.is_file():    # root could put a file in the place of /dev/null
+            raise UserError(f"{path}: a folder, a pipe or a device, and no file can take its place; choose another "
+                            "--output")
         _remove_leftovers_once(path.parent.absolute())
         handle, temporary = _new_file(path.parent)
     except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 def locked(path: Path) -> Iterator[None]:
     """Let one process at a time into the blocks that name the file `path`, which is made and stays.
 
-    A process that ends, however it does, lets the next one in.
+    A process that ends, however it does, lets the next one in. Where the file system knows no locks, nobody waits.
     """
     with path.open("w") as stream:
         if sys.platform == "win32":
@@ -17,7 +17,8 @@ def locked(path: Path) -> Iterator[None]:
         else:
             import fcntl
 
-            fcntl.flock(stream, fcntl.LOCK_EX)
+            with contextlib.suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 

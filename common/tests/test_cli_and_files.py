@@ -182,9 +182,19 @@ def test_permissions_follow_the_umask(tmp_path, umask, mode):
 
 def test_a_folder_is_not_replaced_by_a_file(tmp_path):
     (tmp_path / "a.txt").mkdir()
-    with pytest.raises(UserError, match="could not be written"):
+    with pytest.raises(UserError, match=r"a\.txt: a folder, a pipe or a device"):
         write_text(tmp_path / "a.txt", "text")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name}: a folder, a pipe or a device, .*choose another --output"):
+            write_text(tmp_path / name, "text")
+        assert (tmp_path / name).is_fifo()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("below", ["nowhere/a.txt", "file/a.txt"])

@@ -104,6 +104,14 @@ def test_a_lock_on_windows_is_waited_for_until_it_is_held(tmp_path, monkeypatch)
         assert calls == [(1, 1)] * 3
 
 
+def test_where_there_are_no_locks_nobody_waits(tmp_path, monkeypatch):
+    def refuse(*args):
+        raise OSError(38, "Function not implemented")
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with locked(tmp_path / "lock"), locked(tmp_path / "lock"):
+        pass
+
+
 @pytest.fixture
 def windows(monkeypatch):
     """Windows, as far as files are concerned: what is open is neither renamed nor removed, and locks are others."""
