@@ -2,9 +2,9 @@
 
 Compiled functions release the interpreter's lock. A division by zero gives infinity or NaN and raises nothing. The
 machine code is kept between runs, beside the source or in numba's folder in the home; where neither can be written,
-every run compiles anew. It is made again where the file of a loop changes, but not where that of a loop does which
-it calls: who changes such a file also has to touch those that import it. The first call of a loop loads numba, so that
-commands that compute nothing start without it.
+every run compiles anew. It is made again where it is damaged, and where the file of a loop changes, but not where that
+of a loop does which it calls: who changes such a file also has to touch those that import it. The first call of a loop
+loads numba, so that commands that compute nothing start without it.
 """
 import contextlib
 import threading
@@ -34,7 +34,7 @@ class Loop:
                 self._resolve_called_loops()
                 compiled = numba.njit(nogil=True, error_model="numpy", **self._options)(self.function)
                 with contextlib.suppress(RuntimeError):    # no folder for the machine code
-                    compiled.enable_caching()
+                    compiled._cache = _kept_code(self.function)
                 self._compiled = compiled
             return self._compiled
 
@@ -44,6 +44,39 @@ class Loop:
         for name in self.function.__code__.co_names:
             if isinstance(names.get(name), Loop):
                 names[name] = names[name].compile()
+
+
+def _kept_code(function: Callable) -> Any:
+    """Return numba's cache for a function, which does without what cannot be read or written.
+
+    numba's own raises what it meets: damage of an earlier power cut, a full disk.
+
+    Raises
+    ------
+    RuntimeError
+        No folder can be written to.
+    """
+    from numba.core.caching import FunctionCache
+
+    class Kept(FunctionCache):
+        def load_overload(self, sig: Any, target_context: Any) -> Any:
+            try:
+                return super().load_overload(sig, target_context)
+            except Exception:    # pickle raises what it likes
+                self._start_anew()
+            return None
+
+        def _start_anew(self) -> None:
+            try:
+                self.flush()
+            except OSError:
+                self.disable()
+
+        def save_overload(self, sig: Any, data: Any) -> None:
+            with contextlib.suppress(OSError):
+                super().save_overload(sig, data)
+
+    return Kept(function)
 
 
 def _compiler(**options) -> Callable[[Callable], Loop]:

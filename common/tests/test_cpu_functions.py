@@ -1,5 +1,7 @@
 """The compiled functions against nnabla's own: the same bits forward, gradients up to the order of sums."""
 import importlib
+import importlib.util
+import os
 import subprocess
 import sys
 
@@ -407,6 +409,48 @@ def test_loops_compile_where_no_folder_can_be_written():
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "[0.0, 2.5] None\n"
+
+
+@pytest.fixture
+def kept_loop(tmp_path):
+    """A function that loads a loop as a new process does, whose machine code lies in `tmp_path`."""
+    path = tmp_path / "loops.py"
+    path.write_text("from common.cpu.compiling import compile_exact\n"
+                    "@compile_exact\ndef twice(x):\n    return 2 * x\n")
+
+    def load():
+        spec = importlib.util.spec_from_file_location("loops", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module.twice
+    return load
+
+
+def hits(loop):
+    return sum(loop.compile().stats.cache_hits.values())
+
+
+@pytest.mark.parametrize("kind, size", [("nbi", 0), ("nbi", 30), ("nbc", 0), ("nbc", 1000)])
+def test_damaged_machine_code_is_made_again(kept_loop, tmp_path, kind, size):
+    assert kept_loop()(3) == 6
+    damaged, = tmp_path.rglob(f"*.{kind}")
+    os.truncate(damaged, size)
+    for expected in (0, 1):
+        loop = kept_loop()
+        assert loop(3) == 6 and hits(loop) == expected
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_loops_run_where_the_disk_is_full(kept_loop, tmp_path, monkeypatch, damaged):
+    if damaged:
+        kept_loop()(3)
+        os.truncate(*tmp_path.rglob("*.nbi"), 0)
+
+    def refuse(*args):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr("numba.core.caching.IndexDataCacheFile._open_for_write", refuse)
+    loop = kept_loop()
+    assert loop(3) == 6 and hits(loop) == 0
 
 
 def test_numba_is_loaded_by_the_first_loop_that_runs():
