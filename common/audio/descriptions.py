@@ -4,7 +4,6 @@ Tags are text; libsndfile writes them into WAV, FLAC and Ogg files. What it cann
 of an MP3 file, and the places of channels in a WAV file.
 """
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ TAGS = {"title": "title", "artist": "artist", "album": "album", "track": "trackn
 _FRAMES = {"title": b"TIT2", "artist": b"TPE1", "album": b"TALB", "track": b"TRCK", "genre": b"TCON", "date": b"TYER"}
 _LONGEST = 500    # characters of a tag
 _LARGEST = (1 << 24) - 1000    # bytes of a picture: a block of FLAC has a length of 24 bits
+_BLOCK = 1 << 20    # bytes moved at once
 _PICTURES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n": "image/png"}    # first bytes
 # In the order of the bits in a WAV file, which is that of the channels.
 PLACES = ("FL", "FR", "FC", "LFE", "BL", "BR", "FLC", "FRC", "BC", "SL", "SR", "TC", "TFL", "TFC", "TFR", "TBL", "TBC",
@@ -112,15 +112,19 @@ def complete(path: Path, ext: str, description: Description) -> None:
 
 
 def _insert(path: Path, offset: int, content: bytes) -> None:
-    """Insert bytes into a file."""
-    beside = path.with_name(f"{path.name}-tagged")
-    try:
-        with path.open("rb") as source, beside.open("wb") as target:
-            target.write(source.read(offset) + content)
-            shutil.copyfileobj(source, target, 1 << 20)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Insert bytes into a file, which stays the same one: another would be neither locked nor known to be on the disk.
+    """
+    with path.open("r+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end > offset:    # from the end on, nothing is written over that was not moved before
+            start = max(offset, end - _BLOCK)
+            file.seek(start)
+            moved = file.read(end - start)
+            file.seek(start + len(content))
+            file.write(moved)
+            end = start
+        file.seek(offset)
+        file.write(content)
 
 
 def _id3(description: Description) -> bytes:

@@ -47,13 +47,15 @@ class Spool:
     def __getitem__(self, frames: slice) -> np.ndarray:
         start, stop, _ = frames.indices(len(self))
         frame_bytes = 4 * math.prod(self.shape)
-        data = os.pread(self._file.fileno(), max(0, stop - start) * frame_bytes, start * frame_bytes)
+        self._file.seek(start * frame_bytes)
+        data = self._file.read(max(0, stop - start) * frame_bytes)
         return np.frombuffer(data, np.float32).reshape(-1, *self.shape)
 
     def append(self, audio: np.ndarray) -> None:
         """Add float32 audio (n, *shape)."""
         left = np.ascontiguousarray(audio, np.float32).reshape(-1).view(np.uint8).data
         with writing_to(self._folder):
+            self._file.seek(0, os.SEEK_END)
             while len(left):
                 left = left[self._file.write(left):]
         self._frames += len(audio)

@@ -45,17 +45,15 @@ def spectrogram_statistics(tracks: Sequence[Track], n_fft: int = 4096, hop_lengt
         maximum everywhere.
     """
     path = _cache_path(tracks, n_fft, hop_length)
-    cached = _load(path, n_fft // 2 + 1)
+    cached = None if path is None else _load(path, n_fft // 2 + 1)
     if cached is not None:
         return cached
     with parallel_map(workers, "statistics") as run_all:
         parts = run_all(lambda track: track_moments(track, n_fft, hop_length), tracks)
         total = _merge_all(progress(parts, total=len(tracks), desc="statistics"))
     mean, std = total.mean.astype(np.float32), _floored(total).astype(np.float32)
-    with contextlib.suppress(OSError, UserError):    # without a cache, the next run takes its time again
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, mean=mean, std=std)
+    if path is not None:
+        _store(path, mean, std)
     return mean, std
 
 
@@ -127,10 +125,21 @@ def _floored(total: Moments) -> np.ndarray:
     return np.maximum(std, FLOOR * std.max())
 
 
-def _cache_path(tracks: Sequence[Track], n_fft: int, hop_length: int) -> Path:
+def _cache_path(tracks: Sequence[Track], n_fft: int, hop_length: int) -> Path | None:
+    """Return where the results are kept; None for a user without home and cache."""
     keys = [[track.name, track.num_frames, _mixture_key(track)] for track in tracks]
     digest = hashlib.sha256(json.dumps([n_fft, hop_length, keys]).encode()).hexdigest()
-    return cache_dir() / "statistics" / f"{digest[:32]}.npz"
+    try:
+        return cache_dir() / "statistics" / f"{digest[:32]}.npz"
+    except UserError:
+        return None
+
+
+def _store(path: Path, mean: np.ndarray, std: np.ndarray) -> None:
+    with contextlib.suppress(OSError, UserError):    # without a cache, the next run takes its time again
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, mean=mean, std=std)
 
 
 def _mixture_key(track: Track) -> str | list:

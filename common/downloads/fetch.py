@@ -137,9 +137,12 @@ def _announced_size(url, target):
                         "by hand") from error
 
 
-def is_fetched(url: str) -> bool:
-    """Whether the cache has the file at `url`."""
-    return _target(url, None).exists()
+def is_fetched(url: str, name: str) -> bool:
+    """Whether the cache has the file at `url`, or the folder `name` with what `fetch_members` has unpacked of it."""
+    try:
+        return _target(url, None).exists() or (cache_dir() / name).is_dir()
+    except UserError:    # no home, no cache
+        return False
 
 
 def fetch_members(url: str, name: str, members: Sequence[str], limit: int) -> Path:

@@ -22,7 +22,7 @@ def _folder() -> Path:
 
 def find(key: str) -> Path | None:
     """Return the path of what is stored under `key`, None if there is nothing; what is damaged is removed."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, UserError):    # no home; another process has removed the file
         for path in _folder().glob(f"{key}-*"):
             if path.name == f"{key}-{_checksum(path):08x}":
                 with contextlib.suppress(OSError):

@@ -66,11 +66,12 @@ def _quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     with tempfile.TemporaryDirectory() as folder:
         source, target = (Path(folder) / name for name in ("source.onnx", "target.onnx"))
         onnx.save(model, str(source))
+        disabled = logging.root.manager.disable
         logging.disable(logging.WARNING)    # advice, and a line for every tensor
         try:
             quantize_dynamic(str(source), str(target), weight_type=weight_type)
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
         return onnx.load(str(target))
 
 

@@ -11,7 +11,6 @@ import attrs
 from common.console.tables import align
 from common.downloads.fetch import is_fetched
 from common.inference.flags import Computation, add_computing_flags
-from common.machine.cache import cache_dir
 from common.separation.separator import StemSeparator
 from common.separation.weights import model_at_hand
 
@@ -121,8 +120,8 @@ class MusicNetwork:
         """Return a table of the known models: name, size, sources, where it comes from, whether it is there."""
         rows = []
         for name, model in self.published.items():
-            there = is_fetched(model.url) or (cache_dir() / name).is_dir()    # the latter: an unpacked archive
-            rows.append([name, f"{model.megabytes} MB", " ".join(model.sources), model.url, "yes" if there else "no"])
+            there = "yes" if is_fetched(model.url, name) else "no"
+            rows.append([name, f"{model.megabytes} MB", " ".join(model.sources), model.url, there])
         rows += [[name, f"{model.megabytes:.1f} MB", " ".join(model.sources), "this package", "-"]
                  for name, model in self.shipped.items()]
         return align([["model", "size", "sources", "from", "in the cache"], *rows], left=5)

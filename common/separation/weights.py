@@ -5,7 +5,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.downloads.fetch import fetch_first_seen, fetch_members, is_fetched, why_not_there
-from common.machine.cache import cache_dir
 from common.machine.errors import UsageError, UserError
 from common.reading.archives import is_zip
 
@@ -53,7 +52,7 @@ def model_at_hand(model: str, url: str, stand_in: str) -> str:
 
     Which it is, is known within seconds; it is said on stderr if the weights that ship have to do.
     """
-    if is_fetched(url) or (cache_dir() / model).is_dir():    # the latter: an unpacked archive
+    if is_fetched(url, model):
         return model
     reason = why_not_there(url)
     if reason is None:

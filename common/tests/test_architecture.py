@@ -106,3 +106,32 @@ DECODERS = {
 def test_audio_and_pictures_are_decoded_in_one_place_each():
     found = {name: set(DECODING.findall(path.read_text(encoding="utf-8"))) for name, path in MODULES.items()}
     assert {name: calls for name, calls in found.items() if calls} == DECODERS
+
+
+# What `os` and `signal` have on Unix alone, as their documentation says.
+UNIX = {
+    *(f"os.{name}" for name in (
+        "O_NOFOLLOW", "O_NONBLOCK", "chown", "chroot", "eventfd", "fchmod", "fchown", "fork", "forkpty", "geteuid",
+        "getgid", "getgroups", "getloadavg", "getpgid", "getpriority", "getsid", "getuid", "killpg", "lchown", "mkfifo",
+        "mknod", "nice", "openpty", "pathconf", "pipe2", "posix_fadvise", "posix_fallocate", "posix_spawn", "pread",
+        "preadv", "pwrite", "pwritev", "readv", "register_at_fork", "sched_getaffinity", "sched_setaffinity",
+        "sched_yield", "sendfile", "setpgid", "setpriority", "setsid", "statvfs", "sync", "sysconf", "uname", "wait",
+        "wait3", "wait4", "writev")),
+    *(f"signal.{name}" for name in (
+        "SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1", "alarm", "pthread_sigmask", "setitimer", "sigwait")),
+}
+GUARDED = {    # behind `hasattr` or `except AttributeError`, with something else to do
+    "common.machine.cores": {"os.sched_getaffinity", "os.sched_setaffinity"}, "common.machine.memory": {"os.sysconf"},
+    "common.machine.files": {"os.posix_fallocate"}, "common.machine.processes": {"signal.pthread_sigmask"},
+    "common.machine.threads": {"os.register_at_fork"}, "common.cpu.parallel": {"os.register_at_fork"},
+    "common.inference.forks": {"os.register_at_fork"},
+}
+
+
+def test_what_other_systems_lack_is_used_where_something_else_is_done_without_it():
+    found = {}
+    for name, path in MODULES.items():
+        if name != "common.workbench.testing":
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            found[name] = {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute)} & UNIX
+    assert {name: names for name, names in found.items() if names} == GUARDED

@@ -1,5 +1,6 @@
 """Tags, covers and places of channels: what is written is read again, and audio stays as it was."""
 import io
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.audio import descriptions
 from common.audio.descriptions import NOTHING_KNOWN, Description, describe
 from common.audio.files import FORMATS, AudioReader, AudioWriter
 
@@ -56,6 +58,24 @@ def test_places_of_channels_in_a_wav_file(places, frames, tmp_path):
 def test_where_a_file_says_no_places_they_are_the_usual_ones(channels, places, tmp_path):
     write(tmp_path / "song.wav", NOTHING_KNOWN, channels)
     assert describe(tmp_path / "song.wav", channels).places == places
+
+
+@pytest.mark.parametrize("ext", FORMATS)
+def test_the_file_that_was_brought_to_the_disk_is_the_one_that_appears(ext, tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr("common.machine.files.os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    write(tmp_path / f"song.{ext}", Description(TAGS, picture("PNG")))
+    assert synced == [(tmp_path / f"song.{ext}").stat().st_ino]
+
+
+@pytest.mark.parametrize("offset", [0, 3, 10, 25, 26])
+def test_bytes_are_inserted(offset, tmp_path, monkeypatch):
+    monkeypatch.setattr(descriptions, "_BLOCK", 10)
+    text = b"abcdefghijklmnopqrstuvwxyz"
+    for content in (b"", b"1234", b"0123456789" * 3):
+        (tmp_path / "file").write_bytes(text)
+        descriptions._insert(tmp_path / "file", offset, content)
+        assert (tmp_path / "file").read_bytes() == text[:offset] + content + text[offset:]
 
 
 def test_tags_of_m4a(tmp_path):

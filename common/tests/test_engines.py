@@ -300,6 +300,17 @@ def test_no_cache_is_no_error(engine, tmp_path, monkeypatch):
     assert_same(compiled(engine), compiled("nnabla"))
 
 
+def test_a_file_that_another_process_removes_is_none(cache, monkeypatch):
+    assert network_cache.store("key", b"network") is not None
+    opened = network_cache.open_regular
+
+    def remove(path):
+        path.unlink()
+        return opened(path)
+    monkeypatch.setattr(network_cache, "open_regular", remove)
+    assert network_cache.find("key") is None
+
+
 def test_networks_used_last_are_kept(cache, monkeypatch):
     def network(n):
         compile_network(F.relu, [(1, n)], "onnxruntime")

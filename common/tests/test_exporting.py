@@ -1,4 +1,6 @@
 """Exported networks for inputs of any size, with fewer bits, and the files that run them alone."""
+import logging
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -61,7 +63,12 @@ def test_a_size_that_stays_in_the_network_is_found():
 def test_weights_of_fewer_bits_are_smaller_and_less_exact(precision, least, most, size):
     model = exported()
     onnx_reduction.free_axes(model, {BATCH: "batch", HEIGHT: "height", WIDTH: "width"})
-    reduced = onnx_reduction.reduce(model, precision)
+    logging.disable(logging.DEBUG)    # what the user has chosen
+    try:
+        reduced = onnx_reduction.reduce(model, precision)
+        assert logging.root.manager.disable == logging.DEBUG
+    finally:
+        logging.disable(logging.NOTSET)
     values = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
     with np.errstate(divide="ignore"):
         assert least < onnx_reduction.distance(model, reduced, values) <= most

@@ -6,8 +6,13 @@ import tempfile
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from common.datasets.multitrack import ArrayStem, Track
+from common.datasets.spectrogram_statistics import spectrogram_statistics
+from common.downloads.fetch import is_fetched
+from common.inference import network_cache
 from common.machine import memory
 from common.machine.cache import CACHE_VARIABLE, cache_dir
 from common.machine.errors import UserError
@@ -45,10 +50,22 @@ def test_all_modules_can_be_imported_without_what_linux_alone_has_and_without_a_
     assert int(done.stdout) > 100
 
 
-def test_a_user_without_home_is_told_where_downloads_may_go(monkeypatch):
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user without home, cache and entry in the list of users."""
     monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[uid])
+
+
+def test_a_user_without_home_does_without_what_is_only_kept_to_be_faster(homeless):
+    assert network_cache.find("key") is None and network_cache.store("key", b"") is None
+    assert not is_fetched("http://nowhere/file.h5", "folder")
+    song = Track("song", {"a": ArrayStem(np.ones((500, 2), np.float32), 44100)})
+    assert spectrogram_statistics([song], 64, 16)[1].min() > 0
+
+
+def test_a_user_without_home_is_told_where_downloads_may_go(homeless):
     with pytest.raises(UserError, match=f"no such home folder .* set {CACHE_VARIABLE} to"):
         cache_dir()
 

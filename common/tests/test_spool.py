@@ -36,6 +36,14 @@ def test_blocks_follow_each_other(frames, filled, monkeypatch):
     np.testing.assert_array_equal(np.concatenate([FRAMES[:0], *blocks]), FRAMES[:frames])
 
 
+def test_what_is_added_after_a_read_comes_at_the_end(tmp_path):
+    with Spool(tmp_path, (2, 3)) as frames:
+        for start in range(0, 23, 5):
+            frames.append(FRAMES[start:start + 5])
+            np.testing.assert_array_equal(frames[1:3], FRAMES[1:3])
+        np.testing.assert_array_equal(frames[:], FRAMES)
+
+
 def test_what_is_recorded_is_passed_on(tmp_path):
     with Spool(tmp_path, (2, 3)) as frames:
         passed = list(frames.recording(iter([FRAMES[:5], FRAMES[5:]])))
