@@ -1,4 +1,6 @@
 """Lists, folders and named data sets of labelled images."""
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -7,7 +9,7 @@ from common import datasets
 from common.machine.errors import UsageError, UserError
 from data_cleansing.config import Config
 from data_cleansing.data.sets import load_data
-from data_cleansing.data.sources import check_splits, load_files, load_named
+from data_cleansing.data.sources import _sorted_classes, check_splits, load_files, load_named
 from data_cleansing.data.splits import split
 
 
@@ -44,6 +46,29 @@ def test_a_folder_for_each_class(tmp_path):
     assert images.class_names == ("ant", "cat")
     assert images.labels.tolist() == [0, 1, 1]
     assert images.pixels[1:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_classes_whose_names_are_one_number_have_the_same_order_in_every_process():
+    for names in (["01", "1", "001", "2"], ["2", "001", "1", "01"]):
+        assert _sorted_classes(dict.fromkeys(names)) == ["001", "01", "1", "2"]
+
+
+def test_photographs_are_not_all_held_in_memory_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_cleansing.data.sources.num_threads", lambda: 2)
+    write_image(tmp_path / "a.png", 1, size=(800, 600))
+    write_image(tmp_path / "b.png", 200, size=(32, 32))    # stays as it is, among others that are resized
+    path = tmp_path / "list.csv"
+    path.write_text("x:image,y:label\n" + "a.png,0\n" * 100 + "b.png,1\n")
+    load_files(path, side=32)    # imports what it needs
+    tracemalloc.start()
+    try:
+        images = load_files(path, side=32)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 800 * 600 / 2    # the pixels of all photographs would take twice that
+    expected = np.float32([1, 200]) / 255
+    assert np.abs(images.pixels[[0, 99, 100], 0].mean((1, 2)) - expected[[0, 0, 1]]).max() < 1e-6
 
 
 def test_other_sets_follow_the_training_images(listing, tmp_path):

@@ -79,7 +79,7 @@ def prepare(arrays: Sequence[np.ndarray], labels: np.ndarray, class_names: Seque
 
     Parameters
     ----------
-    arrays : sequence of uint8 (channels, height, width)
+    arrays : sequence of uint8 (channels, height, width), or what `fit` made of them
         With equal numbers of channels. Images of the right size stay bytes; others take four bytes a value.
     labels, class_names, paths
         As in `Images`.
@@ -87,12 +87,18 @@ def prepare(arrays: Sequence[np.ndarray], labels: np.ndarray, class_names: Seque
         `network_side` of the first image if not given.
     """
     side = network_side(*arrays[0].shape[1:]) if side is None else side
-    if all(array.shape[1:] == (side, side) for array in arrays):
+    if all(array.dtype == np.uint8 and array.shape[1:] == (side, side) for array in arrays):
         return Images(np.stack(arrays), labels, class_names, paths)
     pixels = np.empty((len(arrays), len(arrays[0]), side, side), np.float32)
     for array, target in zip(arrays, pixels, strict=True):
-        target[...] = resize(_UNIT[array], side)
+        fitted = fit(array, side)
+        target[...] = _UNIT[fitted] if fitted.dtype == np.uint8 else fitted
     return Images(pixels, labels, class_names, paths)
+
+
+def fit(image: np.ndarray, side: int) -> np.ndarray:
+    """Bring an image, (channels, height, width), to a size: itself if it has that, otherwise float32 in [0, 1]."""
+    return image if image.shape[1:] == (side, side) else resize(_UNIT[image], side)
 
 
 def resize(image: np.ndarray, side: int) -> np.ndarray:

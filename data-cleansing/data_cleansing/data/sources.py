@@ -11,7 +11,7 @@ from common import datasets
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from common.reading.texts import read_rows
-from data_cleansing.data.images import Images, decode, network_side, prepare
+from data_cleansing.data.images import Images, decode, fit, network_side, prepare
 from data_cleansing.data.splits import split
 
 HEADER = ("x:image", "y:label")    # columns of a list file
@@ -82,31 +82,36 @@ def load_files(source: str | Path, like: Images | None = None, side: int | None 
     class_names = _sorted_classes(names) if like is None else like.class_names
     labels = _numbers(source, names, class_names)
     decode_one = partial(_decode, keep_errors=on_damaged is not None)
-    channels = None if like is None else like.shape[0]
-    if channels is None:
-        first = next((image for image in map(decode_one, paths) if not isinstance(image, UserError)), None)
-        channels = 1 if first is None else len(first)
+    channels, side = _shape_of_first(map(decode_one, paths), side) if like is None else like.shape[:2]
     if channels not in (1, 3):
         raise UsageError(f"{source}: images in files have 1 or 3 channels, those to train with have {channels}")
     with ThreadPoolExecutor(num_threads()) as pool:
-        arrays = list(pool.map(partial(decode_one, channels=channels), paths))
+        arrays = list(pool.map(partial(decode_one, channels=channels, side=side), paths))
     good = {row: array for row, array in enumerate(arrays) if not isinstance(array, UserError)}
     if on_damaged is not None and len(good) < len(arrays):
         on_damaged([array for array in arrays if isinstance(array, UserError)])
     if not good:
         raise UserError(f"{source}: none of its {len(arrays)} images can be read")
-    return prepare(list(good.values()), labels[list(good)], class_names, [str(paths[row]) for row in good],
-                   side if like is None else like.shape[1])
+    return prepare(list(good.values()), labels[list(good)], class_names, [str(paths[row]) for row in good], side)
 
 
-def _decode(path, channels=None, keep_errors=False):
-    """Decode an image, or return the error if it is to be kept."""
+def _shape_of_first(decoded, side):
+    """Channels and side that the first image that can be read says for all, or `side`."""
+    for image in decoded:
+        if not isinstance(image, UserError):
+            return len(image), side or network_side(*image.shape[1:])
+    return 1, side
+
+
+def _decode(path, channels=None, side=None, keep_errors=False):
+    """Decode an image, at the size of the network if that is known; or return the error if it is to be kept."""
     try:
-        return decode(path, channels)
+        image = decode(path, channels)
     except UserError as error:
         if keep_errors:
             return error
         raise
+    return image if side is None else fit(image, side)
 
 
 def _read_list(source):
@@ -132,8 +137,8 @@ def _read_folder(source):
 
 
 def _sorted_classes(names):
-    names = set(names)
-    return sorted(names, key=int if all(name.isdecimal() for name in names) else None)
+    names = sorted(set(names))    # the same in each process, also where two are one number: 1 and 01
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else names
 
 
 def _numbers(source, names, class_names):
