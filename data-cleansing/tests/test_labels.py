@@ -239,6 +239,15 @@ def test_a_picture_that_is_listed_with_two_labels_stays_two(random_images):
     assert merge([judged, judged])[0].paths == images.paths
 
 
+def test_a_picture_that_is_listed_twice_with_one_label_is_no_duplicate_of_itself(random_images):
+    images = attrs.evolve(random_images(4, num_classes=2), paths=["a.png", "a.png", "b.png", "c.png"],
+                          labels=[0, 0, 0, 1])
+    judged = images, _evidence(np.full((4, 2), 0.5), np.array([[1], [0], [0], [0]]))
+    merged, evidence, _ = merge([judged, judged])
+    assert merged.paths == ("a.png", "b.png", "c.png")
+    assert judge(evidence, merged).duplicates.tolist() == [-1, -1, -1]
+
+
 def test_outliers_are_to_look_at(pairs):
     images, neighbours, probabilities = pairs
     distances = np.ones((12, 2), np.float32)

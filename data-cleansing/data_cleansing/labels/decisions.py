@@ -113,6 +113,7 @@ def find_duplicates(evidence: Evidence, images: Images) -> np.ndarray:
     num, k = evidence.neighbours.shape
     rows = np.repeat(np.arange(num), k)
     similar = pixel_similarity(images.pixels, rows, evidence.neighbours.ravel()).reshape(num, k)
+    similar[evidence.neighbours == np.arange(num)[:, np.newaxis]] = -1    # merged: listed twice, but no other image
     best = similar.argmax(1)
     near = np.where(similar.max(1) >= ALIKE, evidence.neighbours[np.arange(num), best], -1)
     exact = exact_duplicates(images.pixels)
