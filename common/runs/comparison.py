@@ -1,11 +1,13 @@
 """Whether a run goes on, and as it was begun."""
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from common.machine.errors import UsageError
 from common.machine.files import make_folder, write_json
 from common.reading.texts import as_read_back, check_fields, read_json
 
+_SETTINGS = "settings.json"
 _LONGEST = 60    # characters of a value that a message quotes
 
 
@@ -63,11 +65,21 @@ def check_settings(folder: str | Path, values: Mapping[str, object], done: str) 
     UserError
         The settings are damaged.
     """
-    path = make_folder(folder) / "settings.json"
     values = as_read_back(values)
-    if not path.exists():
-        write_json(path, values)
-        return
-    remedy = "--overwrite starts anew"
-    before = check_fields(read_json(path, "settings", remedy), {}, path, "settings", remedy)
-    require_same(folder, before, values, done=done)
+    before = read_settings(make_folder(folder))
+    if before is None:
+        write_json(Path(folder) / _SETTINGS, values)
+    else:
+        require_same(folder, before, values, done=done)
+
+
+def read_settings(folder: str | Path) -> dict[str, Any] | None:
+    """Return the settings that the files of a folder were made with, as `check_settings` wrote them; None without any.
+
+    Raises
+    ------
+    UserError
+        They are damaged.
+    """
+    path, remedy = Path(folder) / _SETTINGS, "--overwrite starts anew"
+    return check_fields(read_json(path, "settings", remedy), {}, path, "settings", remedy) if path.exists() else None

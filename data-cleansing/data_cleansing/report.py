@@ -12,13 +12,12 @@ from functools import partial
 from common.console import cli
 from common.console.values import positive_int
 from common.machine.context import use_context
-from common.machine.errors import UsageError
 from common.machine.output_folders import claimed
 from data_cleansing.command_line import add_published_flags
 from data_cleansing.results.html_report import write_report
 from data_cleansing.results.report_images import LOOK_AT, NUM_IMAGES
 from data_cleansing.results.run_folder import read_config
-from data_cleansing.results.score_files import methods_with_scores
+from data_cleansing.results.score_files import listed_method
 from data_cleansing.trial import Trial, run_trials
 
 
@@ -35,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     choose_context = partial(use_context, args.context, args.device_id)
     choose_context()
     with claimed(args.run):
-        for seed in cfg.seeds:
-            if cfg.methods[0] not in methods_with_scores(args.run, seed):
-                raise UsageError(f"{args.run}: no scores of seed {seed} by '{cfg.methods[0]}'; run score.py first")
+        listed_method(args.run, cfg.seeds, cfg.methods)    # before what takes long
         run_trials(cfg, args.run, choose_context, Trial.cross_validate)
         write_report(args.run, cfg, args.num_images)
 

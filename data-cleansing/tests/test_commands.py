@@ -235,6 +235,17 @@ def test_the_report_says_of_an_image_what_the_lists_say(finished):
     assert len({image["row"] for image in page.data["images"]}) == len(page.data["images"])
 
 
+def test_the_report_says_how_the_stages_were_run_whatever_the_configuration_says(pictures, tmp_path, command):
+    train.main(["--data-dir", str(pictures), "-o", str(tmp_path), *SINGLE, "--methods", "every_step"])
+    for script, flags in ((score, ("--methods", "final", "--published")), (eval, ("-ra",)), (report, ())):
+        status, _, err = command(script, tmp_path, *flags)
+        assert (status, err) == (0, "")
+    page = Page(tmp_path / "report.html")
+    assert "trials 1, scored as published final." in page.source and "After training all epochs again" in page.source
+    row = rows_of(tmp_path / "cleaned" / "cleaned_0.csv")[5]
+    assert float(row["influence"]) == read_influence(influence_path(tmp_path, "final", 0))[5]
+
+
 def test_the_number_of_images_bounds_the_report(finished, command, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     command(report, tmp_path / "run", "--num-images", 2)

@@ -8,6 +8,7 @@ from common.machine.files import write_csv, write_text
 from common.pages.document import document, escape, table
 from common.pages.pictures import figure_uri
 from common.pictures.figures import figure_style, power_of_ten
+from common.runs.comparison import read_settings
 from common.runs.significance import CONFIDENCE
 from data_cleansing.config import Config
 from data_cleansing.influence.methods import EVERY_STEP, FINAL
@@ -23,7 +24,7 @@ from data_cleansing.results.cleaned_lists import (
 )
 from data_cleansing.results.flipped_labels import DETECTION_HEADER, detection_means, detection_rows, format_detection
 from data_cleansing.results.report_images import FULL_BYTES, FULL_SIDE, NUM_IMAGES, TO_LOOK_AT, Listed, page_data
-from data_cleansing.results.score_files import SIGN
+from data_cleansing.results.score_files import SIGN, listed_method, scored_as_published
 from data_cleansing.training.record import TrainingRecord
 from data_cleansing.trial import Trial
 
@@ -54,7 +55,7 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
         write_csv(folder / "detection.csv", DETECTION_HEADER, detection)
     comparison = compare_with_retraining()
     write_csv(folder / "leave_one_out.csv", *comparison.rows())
-    body = "".join([_head(folder, cfg), _estimates(estimates), _workplace(data), _accuracy(measures, cfg),
+    body = "".join([_head(folder, cfg), _estimates(estimates), _workplace(data), _accuracy(folder, measures, cfg),
                     _paired(comparisons), _detection(detection), _cache(cache), _histograms(lists[0].scores),
                     _beside_retraining(comparison)])
     write_text(folder / "report.html", document("Data cleansing", body, __file__, data))
@@ -70,16 +71,17 @@ def write_report(folder: str | Path, cfg: Config, num_images: int = NUM_IMAGES) 
 def _go_through_trials(folder, cfg):
     """Write the lists of images; returns rows of three tables, and the list of the first and of all."""
     detection, estimates, cache, lists, trials = [], [], [], [], []
+    method = listed_method(folder, cfg.seeds, cfg.methods)
     for seed in cfg.seeds:
         trials.append(trial := Trial(cfg, folder, seed))
         detection += detection_rows(folder, trial)
-        found = write_cleaned(folder, trial, cfg.methods[0])
+        found = write_cleaned(folder, trial, method)
         estimates.append(estimates_row(seed, found))
         if not cache:    # one trial stands for all
             cache = [*cache_sizes(trial.layout.size, trial.record), _stored(trial)]
             lists.append(Listed.of_trial(folder, trial, found))
     if not cfg.flip_labels:    # each trial makes other labels wrong
-        images, found, where = write_merged(folder, trials, cfg.methods[0])
+        images, found, where = write_merged(folder, trials, method)
         estimates.append(estimates_row("all", found))
         lists.append(Listed.of_all(folder, trials, images, found, where))
     return detection, estimates, cache, lists
@@ -111,9 +113,8 @@ def _stored(trial):
 def _head(folder, cfg):
     settings = ", ".join(f"{key} {value}" for key, value in (
         ("data", cfg.data_dir or cfg.dataset), ("epochs", cfg.n_epochs), ("batch", cfg.batch_size), ("lr", cfg.lr),
-        ("trials", cfg.n_trials)))
-    return (f"<h1>Data cleansing of {escape(folder.resolve().name)}</h1><p class='faint'>{escape(settings)}"
-            f"{', scored as published' if cfg.published else ''}.</p>")
+        ("trials", cfg.n_trials), ("scored as published", ", ".join(scored_as_published(folder)))) if value)
+    return f"<h1>Data cleansing of {escape(folder.resolve().name)}</h1><p class='faint'>{escape(settings)}.</p>"
 
 
 def _estimates(estimates):
@@ -155,13 +156,14 @@ def _cache(cache):
     return "<h2>Parameters to store</h2>" + table(CACHE_HEADER, [(*row[:2], f"{row[2]:,}") for row in cache])
 
 
-def _accuracy(measures, cfg):
+def _accuracy(folder, measures, cfg):
     if not measures:
         return "<h2>Accuracy</h2><p>Nothing was retrained yet.</p>"
     lines = accuracy.curves(measures)
     rows = [(method, removed, f"{mean:.4f}", f"{deviation:.4f}") for method, points in lines.items()
             for removed, mean, deviation in zip(*points, strict=True)]
-    kind = "all epochs" if cfg.retrain_all else "the last epoch"
+    made = read_settings(folder / "score") or {}    # flags of eval.py may differ from the configuration
+    kind = "all epochs" if made.get("retrain_all") else "the last epoch"
     return (f"<h2>Accuracy without the worst images</h2><p>After training {kind} again. Bars: standard deviation over "
             f"trials.</p>{_plot(accuracy.draw_accuracy(measures, cfg.dataset))}"
             "<details><summary>Numbers</summary>"

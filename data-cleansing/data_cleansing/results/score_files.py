@@ -1,12 +1,14 @@
 """The files of scores and of measures after retraining, named and laid out as the published code does."""
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from common.machine.errors import UserError
+from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, write_csv
 from common.reading.files import decoding
 from common.reading.texts import read_rows
+from common.runs.comparison import read_settings
 from data_cleansing.data.images import Images
 from data_cleansing.data.sets import list_path
 from data_cleansing.influence.methods import METHODS
@@ -32,6 +34,12 @@ def new_training_path(folder: str | Path, method: str | None, removed: int, seed
     name = "No_Removal" if method is None else METHODS[method].folder
     return (Path(folder) / "new_trainings" / name
             / f"score_delete_worst_{removed}_seed_{seed}_training_{number}.csv")
+
+
+def scored_as_published(folder: str | Path) -> tuple[str, ...]:
+    """Methods of a run that were scored as the published code does, in the order of `METHODS`."""
+    settings = {name: read_settings(Path(folder) / "influence" / method.folder) for name, method in METHODS.items()}
+    return tuple(name for name, values in settings.items() if values and values.get("published"))
 
 
 def write_influence(path: Path, scores: np.ndarray, images: Images) -> None:
@@ -86,3 +94,19 @@ def read_measures(path: Path) -> list[list[float]]:
 def methods_with_scores(folder: str | Path, seed: int) -> tuple[str, ...]:
     """Methods that a trial has scores of, in the order of `METHODS`."""
     return tuple(method for method in METHODS if influence_path(folder, method, seed).exists())
+
+
+def listed_method(folder: str | Path, seeds: Sequence[int], wanted: Sequence[str]) -> str:
+    """Return the method whose scores stand in lists: of those that all trials have scores of, the first one wanted.
+
+    Raises
+    ------
+    UsageError
+        There is none.
+    """
+    scored = [set(methods_with_scores(folder, seed)) for seed in seeds]
+    for method in (*wanted, *METHODS):
+        if all(method in found for found in scored):
+            return method
+    missing = next((seed for seed, found in zip(seeds, scored, strict=True) if not found), seeds[0])
+    raise UsageError(f"{folder}: no scores of seed {missing} by a method that all trials have; run score.py first")
