@@ -61,10 +61,14 @@ def parse_budget(value: str | float, free: int, total: int) -> int:
         It is none of these, not positive, or more than the device has.
     """
     if isinstance(value, str) and value.strip().lower() == "auto":
-        return int(free * (1 - MARGIN))
-    if _is_fraction(value):
-        return int(float(value) * total)
-    budget = parse_bytes(value)
+        budget = int(free * (1 - MARGIN))
+    elif _is_fraction(value):
+        budget = int(float(value) * total)
+    else:
+        budget = parse_bytes(value)
+    if budget < 1:
+        raise UsageError(f"budget {value!r}: less than a byte of the device, which has {format_bytes(total)}, "
+                         f"{format_bytes(free)} of them free")
     if budget > total:
         raise UsageError(f"budget {value!r}: the device has {format_bytes(total)} ({total} bytes)")
     return budget

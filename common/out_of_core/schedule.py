@@ -83,12 +83,27 @@ def make_schedule(record: Record, budget: float, prefetch: float | None = None,
     Raises
     ------
     PlanError
-        The budget is too small.
+        The budget or the window is too small.
     """
     planner = _Planner(record, int(budget), int(budget * 1.5 if prefetch is None else prefetch), save_host_memory)
     while not planner.try_plan():
         pass
     return Schedule(planner.begin, planner.end, planner.peak, planner.resident)
+
+
+def limit_too_small(budget: int, prefetch: int | None, smallest: int) -> str:
+    """Name the limit that leaves no plan, with its bytes.
+
+    Parameters
+    ----------
+    budget, prefetch
+        As for `make_schedule`.
+    smallest
+        Smallest feasible budget in bytes. The window must be as large: it counts what is on the GPU, too.
+    """
+    if prefetch is not None and prefetch < budget and smallest <= budget:
+        return f"prefetch window {prefetch} bytes"
+    return f"budget {budget} bytes"
 
 
 class _State:

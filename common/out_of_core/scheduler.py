@@ -39,6 +39,7 @@ from common.out_of_core.meter import Meter
 from common.out_of_core.observer import Observer
 from common.out_of_core.record import Record
 from common.out_of_core.replay import affordable, replay
+from common.out_of_core.schedule import limit_too_small
 
 Result = TypeVar("Result")
 _CLEARED = "Off-scheduled get or cast"
@@ -264,8 +265,9 @@ class _Iteration:
 
     def _explain_too_small(self):
         smallest, cause, exact = self._observer.minimum()
-        return (f"budget {self.owner.budget} bytes is too small for this {self.kind} iteration: the smallest feasible "
-                f"one is {'' if exact else 'about '}{smallest} bytes ({format_bytes(smallest)}), set by {cause}; a "
+        limit = limit_too_small(self.owner.budget, self.owner.prefetch, smallest)
+        return (f"{limit} is too small for this {self.kind} iteration: the smallest feasible one is "
+                f"{'' if exact else 'about '}{smallest} bytes ({format_bytes(smallest)}), set by {cause}; a "
                 "smaller batch or image lowers it, as does splitting that function; what was trained so far is kept")
 
     def _begin_recording(self):

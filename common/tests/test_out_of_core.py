@@ -1,4 +1,5 @@
 """Guards of the scheduler: whatever an iteration does, results are those without it and the process lives on."""
+import re
 
 import nnabla as nn
 import nnabla.functions as F
@@ -249,7 +250,7 @@ def test_budgets(value, expected):
 
 
 @pytest.mark.parametrize("value", [0, "0", -1, "-1", "-3GB", "much", "", "nan", "inf", float("nan"), "12 apples",
-                                   "17GB", None])
+                                   "17GB", None, 1e-12, "1e-12"])
 def test_bad_budgets_are_told_in_one_line(value):
     with pytest.raises(UsageError) as error:
         parse_budget(value, free=8 * GB, total=16 * GB)
@@ -259,6 +260,21 @@ def test_bad_budgets_are_told_in_one_line(value):
 def test_prefetch_window_is_checked():
     with pytest.raises(UsageError, match="prefetch window"):
         OutOfCore(BUDGET, prefetch="little", note=str)
+
+
+@pytest.mark.parametrize("budget, prefetch, limit", [
+    (BUDGET, 10_000, "prefetch window 10000 bytes"), (50_000, 10_000, "budget 50000 bytes"),
+    (50_000, None, "budget 50000 bytes")])
+def test_the_limit_that_is_too_small_is_named(budget, prefetch, limit):
+    training = Training(OutOfCore(budget, prefetch, note=str))
+    training.memory.attach(training.solver)
+    training.memory.run(training.step)
+    with pytest.raises(UserError, match=f"^{limit} is too small .* smallest feasible one is ([0-9]+) bytes") as error:
+        training.memory.run(training.step)
+    smallest = int(re.findall("one is ([0-9]+)", str(error.value))[0])
+    training = Training(OutOfCore(smallest, smallest, note=str))    # the window need not be larger than the budget
+    for _ in range(3):
+        training.memory.run(training.step)
 
 
 @pytest.mark.parametrize("arguments, kind", [([], InCore), (["--out-of-core", "1MB"], OutOfCore)])

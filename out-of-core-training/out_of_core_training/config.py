@@ -1,4 +1,5 @@
 """The keys of an experiment of out-of-core training, and its learning rate."""
+import math
 import re
 from typing import Any
 
@@ -111,7 +112,7 @@ def learning_rate(cfg: Config, epoch: int, step: int, num_steps: int) -> float:
     if now < cfg.warmup_epochs:
         return peak * (now + 1 / num_steps) / (cfg.warmup_epochs + 1 / num_steps)
     if cfg.schedule == "step":
-        return step_decay(peak, epoch, [round(share * cfg.epochs) for share in DROPS])
+        return step_decay(peak, epoch, [math.ceil(share * cfg.epochs) for share in DROPS])
     if cfg.schedule == "poly":
         return poly_decay(peak, 0, POLY_POWER, now, cfg.epochs)
     return peak * min(1, 2 * (1 - now / cfg.epochs))

@@ -13,7 +13,7 @@ from common.out_of_core.device import format_bytes
 from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder
 from common.out_of_core.replay import Occupancy, affordable, replay
-from common.out_of_core.schedule import PlanError, Schedule, make_schedule
+from common.out_of_core.schedule import PlanError, Schedule, limit_too_small, make_schedule
 
 Step = tuple[nn.Variable, Any]    # a loss and the solver that it is for, or None
 
@@ -142,7 +142,7 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
     UsageError
         There is no such backend.
     UserError
-        The budget is too small; the message names the smallest feasible one and what sets it.
+        The budget or the window is too small; the message names the smallest feasible one and what sets it.
     """
     if isinstance(steps, nn.Variable):
         steps = [(steps, None)]
@@ -172,6 +172,6 @@ def plan_record(record: Record, budget: int | None = None, prefetch: int | None 
         return attrs.evolve(result, schedule=make_schedule(record, budget, prefetch, save_host_memory))
     except PlanError as error:
         smallest = result.minimum_budget
-        raise UserError(f"budget {budget} bytes is too small: the smallest feasible one is {smallest} bytes "
-                        f"({format_bytes(smallest)}), set by {result.minimum_function}; no room for "
+        raise UserError(f"{limit_too_small(budget, prefetch, smallest)} is too small: the smallest feasible one is "
+                        f"{smallest} bytes ({format_bytes(smallest)}), set by {result.minimum_function}; no room for "
                         f"{record.labels[error.block]}") from None

@@ -36,6 +36,12 @@ def test_the_learning_rate_of_a_step():
     assert [learning_rate(linear, epoch, 0, 5) for epoch in (0, 100, 150)] == pytest.approx([0.1, 0.1, 0.05])
 
 
+@pytest.mark.parametrize("epochs, rates", [(1, [1]), (2, [1, 0.1]), (3, [1, 0.1, 0.01]), (4, [1, 1, 0.1, 0.01])])
+def test_no_rate_falls_before_its_share_of_the_epochs(epochs, rates):
+    cfg = Config(epochs=epochs, learning_rate=1)
+    assert [learning_rate(cfg, epoch, 0, 10) for epoch in range(epochs)] == pytest.approx(rates)
+
+
 def test_sizes_of_images():
     assert parse_size("224") == (224, 224)
     assert parse_size("1024x2048") == (1024, 2048)

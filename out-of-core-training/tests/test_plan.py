@@ -217,3 +217,8 @@ def test_a_batch_that_does_not_fit_names_the_function(tmp_path):
     with pytest.raises(UserError, match="too small: .* set by"):
         command.main(["resnet50", "--gpu-memory", "1MB", "-o", str(tmp_path / "plan.png"), *SMALL])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_window_that_is_too_small_is_named(tmp_path):
+    with pytest.raises(UserError, match="^prefetch window 1000 bytes is too small: the smallest feasible one is"):
+        command.main(["resnet50", "--prefetch", "1kB", "-o", str(tmp_path / "plan.png"), *SMALL])
