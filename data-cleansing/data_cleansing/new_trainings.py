@@ -47,7 +47,7 @@ def _train_all(cfg, folder, choose_context, seed, number):
     """Do the new trainings of a number: the pairs that belong together."""
     choose_context()
     trial = Trial(cfg, folder, seed)
-    check_settings(Path(folder) / "new_trainings", {"measured_share": MEASURED_SHARE}, "judged")
+    check_settings(Path(folder) / "new_trainings", {"measured_share": MEASURED_SHARE, "batches": "full"}, "judged")
     for removed in cfg.removals:
         for method in methods_with_scores(folder, seed) if removed else (None,):
             path = new_training_path(folder, method, removed, seed, number)
