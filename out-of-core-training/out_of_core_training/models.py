@@ -11,6 +11,7 @@ import numpy as np
 
 from common.machine.errors import UsageError
 from common.out_of_core.recompute import LEVELS, check_level, recompute_again
+from common.out_of_core.recorder import functions_of
 from common.runs.training import update_parameters
 from out_of_core_training.networks.deeplab import BACKBONES, deeplab
 from out_of_core_training.networks.densenet import densenet
@@ -145,6 +146,21 @@ def iterate(network: TrainingGraph, arrays: Sequence[np.ndarray], weight_decay: 
         variable.d = array
     for loss, solver in network.steps:
         update_parameters(loss, solver, weight_decay)
+
+
+def check_statistics(network: TrainingGraph) -> None:
+    """Raise a UsageError where a batch normalization sees one value of a channel, of which nnabla's variance is NaN.
+
+    So it is with one image where the maps have one pixel: in the pyramid of DeepLabv3+, and at the end of a classifier
+    of the smallest images. A plan or a benchmark does not mind.
+    """
+    for f in (f for loss, _ in network.steps for f in functions_of(loss) if f.info.type_name == "BatchNormalization"):
+        if f.info.args["batch_stat"] and f.inputs[0].size == f.inputs[1].size:
+            batch, _, height, width = network.inputs[0].shape
+            maps = " x ".join(map(str, f.inputs[0].shape))
+            raise UsageError(f"batch size {batch} of {height} x {width} pixels: the batch normalization of {maps} has "
+                             "one value of each channel, and so no variance; choose a larger --batch-size or "
+                             "--image-size")
 
 
 def checked_size(name: str, image_size: int | Sequence[int] | None = None) -> tuple[int, int]:

@@ -74,6 +74,7 @@ def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = 
     seed_everything(cfg.seed)
     options: dict[str, Any] = cfg.network_options | ({"num_classes": num_classes} if num_classes else {})
     network = models.build(cfg.network, cfg.batch_size, cfg.size, **options)
+    models.check_statistics(network)
     train_data = train_data or RandomBatches(network, cfg.steps_per_epoch or RANDOM_STEPS, cfg.seed)
     if valid_data:
         valid_network = models.build(cfg.network, valid_data.batch_size, cfg.size, train=False, **options)

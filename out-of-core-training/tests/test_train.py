@@ -151,6 +151,14 @@ def test_bad_input_is_one_line(flags, words, run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("flags", [
+    ("DEEPLABV3PLUS", "--image-size", 33, "--width", 0.0625), ("RESNET50", "--image-size", 32, "--width", 0.125),
+    ("DENSENET121", "--image-size", 33, "--width", 0.125)])
+def test_one_image_that_has_no_variance_is_refused_before_anything_is_trained(flags, run, tmp_path):
+    result = run(*flags, "--batch-size", 1, "--data", "random", "-o", tmp_path / "run", "-c", "cpu")
+    assert_one_line(result, 2, "batch size 1 of", "--batch-size")
+
+
 def test_too_small_a_budget_is_one_line_and_keeps_what_was_trained(run, tmp_path):
     folder = tmp_path / "run"
     assert run(*SMALL["resnet50"], *SHORT, "-o", folder)[0] == 0
