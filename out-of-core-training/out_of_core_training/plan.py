@@ -207,7 +207,7 @@ class Case:
     def predict(self, batch_size: int) -> tuple[Plan, Occupancy, Timeline]:
         """Plan the transfers within the memory: what they take of the device and the host, and when they happen."""
         needs, steps = self.needs(batch_size)
-        memory = self.memory if self.backend == "cpu" else needs.affordable(self.memory)
+        memory = self.memory if self.backend == "cpu" else needs.affordable(self.memory, self.prefetch)
         swapped = plan_record(needs.record, memory, self.prefetch)
         occupancy = swapped.occupancy()
         seconds = self.profile.at(batch_size) if self.profile else estimated_seconds(swapped, steps, self.device)

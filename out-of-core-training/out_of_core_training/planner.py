@@ -1,5 +1,4 @@
 """Plan out-of-core training of a graph without running it: the memory it needs, and its swaps by nnabla's scheduler."""
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +6,7 @@ import attrs
 import nnabla as nn
 
 from common.machine.errors import UserError
-from common.out_of_core.allocators import Allocator, CachingAllocator, VirtualAllocator
+from common.out_of_core.allocators import CachingAllocator, VirtualAllocator
 from common.out_of_core.backends import backend_named
 from common.out_of_core.device import format_bytes
 from common.out_of_core.record import Record
@@ -76,11 +75,11 @@ class Plan:
         chunk
             Bytes of a chunk where arrays of the device are `CudaCachedVirtualArray`; None: they are `CudaCachedArray`.
         """
-        return replay(self.record, self.schedule, _allocator(chunk))
+        return replay(self.record, self.schedule, VirtualAllocator(chunk) if chunk else CachingAllocator())
 
-    def affordable(self, budget: int, chunk: int | None = None) -> int:
+    def affordable(self, budget: int, prefetch: int | None = None) -> int:
         """Bytes of arrays that `common.out_of_core.OutOfCore` plans with where it has a budget on a GPU."""
-        return affordable(self.record, budget, (self.minimum_budget, budget), functools.partial(_allocator, chunk))
+        return affordable(self.record, budget, (self.minimum_budget, budget), CachingAllocator, prefetch)
 
     @property
     def transfers(self) -> Schedule:
@@ -103,10 +102,6 @@ class Plan:
         """
         kinds = {"swap_in": "in", "swap_out": "out", "wait": "wait", "preclear": "preclear"}
         return {name: self.transfers.count(kind) for name, kind in kinds.items()}
-
-
-def _allocator(chunk: int | None) -> Allocator:
-    return VirtualAllocator(chunk) if chunk else CachingAllocator()
 
 
 def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tuple[nn.Variable, str]] = (),
