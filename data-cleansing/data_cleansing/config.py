@@ -5,12 +5,12 @@ import attrs
 
 from common.datasets import CIFAR10, DATASETS
 from common.runs.config import choice, flag, integer, names, number, text
-from data_cleansing.data.features import VALUES
+from data_cleansing.data.features import IMAGENET, VALUES
 from data_cleansing.graphs.rewriting import Network
 from data_cleansing.influence.gradients import NORMALIZATIONS
 from data_cleansing.influence.methods import EPOCHS, EVERY_STEP, FINAL, HESSIANS, LOSS, METHODS, RANDOM
 from data_cleansing.model import MAPS, cifarnet, linear_classifier
-from data_cleansing.training.trajectory import KEEP
+from data_cleansing.training.trajectory import EVERY, KEEP
 
 FILES = "files"    # of the user, in place of a data set with a name
 AUTO = "auto"    # what the method takes by default
@@ -31,7 +31,7 @@ class Training:
                         help="side that images are resized to; 0: the short edge, but 32 to 128 pixels")
     features: str | None = text(None, help="ONNX file of a network: a linear classifier of its output is trained in "
                                            "place of the published network; side is what it takes, augment = false")
-    feature_values: str = choice("imagenet", tuple(VALUES), help="pixels that it takes: as torchvision's networks for "
+    feature_values: str = choice(IMAGENET, tuple(VALUES), help="pixels that it takes: as torchvision's networks for "
                                                                  "ImageNet, 0 to 1, or 0 to 255")
     n_train: int = integer(0, at_least=0, help="training images to take, at random; 0: all")
     n_valid: int = integer(0, at_least=0, help="validation images to take; 0: all")
@@ -128,6 +128,12 @@ class Config(Training, Scoring, Retraining, CrossValidation):
             raise ValueError("dataset = files needs data_dir: a folder with a folder for each class, or a CSV list")
         if self.dataset != FILES and (self.valid_dir or self.test_dir):
             raise ValueError(f"valid_dir and test_dir are for dataset = files, not {self.dataset}")
+        if self.dataset != FILES and self.damaged == "skip":
+            raise ValueError(f"damaged = skip is for dataset = files, not {self.dataset}")
+        if self.keep_every > 1 and self.keep not in EVERY:
+            raise ValueError(f"keep_every = {self.keep_every} is for keep = {' or '.join(EVERY)}, not {self.keep}")
+        if self.feature_values != IMAGENET and not self.features:
+            raise ValueError(f"feature_values = {self.feature_values} is for features, and there are none")
 
     @property
     def scored_methods(self) -> tuple[str, ...]:

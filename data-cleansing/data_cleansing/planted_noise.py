@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def shares_of(noise: Iterable[str]) -> list[float]:
-    """Read shares of wrong labels, 0 to 0.9.
+    """Read shares of wrong labels, 0 to 0.9, each once.
 
     Raises
     ------
@@ -64,7 +64,7 @@ def shares_of(noise: Iterable[str]) -> list[float]:
             shares.append(attrs.evolve(Config(), flip_labels=text).flip_labels)
         except ValueError as error:
             raise UsageError(f"--noise {text}: {error}") from error
-    return shares
+    return list(dict.fromkeys(shares))
 
 
 def _run(experiment: Experiment, cfg: Config, folder: Path) -> list[paired.Comparison]:

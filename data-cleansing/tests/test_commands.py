@@ -507,6 +507,15 @@ def test_every_section_is_valid(section):
     assert load_section(Config, find_cfg("cleansing.cfg", "data_cleansing"), section).methods
 
 
+@pytest.mark.parametrize("values, says", [
+    ({"keep_every": 2}, "keep_every = 2 is for keep = last or all, not final"),
+    ({"damaged": "skip"}, "files, not cifar10"), ({"feature_values": "unit"}, "is for features"),
+    ({"test_dir": "x"}, "files, not cifar10")])
+def test_what_would_have_no_effect_is_refused(values, says):
+    with pytest.raises(ValueError, match=says):
+        Config(**values)
+
+
 def test_a_data_set_chooses_its_section():
     for argv, name in (([], "CIFAR10"), (["-ds", "mnist"], "MNIST"), (["--data-dir", "x"], "FILES"),
                        (["DIGITS"], "DIGITS")):

@@ -193,6 +193,10 @@ def test_a_share_that_is_none(share, command, tmp_path):
     assert status == 2 and share in err and len(err.splitlines()) == 1
 
 
+def test_a_share_that_is_named_twice_is_planted_once():
+    assert planted_noise.shares_of(["0.2", "0", "0.20"]) == [0.2, 0.0]
+
+
 def test_of_several_trials_each_is_a_pair_and_of_one_each_training():
     one = {(NONE, 0): {3: {0: 0.5, 1: 0.6}}, ("final", 5): {3: {0: 0.7, 1: 0.9}}}
     assert pairs_of(one) == {(NONE, 0): {0: 0.5, 1: 0.6}, ("final", 5): {0: 0.7, 1: 0.9}}

@@ -14,8 +14,9 @@ from data_cleansing.data.images import Images
 
 BATCH = 16    # images that the network takes at once, where its batch is of any size
 # Values of pixels that networks take: (factor of values in [0, 1], less this, over that), by channel.
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-VALUES = {"imagenet": (1, *IMAGENET), "unit": (1, (0,) * 3, (1,) * 3), "bytes": (255, (0,) * 3, (1,) * 3)}
+IMAGENET = "imagenet"
+VALUES = {IMAGENET: (1, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+          "unit": (1, (0,) * 3, (1,) * 3), "bytes": (255, (0,) * 3, (1,) * 3)}
 # Mean square of the length of features. The curvature of the loss of a linear classifier is at most half of it and the
 # bias, 1, together: gradient descent is stable up to a learning rate of 0.12.
 MEAN_SQUARE = 32.0

@@ -7,6 +7,7 @@ from data_cleansing.training.record import TrainingRecord
 from data_cleansing.training.trainer import Trainer
 
 KEEP = ("final", "last", "all", "epochs")    # what a training may store, as `steps_to_store` says
+EVERY = ("last", "all")    # those that store steps of epochs, all or every so many
 _HELD = 256    # steps in a row that a trajectory holds in memory; of earlier ones it holds one in so many
 
 
@@ -25,7 +26,7 @@ def steps_to_store(record: TrainingRecord, keep: str = KEEP[0], every: int = 1) 
     steps = {0, *starts[-2:]}
     if keep in ("epochs", "all"):
         steps.update(starts)
-    if keep in ("last", "all"):
+    if keep in EVERY:
         for start, stop in zip(starts[:-1], starts[1:], strict=True):
             if keep == "all" or stop == starts[-1]:
                 steps.update(range(start, stop, every))
