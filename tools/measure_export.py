@@ -8,7 +8,6 @@ stem, of float32 from that of separate.py, of the others from that of float32. S
 segmentation SYNTHETIC`, against segment.py. Sizes of files, and time: networks of the published size with random
 parameters; D3Net takes a patch of 256 frames and its flip, an image of 512 x 1024; --engine winograd.
 """
-import argparse
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 import nnabla as nn
 import numpy as np
 
+from common.console import cli
 from common.console.tables import align
 from common.datasets.band.songs import make_tracks
 from common.datasets.synthetic_scenes import IGNORE, NUM, make_scene
@@ -38,11 +38,11 @@ from x_umx.separator import Separator as XumxSeparator
 ROUNDS = 4
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = cli.parser(__doc__)
     parser.add_argument("paper", choices=("x-umx", "d3net"))
     parser.add_argument("--scenes", metavar="RUN", help="of d3net: output folder of d3net/train.py segmentation")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = xumx(folder) if args.paper == "x-umx" else d3net(folder, args.scenes)
@@ -148,4 +148,4 @@ def median_times(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -6,12 +6,12 @@ Writes a stereo song of noise to a folder that is deleted at the end, separates 
 d3net/separate.py, and prints the peak of resident memory and the time of each. Exit status 1 where one of them fails or
 takes more than the limit. Two hours need 30 GB on the disk of --folder, and some 40 minutes on two cores.
 """
-import argparse
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -19,6 +19,8 @@ import nnabla as nn
 import numpy as np
 
 from common.audio.files import AudioWriter
+from common.console import cli
+from common.console.values import number_above_0, positive_int
 from common.runs.checkpoint import save_parameters
 from d3net.hyperparameters import load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
@@ -34,12 +36,13 @@ FEW_LAYERS = {
     "ttl_num_layer_block": 2, "ttl_dens_k": 2}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=int, default=120, help="length of the song (default: %(default)s)")
-    parser.add_argument("--limit-mb", type=float, default=2048, help="largest peak allowed (default: %(default)s)")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
+    parser.add_argument("--minutes", type=positive_int, default=120, help="length of the song (default: %(default)s)")
+    parser.add_argument("--limit-mb", type=number_above_0, default=2048,
+                        help="largest peak allowed (default: %(default)s)")
     parser.add_argument("--folder", help="where the files go meanwhile (default: that of temporary files)")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = Path(name)
         write_song(folder / "song.wav", args.minutes)
@@ -92,4 +95,4 @@ def measure(paper: str, flags: list[str], folder: Path, minutes: int) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)

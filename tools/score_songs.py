@@ -6,19 +6,19 @@ A FOLDER holds mixture.EXT and stems, such as vocals.EXT; `accompaniment` is all
 the same up to a last ' (A)', ' (B)' are parts of one song. Prints, in dB of whole signals, SDR = 10 log10(|s|^2 /
 |s - e|^2), and SI-SDR, which does not rise where an estimate is only made softer.
 """
-import argparse
 import importlib
 import itertools
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from common.console import cli
 from common.console.tables import align
 from common.datasets.multitrack import MIXTURE, FileStem
 from common.datasets.musdb18 import AUDIO_SUFFIXES
+from common.machine.errors import UsageError
 from common.separation.separator import StemSeparator
 
 SEPARATORS = {"x-umx": "x_umx.separator", "d3net": "d3net.music.separator"}
@@ -26,12 +26,15 @@ ACCOMPANIMENT = "accompaniment"
 Song = dict[str, np.ndarray]    # stem -> (samples, 2)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = cli.parser(__doc__)
     parser.add_argument("paper", choices=tuple(SEPARATORS))
     parser.add_argument("model", metavar="MODEL", help="as --model of separate.py")
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
+    for folder in args.folders:
+        if MIXTURE not in files_in(folder):
+            raise UsageError(f"{folder}: no {MIXTURE} in it ({MIXTURE}.wav, ...)")
     separator = importlib.import_module(SEPARATORS[args.paper]).Separator(args.model)
     rows = [["song", "stem", "mixture SDR", "SDR", "gain", "mixture SI-SDR", "SI-SDR", "gain"]]
     for name, song, rate in songs_in(args.folders):
@@ -46,10 +49,14 @@ def songs_in(folders: Sequence[Path]) -> Iterator[tuple[str, Song, int]]:
         return re.sub(r" \([A-Z]\)$", "", folder.name)
 
     for name, parts in itertools.groupby(sorted(folders, key=lambda folder: folder.name), title):
-        read = [{path.stem: read_all(path) for path in sorted(folder.iterdir()) if path.suffix in AUDIO_SUFFIXES}
-                for folder in parts]
+        read = [{stem: read_all(path) for stem, path in files_in(folder).items()} for folder in parts]
         rate = read[0][MIXTURE][1]
         yield name, {stem: np.concatenate([part[stem][0] for part in read]) for stem in read[0]}, rate
+
+
+def files_in(folder: Path) -> dict[str, Path]:
+    """Return the audio files in a folder by their stems."""
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in AUDIO_SUFFIXES}
 
 
 def read_all(path: Path) -> tuple[np.ndarray, int]:
@@ -84,4 +91,4 @@ def scaled_sdr(target: np.ndarray, estimate: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.run(main)
