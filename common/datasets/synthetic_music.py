@@ -35,7 +35,8 @@ def make_tracks(split: str, num: int | None = None, duration: float = 8.0, sampl
     list of Track
         Of the sources bass, drums, vocals and other; the mixture is their sum.
     """
-    rngs = [np.random.default_rng((seed, list(NUM).index(split), number)) for number in range(num or NUM[split])]
+    numbers = range(NUM[split] if num is None else num)
+    rngs = [np.random.default_rng((seed, list(NUM).index(split), number)) for number in numbers]
     return [Track(f"{split} {number}", _stems(rng, duration, sample_rate)) for number, rng in enumerate(rngs, 1)]
 
 

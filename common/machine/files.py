@@ -55,7 +55,6 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         os.fsync(handle)
-        temporary.chmod(0o666 & ~_umask())
         if sys.platform == "win32":
             closing.close()    # what is open cannot be renamed there
         temporary.replace(path)
@@ -69,11 +68,17 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def _new_file(folder):
     """Make a file that nobody takes for a leftover as long as it is open; returns its descriptor and its path."""
     while True:
-        handle, name = tempfile.mkstemp(prefix=UNFINISHED, dir=folder)
+        path = folder / _unfinished_name()
+        # With the permissions that the umask leaves: to ask for that is to change it, for all threads.
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         share_lock(handle)
         if os.fstat(handle).st_nlink:
-            return handle, Path(name)
+            return handle, path
         os.close(handle)    # another process has removed it before it was locked
+
+
+def _unfinished_name():
+    return f"{UNFINISHED}{uuid.uuid4().hex}"
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -117,17 +122,11 @@ def reserve(file: BinaryIO, size: int) -> None:
     file.flush()
 
 
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def link(path: str | Path, target: str | Path) -> None:
     """Make `target` another name of the file `path`, or a copy where the file system knows no such names."""
     if launched_rank():    # `path` may not be there yet
         return
-    temporary = Path(target).with_name(f"{UNFINISHED}{uuid.uuid4().hex}")
+    temporary = Path(target).with_name(_unfinished_name())
     try:
         os.link(path, temporary)
         temporary.replace(target)

@@ -5,6 +5,7 @@ animation gives its first picture.
 """
 import contextlib
 import os
+import re
 import sys
 import threading
 import warnings
@@ -27,6 +28,8 @@ MOST_PIXELS = 1 << 26    # 8192 x 8192; to read as many takes 0.9 GB
 _BYTES = 1 << 30    # of a file
 _REMEDY = "copy or convert it again"
 _ORIENTATION = 0x0112    # in the notes of a camera (EXIF)
+# Warnings of damaged notes about a good picture, and of many pixels; the filter is as `warnings` keeps it.
+_OF_PILLOW = "ignore", None, Warning, re.compile(r"PIL\."), 0
 _SILENCING = threading.Lock()    # or a thread would take the silence of another for what stderr was
 
 
@@ -148,7 +151,8 @@ def _opened(path: str | Path, formats: Collection[str] = FORMATS, missing: str |
 def _recognized(path: str | Path, stream: BinaryIO, formats: Collection[str]) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
-    warnings.filterwarnings("ignore", module=r"PIL\.")    # of damaged notes about a good picture, and of many pixels
+    if _OF_PILLOW not in warnings.filters:    # to add one again lets all warnings of a process be shown again
+        warnings.filterwarnings("ignore", module=_OF_PILLOW[3].pattern)
     try:
         return Image.open(stream, formats=list(formats))
     except UnidentifiedImageError as error:

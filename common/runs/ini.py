@@ -52,7 +52,7 @@ def comments_of_sections(path: str | Path) -> dict[str, str]:
     lines = [line.strip() for line in read_text(path, remedy="name a file of experiments").splitlines()]
     found = {}
     for index, line in enumerate(lines):
-        if name := re.fullmatch(r"\[(.+)\]", line):
+        if name := re.fullmatch(r"\[([^]]+)\](\s+#.*)?", line):
             comment = _comment(reversed(lines[:index]))[::-1] or _comment(lines[index + 1:])
             found[name[1]] = " ".join(line.lstrip("# ") for line in comment)
     return found

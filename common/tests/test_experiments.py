@@ -67,6 +67,6 @@ def test_what_is_wrong_is_said(parse, words, says):
 def test_sections_are_listed_with_the_comment_above_or_below(tmp_path):
     (tmp_path / "some.cfg").write_text(
         "# About the file.\n\n[DEFAULT]\nepochs = 1\n\n# Above,\n# on two lines.\n[A]\n# Not this.\nepochs = 2\n"
-        "# -----\n[B]\n# Below.\nepochs = 3\n\n[C]\nepochs = 4    # nor this\n# nor this\n\n[D]\n")
+        "# -----\n[B]\n# Below.\nepochs = 3\n\n[C]\nepochs = 4    # nor this\n# nor this\n\n[D]    # nor this\n")
     assert list_sections(tmp_path / "some.cfg").splitlines() == [
         "Sections of some.cfg:", "  A  Above, on two lines.", "  B  Below.", "  and 3 more, as the file says"]

@@ -1,4 +1,6 @@
 """Image files of all sorts."""
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +28,17 @@ def test_images_without_colours_get_three_channels(tmp_path, mode):
     assert made.shape == (6, 9, 3) and (made[..., 0] == made[..., 2]).all()
     if mode != "1":
         np.testing.assert_array_equal(made[..., 1], GREY)
+
+
+def test_a_picture_that_is_read_lets_no_warning_be_shown_again(tmp_path):
+    path = save(tmp_path / "a.png", RGB)
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("default")
+        images.read_image(path)
+        for _ in range(3):
+            warnings.warn("of the user", stacklevel=1)
+            images.read_image(path)
+    assert [str(warning.message) for warning in shown] == ["of the user"]
 
 
 def test_transparency_is_dropped(tmp_path):
