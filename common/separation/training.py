@@ -23,9 +23,8 @@ class LossGraph:
 
     Attributes
     ----------
-    mixture : nn.Variable (batch, channels, samples)
-        Of 1 or 2 channels.
-    targets : nn.Variable (batch, targets channels, samples)
+    mixture : nn.Variable (batch, 2, samples)
+    targets : nn.Variable (batch, 2 targets, samples)
         Waveforms that the network is to find, one after the other.
     loss : nn.Variable ()
     """
@@ -35,15 +34,13 @@ class LossGraph:
     loss: nn.Variable
 
     def fill(self, mixture: np.ndarray, targets: np.ndarray) -> None:
-        """Set the inputs, for a network of one channel to the mean of both.
+        """Set the inputs.
 
         Parameters
         ----------
         mixture : array (batch, 2, samples)
         targets : array (batch, targets, 2, samples)
         """
-        if self.mixture.shape[1] == 1:
-            mixture, targets = mixture.mean(-2, keepdims=True), targets.mean(-2, keepdims=True)
         self.mixture.d = mixture
         self.targets.d = targets.reshape(self.targets.shape)
 

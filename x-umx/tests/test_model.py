@@ -240,8 +240,16 @@ def test_a_network_of_one_channel_averages_magnitudes(engine):
     assert_close(masks, masks_of(network, magnitude, False))
 
 
-@pytest.mark.parametrize("network, channels", [(small(), 1), (small(), 3), (small(SOURCES), 1),
-                                               (small(SOURCES, nb_channels=1), 2)])
+def test_the_mask_of_one_channel_is_that_of_all(engine):
+    network, x = small(SOURCES, nb_channels=1), audio(small())
+    magnitude, masks, estimates = run(network, x)
+    spectra = stft(x, 32, HOP)    # (batch, 2, bins, frames)
+    assert_close(magnitude, np.abs(spectra).mean(1, keepdims=True).transpose(3, 0, 1, 2))
+    assert_close(masks, masks_of(network, magnitude, False))
+    assert_close(estimates, istft(masks.transpose(2, 1, 3, 0)[:, :, None] * spectra, HOP))
+
+
+@pytest.mark.parametrize("network, channels", [(small(), 1), (small(), 3), (small(SOURCES), 1)])
 def test_audio_of_other_channels(network, channels):
     with pytest.raises(ValueError, match=f"a network of {network.sizes.nb_channels} channels, audio of {channels}"):
         network(nn.Variable((1, channels, 100)))

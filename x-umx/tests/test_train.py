@@ -281,13 +281,17 @@ def test_a_perfect_estimate_of_a_silent_source_has_no_loss():
     assert graph.loss.d > 1
 
 
-def test_mono_takes_the_mean_of_both_channels():
-    graph = build_graph(small(nb_channels=1), False, 1, 640)
-    rng = np.random.default_rng(0)
-    mixture, targets = rng.standard_normal((1, 2, 640)), rng.standard_normal((1, 4, 2, 640))
-    graph.fill(mixture, targets)
-    np.testing.assert_allclose(graph.mixture.d, mixture.mean(1, keepdims=True), atol=1e-6)
-    np.testing.assert_allclose(graph.targets.d, targets.mean(2), atol=1e-6)
+@pytest.mark.parametrize("umx_train", [True, False])
+def test_mono_takes_the_mean_magnitude_of_both_channels_as_separation_does(umx_train):
+    cfg, rng = small(nb_channels=1, umx_train=umx_train), np.random.default_rng(0)
+    graph, losses = build_graph(cfg, False, 1, 640), []
+    mixture, targets = rng.standard_normal((1, 1, 640)), rng.standard_normal((1, len(cfg.targets), 1, 640))
+    for right in (1, -1, 0):    # the mean of both waveforms would be silent for -1
+        sides = np.array([[1], [right]])
+        graph.fill(mixture * sides, targets * sides)
+        graph.loss.forward()
+        losses.append(float(graph.loss.d))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and losses[2] != pytest.approx(losses[0], rel=1e-2)
 
 
 # The same bits --------------------------------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ class Config(SongsConfig):
     nfft: int = integer(4096, at_least=16, help="length of a frame in samples")
     nhop: int = integer(1024, at_least=1, help="distance of frames in samples")
     bandwidth: int = integer(16000, at_least=1, help="frequencies that enter the network, up to this, in Hz")
-    nb_channels: int = integer(2, at_least=1, at_most=2, help="1 (mono) or 2")
+    nb_channels: int = integer(2, at_least=1, at_most=2, help="2, or 1: one mask for both, of their mean magnitudes")
     hidden_size: int = integer(512, at_least=2, help="features within the network")
     unidirectional: bool = flag(False, help="let the LSTM run forward only")
 

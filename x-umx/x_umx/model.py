@@ -124,13 +124,25 @@ class OpenUnmix:
         magnitude = self.merge_channels(magnitude)
         return magnitude, self.masks(magnitude, train)
 
-    def merge_channels(self, magnitude: nn.Variable) -> nn.Variable:
-        """Average the magnitudes of all channels if the network has only one."""
-        if self.sizes.nb_channels == magnitude.shape[2]:
+    def merge_channels(self, magnitude: nn.Variable, num_signals: int = 1) -> nn.Variable:
+        """Average the magnitudes of all channels of each of several signals, if the network has only one channel.
+
+        Parameters
+        ----------
+        magnitude : nn.Variable (frames, batch, num_signals channels, bins)
+        num_signals : int
+
+        Returns
+        -------
+        nn.Variable (frames, batch, num_signals nb_channels, bins)
+        """
+        frames, batch, stacked, bins = magnitude.shape
+        channels = stacked // num_signals
+        if self.sizes.nb_channels == channels:
             return magnitude
         if self.sizes.nb_channels != 1:
-            raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {magnitude.shape[2]}")
-        return average(*(magnitude[:, :, c:c + 1] for c in range(magnitude.shape[2])))
+            raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {channels}")
+        return F.mean(F.reshape(magnitude, (frames, batch, num_signals, channels, bins)), axis=3)
 
     def masks(self, magnitude: nn.Variable, train: bool = False) -> nn.Variable:
         """Build the graph from magnitudes to the mask (frames, batch, nb_channels, bins), >= 0.
@@ -165,27 +177,27 @@ class CrossNetOpenUnmix(OpenUnmix):
 
         Parameters
         ----------
-        mixture : nn.Variable (batch, nb_channels, samples)
+        mixture : nn.Variable (batch, channels, samples)
         train : bool
 
         Returns
         -------
         magnitude : nn.Variable (frames, batch, nb_channels, bins)
-            Of the mixture.
+            Of the mixture, as of `OpenUnmix`.
         masks : nn.Variable (frames, batch, sources nb_channels, bins)
             The sources one after the other.
-        estimates : nn.Variable (sources, batch, nb_channels, (frames - 1) hop_length)
-            Waveforms: masked magnitudes with the phase of the mixture.
+        estimates : nn.Variable (sources, batch, channels, (frames - 1) hop_length)
+            Waveforms: masked magnitudes with the phase of the mixture. The mask of one channel is that of all.
 
         References
         ----------
         arXiv 2010.04228, figure 2.
         """
-        if mixture.shape[1] != self.sizes.nb_channels:
-            raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {mixture.shape[1]}")
         real, imag, magnitude = spectrum(mixture, self.sizes.n_fft, self.hop_length)
+        magnitude = self.merge_channels(magnitude)
         masks = self.masks(magnitude, train)
-        return magnitude, masks, masked_inverse(masks, real, imag, self.hop_length)
+        by_channel = self._for_channels(masks, mixture.shape[1])
+        return magnitude, masks, masked_inverse(by_channel, real, imag, self.hop_length)
 
     def masks(self, magnitude: nn.Variable, train: bool = False) -> nn.Variable:
         """Build the graph from magnitudes, as for `OpenUnmix`, to the masks of all sources, stacked as channels."""
@@ -198,6 +210,15 @@ class CrossNetOpenUnmix(OpenUnmix):
         masks = [_decode(h, magnitude.shape[:3], self.sizes, train, suffix)
                  for h, suffix in zip(itertools.cycle(joined), suffixes)]
         return F.concatenate(*masks, axis=2) if len(masks) > 1 else masks[0]
+
+    def _for_channels(self, masks: nn.Variable, channels: int) -> nn.Variable:
+        """Repeat masks of one channel for each channel of the audio: (frames, batch, sources channels, bins)."""
+        if channels == self.sizes.nb_channels:
+            return masks
+        frames, batch, sources, bins = masks.shape
+        repeated = F.broadcast(F.reshape(masks, (frames, batch, sources, 1, bins)),
+                               (frames, batch, sources, channels, bins))
+        return F.reshape(repeated, (frames, batch, sources * channels, bins))
 
     def _bridge(self, hs: list[nn.Variable]) -> list[nn.Variable]:
         """What goes on in the networks: with crossing, the mean for all of them."""

@@ -11,18 +11,17 @@ from x_umx.model import CrossNetOpenUnmix
 def build_graph(cfg: Config, train: bool, batch_size: int, num_samples: int) -> LossGraph:
     """Build the graph of a network and its loss, on the parameters of the current scope.
 
-    UMX is trained on frames that are not centred, as published, and validated on centred ones.
+    UMX is trained on frames that are not centred, as published, and validated on centred ones. A network of one channel
+    gets the mean of the magnitudes of both, as in separation.
     """
-    channels = cfg.nb_channels
-    mixture = nn.Variable((batch_size, channels, num_samples))
-    targets = nn.Variable((batch_size, len(cfg.targets) * channels, num_samples))
-    network = cfg.network
+    mixture = nn.Variable((batch_size, 2, num_samples))
+    targets = nn.Variable((batch_size, 2 * len(cfg.targets), num_samples))
+    network, center = cfg.network, not (train and cfg.umx_train)
+    wanted = network.merge_channels(spectrum(targets, cfg.nfft, cfg.nhop, center)[2], len(cfg.targets))
     if not isinstance(network, CrossNetOpenUnmix):
-        magnitude, masks = network(mixture, train, center=not train)
-        wanted = spectrum(targets, cfg.nfft, cfg.nhop, center=not train)[2]
+        magnitude, masks = network(mixture, train, center)
         return LossGraph(mixture, targets, mse_combination_loss(magnitude, masks, wanted))
     magnitude, masks, estimates = network(mixture, train)
-    wanted = spectrum(targets, cfg.nfft, cfg.nhop)[2]
     loss = mse_combination_loss(magnitude, masks, wanted, cfg.combination)
     if cfg.mcoef:
         loss = cfg.mcoef * sdr_combination_loss(mixture, estimates, targets, cfg.combination) + loss
