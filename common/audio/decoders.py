@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 from av.stream import Discard
 
-from common.audio.headers import CorrectedFile, DataLength, data_length
+from common.audio.headers import RATES, CorrectedFile, DataLength, data_length
 from common.machine.errors import UserError
 from common.reading.files import decoding, open_regular
 
@@ -35,7 +35,6 @@ _CODECS = frozenset((
     "wmapro", "wmav1", "wmav2", *(name for name in av.codecs_available if name.startswith("pcm_"))))
 _OPTIONS = {"format_whitelist": ",".join(_CONTAINERS), "codec_whitelist": ",".join(sorted(_CODECS)),
             "protocol_whitelist": "none"}
-RATES = range(1000, 1_000_001)    # Hz; a resampler would make 44,100 samples of one at 1 Hz
 MOST_CHANNELS = 255    # as many as Vorbis can hold
 _LOSSLESS = ("alac", "ape", "flac", "tta", "wavpack", "wmalossless")
 _ENCODINGS = {"s16": "int16", "s32": "int24", "flt": "float32", "dbl": "float32"}    # of decoded samples

@@ -233,11 +233,14 @@ def check_format(ext: str, encoding: str | None = None, sample_rate: int | None 
     ------
     UsageError
     """
+    if ext not in FORMATS:
+        raise UsageError(f"no files of format {ext!r} can be written; choose from {', '.join(FORMATS)}")
     form = FORMATS[ext]
     encoding = encoding or next(iter(form.subtypes))
     if encoding not in form.subtypes:
-        able = " or ".join(name for name, other in FORMATS.items() if encoding in other.subtypes)
-        raise UsageError(f"{ext} files cannot hold {encoding} samples; choose {able}")
+        able = [name for name, other in FORMATS.items() if encoding in other.subtypes]
+        choice = " or ".join(able) if able else f"{' or '.join(form.subtypes)} samples"
+        raise UsageError(f"{ext} files cannot hold {encoding} samples; choose {choice}")
     if sample_rate is not None and sample_rate not in form.rates:
         raise UsageError(f"{ext} files cannot hold audio of {sample_rate} Hz; choose wav or flac")
     if channels is not None and channels > form.max_channels:

@@ -9,6 +9,7 @@ from typing import BinaryIO
 
 import attrs
 
+RATES = range(1000, 1_000_001)    # Hz that are believed; a resampler would make 44,100 samples of one at 1 Hz
 _PLACEHOLDER = 0x7FFFF000    # bytes; from here on a field of 32 bits is no length, but stands for an unknown one
 _SLACK = 64    # bytes; some programs count parts of the header twice, or leave a few bytes behind the samples
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")    # that players append to files of any format

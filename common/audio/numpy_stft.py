@@ -3,11 +3,18 @@ import numpy as np
 
 
 def stereo(audio: np.ndarray) -> np.ndarray:
-    """Return audio as float32 (samples, 2); raises a ValueError if it has another shape, or no samples."""
-    audio = np.asarray(audio, np.float32)
+    """Return audio as float32 (samples, 2); ValueError if it has another shape, no samples, or some that are no number.
+
+    Integers are refused, too: they would be taken for music thousands of times too loud.
+    """
+    audio = np.asarray(audio)
     if audio.ndim != 2 or audio.shape[1] != 2 or not len(audio):
         raise ValueError(f"audio of shape {audio.shape}: (samples, 2) is wanted")
-    return audio
+    samples = audio.astype(np.float32)
+    if audio.dtype.kind != "f" or not np.isfinite(samples).all():
+        raise ValueError(f"audio of type {audio.dtype}: finite floating-point samples of full scale 1 are wanted; "
+                         "divide integers by the largest that they can be")
+    return samples
 
 
 def hann(n_fft: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The flags of the `separate.py` and of the `eval.py` of every paper, and the checks of their values."""
 import argparse
+import math
 from pathlib import Path, PurePosixPath
 
 import attrs
@@ -11,6 +12,8 @@ from common.machine.errors import UsageError
 from common.separation import track_names
 
 # separate.py ----------------------------------------------------------------------------------------------------------
+
+CLIP_MODES = ("rescale", "clamp")
 
 
 @attrs.frozen(kw_only=True)
@@ -26,11 +29,21 @@ class OutputFormat:
     clip_mode
         Where a stem goes beyond full scale, and samples are integers: "rescale" makes all of it softer, "clamp" limits
         its samples.
+
+    Raises
+    ------
+    UsageError
+        There is no such format or mode, or the format cannot hold the encoding.
     """
 
     ext: str = "wav"
     encoding: str | None = None
-    clip_mode: str = "rescale"
+    clip_mode: str = CLIP_MODES[0]
+
+    def __attrs_post_init__(self) -> None:
+        check_format(self.ext, self.encoding)
+        if self.clip_mode not in CLIP_MODES:
+            raise UsageError(f"clip mode {self.clip_mode!r}: choose {' or '.join(CLIP_MODES)}")
 
     @property
     def clips(self) -> bool:
@@ -73,6 +86,11 @@ class StemRequest:
         Skip inputs whose stems are all there.
     page
         Write a page to listen to the stems and the mixture, too.
+
+    Raises
+    ------
+    UsageError
+        `start` or `duration` is no such time.
     """
 
     tracks: dict[Path, PurePosixPath]
@@ -87,6 +105,12 @@ class StemRequest:
     mixture_consistency: bool | None = None
     resume: bool = False
     page: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if not 0 <= self.start < math.inf:
+            raise UsageError(f"start {self.start}: a number of seconds from 0 is wanted")
+        if self.duration is not None and not 0 < self.duration < math.inf:
+            raise UsageError(f"duration {self.duration}: a number of seconds above 0 is wanted, or None: to the end")
 
 
 def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, overlap: float) -> None:
@@ -103,7 +127,7 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
     parser.add_argument("files", nargs="*", metavar="FILE",
                         help="audio files with a mixture (wav, flac, mp3, m4a), or folders of them")
     parser.add_argument("--inputs", "-i", nargs="+", default=[], metavar="FILE", help="more of them")
-    parser.add_argument("--out-dir", "-o", default="stems", metavar="DIR",
+    parser.add_argument("--out-dir", "--output", "-o", default="stems", metavar="DIR",
                         help="where a folder is made for each input (default: %(default)s)")
     parser.add_argument("--filename", type=_filename, default=track_names.DEFAULT, metavar="TEMPLATE",
                         help="names of the files in it, with {stem} and perhaps {track}, {ext}, and {trackext}, the "
@@ -122,7 +146,7 @@ def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, ove
                        help="write 24 bits (wav, flac)")
     depth.add_argument("--int16", dest="encoding", action="store_const", const="int16",
                        help="write 16 bits (wav, flac; default: the depth of the input, and 16 bits where it has none)")
-    parser.add_argument("--clip-mode", choices=("rescale", "clamp"), default="rescale",
+    parser.add_argument("--clip-mode", choices=CLIP_MODES, default=CLIP_MODES[0],
                         help="where a stem goes beyond full scale: make all of it softer, or limit the samples; no "
                              "matter with --float32 (default: %(default)s)")
     parser.add_argument("--mixture-consistency", action=argparse.BooleanOptionalAction, default=None,
@@ -160,7 +184,6 @@ def stem_request(args: argparse.Namespace) -> StemRequest:
     inputs = track_names.find_inputs([Path(name) for name in (*args.files, *args.inputs)], Path(args.out_dir))
     if reason := track_names.why_not_made(Path(args.out_dir)):
         raise UsageError(reason)
-    check_format(output.ext, output.encoding)
     return StemRequest(tracks=inputs.tracks, notes=inputs.notes, refused=inputs.refused, out_dir=args.out_dir,
                        filename=args.filename, start=args.start,
                        duration=None if args.duration == -1 else args.duration, two_stems=args.two_stems, output=output,

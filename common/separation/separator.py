@@ -11,6 +11,7 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
+from common.audio.headers import RATES
 from common.audio.spool import BLOCK
 from common.inference.engines import check_engine
 from common.machine.errors import UsageError
@@ -62,6 +63,8 @@ class StemSeparator(abc.ABC):
         if chunk_seconds is not None and not 0 < chunk_seconds < math.inf or not 0 <= overlap <= 0.5:
             raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
                              "and the overlap from 0 to 0.5")
+        if isinstance(targets, str):
+            raise UsageError(f"targets {targets!r}: a list of names is wanted, as [{targets!r}]")
         if len(set(targets or ())) < len(targets or ()):
             raise UsageError(f"--targets {' '.join(targets or ())}: each may be named once")
         check_engine(engine, precision)
@@ -98,9 +101,9 @@ class StemSeparator(abc.ABC):
         Parameters
         ----------
         audio : float array (samples, channels) or (samples,)
-            Mono or stereo.
+            Mono or stereo; full scale is 1.
         sample_rate
-            In Hz; any.
+            In Hz, from 1000 to 1,000,000.
         on_progress, cancel
             As of `common.separation.monitor.Monitor`.
 
@@ -112,11 +115,13 @@ class StemSeparator(abc.ABC):
         Raises
         ------
         ValueError
-            More than two channels, no samples, or samples that are not finite.
+            More than two channels, no samples, samples that are integers or not finite; another sample rate.
         CancelledError
             `cancel` was set.
         """
-        audio = np.asarray(audio, np.float32)
+        if not RATES[0] <= sample_rate <= RATES[-1]:
+            raise ValueError(f"a sample rate of {sample_rate} Hz; from {RATES[0]} to {RATES[-1]} Hz can be separated")
+        audio = _as_float32(audio)
         signal = audio[:, None] if audio.ndim == 1 else audio
         if signal.ndim != 2 or not len(signal) or signal.shape[1] not in (1, 2) or not np.isfinite(signal).all():
             raise ValueError(f"audio of shape {audio.shape}: finite samples (samples, channels) of 1 or 2 channels "
@@ -207,3 +212,16 @@ class StemSeparator(abc.ABC):
         signal = np.concatenate(list(blocks))
         if len(signal):
             yield self.process(signal[None])[0].swapaxes(0, 1)
+
+
+def _as_float32(audio: np.ndarray) -> np.ndarray:
+    """Return samples as float32, infinite where it cannot hold them; ValueError if they are no floating-point numbers.
+
+    Integers would be taken for music thousands of times too loud, which networks do not know.
+    """
+    audio = np.asarray(audio)
+    if audio.dtype.kind != "f":
+        raise ValueError(f"audio of type {audio.dtype}: floating-point samples of full scale 1 are wanted; divide "
+                         "integers by the largest that they can be")
+    with np.errstate(over="ignore"):
+        return audio.astype(np.float32, copy=False)

@@ -309,6 +309,26 @@ def test_separate_file_with_everything():
     assert not Path("nowhere").exists()
 
 
+@pytest.mark.parametrize("values, says", [
+    ({"start": -1}, "start -1: "), ({"start": math.nan}, "start nan"), ({"duration": 0}, "duration 0: "),
+    ({"duration": -1}, "duration -1: .* None: to the end"), ({"duration": math.inf}, "duration inf")], ids=str)
+def test_a_part_that_cannot_be_is_refused(values, says):
+    song()
+    with pytest.raises(UsageError, match=says):
+        Gains().separate_file("song.wav", **values)
+    assert files() == ["song.wav"]
+
+
+@pytest.mark.parametrize("values, says", [
+    ({"ext": "m4a"}, "'m4a' can be written; choose from wav, flac, mp3, ogg"),
+    ({"clip_mode": "hard"}, "rescale or clamp"),
+    ({"encoding": "int8"}, "int8 samples; choose int16 or int24 or float32"),
+    ({"ext": "flac", "encoding": "float32"}, "float32 samples; choose wav$")], ids=str)
+def test_a_format_that_cannot_be_is_refused(values, says):
+    with pytest.raises(UsageError, match=says):
+        OutputFormat(**values)
+
+
 @pytest.mark.parametrize("channels", [2, 6])
 @pytest.mark.parametrize("chunk_seconds", [0.1, None])
 def test_progress_rises_to_1(chunk_seconds, channels):

@@ -60,6 +60,24 @@ def test_stems_have_the_rate_and_the_shape_of_the_audio(shape, rate):
     assert all(stem.shape == shape and stem.dtype == np.float32 and not stem.any() for stem in stems.values())
 
 
+@pytest.mark.parametrize("audio", [np.zeros(9, np.int16), np.zeros((9, 2), bool), np.zeros(9, complex), "song.wav"],
+                         ids=["int16", "bool", "complex", "text"])
+def test_samples_that_are_no_floating_point_numbers_are_refused(audio):
+    with pytest.raises(ValueError, match="floating-point samples of full scale 1"):
+        Halves().separate(audio, RATE)
+
+
+@pytest.mark.parametrize("rate", [0, -RATE, 1, 999, 1_000_001, float("nan")])
+def test_a_rate_that_no_music_has_is_refused(rate):
+    with pytest.raises(ValueError, match=f"a sample rate of {rate} Hz"):
+        Halves().separate(np.zeros(9), rate)
+
+
+def test_a_name_in_place_of_a_list_is_refused():
+    with pytest.raises(UsageError, match=r"targets 'mean': .* \['mean'\]"):
+        StemSeparator.__init__(Halves(), "mean", None, 0.0, "nnabla", "float32")
+
+
 def test_stems_are_chosen_by_name():
     audio = ramp(1000)
     blocks = separate_stream(Halves(), [audio[:300], audio[300:]], RATE, 2, ["rest"])

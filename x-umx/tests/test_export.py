@@ -56,10 +56,21 @@ def test_stems_are_those_of_the_separator(model, frames, chunk, models):
     assert signal_to_error(wanted, OnnxSeparator("x.onnx").separate(tones_and_noise(frames), chunk)) > 120
 
 
-def test_audio_that_is_not_stereo_is_refused(models):
+@pytest.mark.parametrize("sizes", [{"n_fft": 120, "max_bin": 61}, {"n_fft": 132, "max_bin": 61}, {"hidden_size": 122}])
+def test_sizes_that_are_primes(sizes):
+    save(Path("primes.h5"), CrossNetOpenUnmix(Sizes(**{"n_fft": 256, "hidden_size": 16, "max_bin": 94} | sizes), 20))
+    export.main(["--model", "primes.h5", "-o", "x.onnx"])
+    wanted = Separator("primes.h5", engine="nnabla").separate(tones_and_noise(2000), RATE)
+    assert signal_to_error(wanted, OnnxSeparator("x.onnx").separate(tones_and_noise(2000))) > 120
+
+
+@pytest.mark.parametrize("audio, says", [
+    (np.ones((100, 1)), r"audio of shape \(100, 1\)"), (np.ones((100, 2), np.int16), "audio of type int16"),
+    (np.full((100, 2), np.nan), "finite")], ids=["mono", "integers", "nan"])
+def test_what_is_no_stereo_audio_is_refused(audio, says, models):
     export.main(["--model", str(models / "xumx.h5"), "-o", "x.onnx"])
-    with pytest.raises(ValueError, match=r"audio of shape \(100, 1\)"):
-        OnnxSeparator("x.onnx").separate(np.ones((100, 1)))
+    with pytest.raises(ValueError, match=says):
+        OnnxSeparator("x.onnx").separate(audio)
 
 
 @pytest.mark.parametrize("precision, least, most", [("float16", 55, 100), ("int8", 40, 90)])

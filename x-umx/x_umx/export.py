@@ -19,7 +19,7 @@ from common.machine.threads import NNABLA
 from x_umx.separation import DEFAULT
 from x_umx.separator import Separator
 
-FRAMES = 61    # a prime, by which the axis of frames is known in the graph
+FRAMES = 61, 67, 71, 73, 79, 83, 89    # primes; by one that is no size of the network its axis of frames is known
 NOISE = 100    # frames
 
 
@@ -65,10 +65,12 @@ def onnx_model(separator: Separator):    # noqa: ANN201 - onnx.ModelProto, which
     from common.inference import onnx_export, onnx_reduction
 
     sizes = separator.network.sizes
+    taken = {sizes.bins, sizes.max_bin, sizes.lstm_size, sizes.nb_layers, len(separator.sources)}
+    frames = next(number for number in FRAMES if number not in taken)
     with NNABLA, native_functions(), nn.auto_forward(False):
-        magnitude = nn.Variable((FRAMES, 1, sizes.nb_channels, sizes.max_bin))
+        magnitude = nn.Variable((frames, 1, sizes.nb_channels, sizes.max_bin))
         model = onnx_export.export({"magnitude": magnitude}, {"masks": separator.build_masks(magnitude)})
-    onnx_reduction.free_axes(model, {FRAMES: "frames"})
+    onnx_reduction.free_axes(model, {frames: "frames"})
     return model
 
 
