@@ -115,7 +115,8 @@ class BoundedSpectrogram:
         transforms = stft(held.T, self._n_fft, self._hop, center=False)    # (channels, bins, transforms)
         num = transforms.shape[2]
         self._held = held[num * self._hop:]
-        power = np.square(np.abs(transforms)).mean(0) * (4 / self._n_fft) ** 2    # the window sums to n_fft / 2
+        # The window sums to n_fft / 2. Squares may be beyond float32.
+        power = np.square(np.abs(transforms), dtype=np.float64).mean(0) * (4 / self._n_fft) ** 2
         bands = [power[first:last].max(0) for first, last in zip(self._first, self._last, strict=True)]
         columns = np.minimum((self._done + np.arange(num)) * len(self._counts) // self._num, len(self._counts) - 1)
         np.add.at(self._power, columns, np.stack(bands, axis=1))

@@ -145,6 +145,13 @@ def test_silence_and_short_songs_have_a_page():
     assert text.count("silent") == 2 and "too short for a loudness" in text
 
 
+@pytest.mark.parametrize("seconds, clock", [(0.04, "0:00.0"), (59.9, "0:59.9"), (59.96, "1:00.0"), (119.97, "2:00.0")])
+def test_seconds_are_rounded_to_minutes(seconds, clock):
+    song("song.wav", seconds)
+    write_listening_page("page.html", "x", {"song": Path("song.wav")}, "song", round(seconds * RATE), RATE)
+    assert f"0:00.0 / {clock}" in Page("page.html").source
+
+
 # In a browser -------------------------------------------------------------------------------------------------------
 
 

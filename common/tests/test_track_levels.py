@@ -70,6 +70,13 @@ def test_a_file_is_measured_in_memory_that_does_not_grow(tmp_path):
     assert np.median(loud) - np.median(soft) == pytest.approx(6, abs=0.2) and levels.sample_rate == rate
 
 
+def test_levels_are_finite_however_large_samples_are(tmp_path):
+    soundfile.write(tmp_path / "large.wav", tone(1, 1000, 8000, 1e30), 8000, subtype="FLOAT")
+    levels = measure(tmp_path / "large.wav", 8000)
+    assert levels.spectrogram.max() == pytest.approx(600, abs=1.5) and levels.peak == pytest.approx(600, abs=0.1)
+    assert levels.loudness == pytest.approx(597, abs=1)
+
+
 def test_silence(tmp_path):
     soundfile.write(tmp_path / "silence.wav", np.zeros((8000, 2)), 8000)
     levels = measure(tmp_path / "silence.wav", 8000)
