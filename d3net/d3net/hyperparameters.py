@@ -33,6 +33,7 @@ LARGEST_SEED = 2 ** 31 - 1
 # Upper limits of what determines sizes
 BINS, FRAMES, RATE, SOUND_CHANNELS = 1 << 15, 1 << 12, 1 << 20, 16
 CHANNELS, GROWTH, LAYERS, PIXELS, UPDATES = 1 << 11, 1 << 8, 1 << 6, 1 << 13, 1 << 30
+MOST_CLASSES = 255    # of labels in bytes, of which 255 is no class
 LARGEST = 1 << 26    # weights of the dense layers of a network, about
 SCALES = 4    # of the segmentation network: 4, 8, 16 and 32 pixels a step
 
@@ -179,7 +180,7 @@ class SegmentationHyperParameters:
     channels: int = count(CHANNELS)
     image_height: int = count(PIXELS)
     image_width: int = count(PIXELS)
-    num_classes: int = count(CHANNELS)
+    num_classes: int = count(MOST_CLASSES)
     max_iter: int = count(UPDATES)
     save_interval: int = count(UPDATES)
     lr: float = number()

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.audio.files import AudioReader
 from common.console import cli
-from common.datasets.multitrack import MIXTURE
+from common.datasets.multitrack import MIXTURE, FileStem
 from common.machine.errors import UsageError
 from common.machine.files import new_path
 from common.pictures.figures import figure_style, save_figure
@@ -35,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     files = [Path(args.song), *find_stems(args.stems)]
     picture = args.output or new_path(Path("stems.png"))
-    with AudioReader(files[0]) as reader:
-        frames, rate = len(reader.read()), reader.sample_rate
-    save_figure(picture, draw({path.stem: measure(path, frames) for path in files}, frames / rate))
+    song = FileStem.probe(files[0])
+    levels = {path.stem: measure(path, song.num_frames) for path in files}
+    save_figure(picture, draw(levels, song.num_frames / song.sample_rate))
     print(f"{picture}: {', '.join(path.stem for path in files)}")
 
 

@@ -332,6 +332,13 @@ def test_values_that_are_not_allowed_are_refused(values, says, model):
         Separator(model, **values)
 
 
+def test_patches_that_have_no_such_share_are_refused(tmp_path, save):
+    save(tmp_path, "drums", test_patch_len=14, out_shift=7)
+    assert Separator(tmp_path, patch_overlap=0.5).separate(music(300), RATE).keys() == {"drums", "residual"}
+    with pytest.raises(UsageError, match=r"overlap of patches of 0.75: .*drums.h5 has patches of 14 frames"):
+        Separator(tmp_path, patch_overlap=0.75)
+
+
 @pytest.mark.parametrize("folder, remedy", [(None, "set TMPDIR"), ("stems", "choose another --out-dir")])
 def test_a_full_disk_is_one_line(folder, remedy, model, tmp_path, monkeypatch):
     def full(*_):

@@ -298,6 +298,14 @@ def test_what_is_no_audio_is_refused(audio, models):
         Separator(models / "xumx.h5").separate(audio, RATE)
 
 
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_large_exponent_gives_stems_that_are_finite(residual, models):
+    separator = Separator(models / "xumx.h5", softmask=True, alpha=50, residual=residual, niter=0)
+    stems = separator.separate(100 * music(3000), RATE)
+    assert all(np.isfinite(stem).all() for stem in stems.values())
+    assert max(np.abs(stem).max() for stem in stems.values()) > 0.01
+
+
 def test_separators_do_not_disturb_each_other(models):
     audio = music(3000)
     wanted = Separator(models / "umx", engine="nnabla").separate(audio, RATE)

@@ -161,7 +161,8 @@ class Separator(StemSeparator):
     def _filter(self, estimates: np.ndarray, spectrum: np.ndarray) -> np.ndarray:
         """Refine magnitudes (sources, 2, bins, frames) to the spectra of the stems, (stems, 2, bins, frames)."""
         alpha = self.alpha if self.softmask else 1.0
-        estimates = estimates ** alpha if alpha != 1 else estimates
+        if alpha != 1:
+            estimates = estimates.astype(np.float64) ** alpha    # loud music to the power of 15 is beyond float32
         if self._model_rest:
             estimates = residual_model(estimates, spectrum, alpha)
         refined = multichannel_wiener(estimates, spectrum, self.niter, self.softmask, eps=self.wiener_eps,

@@ -86,6 +86,11 @@ class Separator(StemSeparator):
         self._spectrum = _common_spectrum(self.files.values())
         self.sample_rate = next(iter(self.files.values())).hparams.fs
         self.flip, self.patch_overlap, self.wiener = flip, patch_overlap, wiener
+        for file in self.files.values():
+            length = file.hparams.test_patch_len
+            if patch_overlap and length * (1 - patch_overlap) % 1:
+                raise UsageError(f"an overlap of patches of {patch_overlap}: {file.path} has patches of {length} "
+                                 "frames, which cannot share that; choose another")
         self.stems = self.targets + (() if set(TARGETS) <= set(self.targets) else (RESIDUAL,))
         self._networks = Graphs(1)    # by target; at full size a network takes some 800 MB to run
         with self._scope():
