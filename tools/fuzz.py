@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--each", type=positive_int, help="mutants of each format instead")
     parser.add_argument("--formats", nargs="+", choices=BY_NAME, default=list(BY_NAME), metavar="NAME",
                         help=f"of {', '.join(BY_NAME)} (default: all)")
-    parser.add_argument("--seed", type=int_from_0, default=0)
+    parser.add_argument("--seed", type=int_from_0, default=0, help="of the damage (default: 0)")
     parser.add_argument("--seconds", type=positive_int, default=30,
                         help="that one file may take; machines do other things, too (default: %(default)s)")
     parser.add_argument("--memory", type=positive_int, default=1024, metavar="MB",

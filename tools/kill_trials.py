@@ -357,9 +357,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("cases", nargs="*", metavar="CASE", choices=[*CASES, []],
                         help=f"which of {', '.join(map(repr, CASES))} (default: all)")
     parser.add_argument("--kills", type=int, default=20, metavar="N", help="of each case (default: %(default)s)")
-    parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL", help="(default: %(default)s)")
+    parser.add_argument("--signal", choices=tuple(SIGNALS), default="KILL",
+                        help="what a run gets (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments (default: %(default)s)")
-    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="trials (default: %(default)s)")
+    parser.add_argument("--at-once", type=int, default=2, metavar="N", help="trials at a time (default: %(default)s)")
     parser.add_argument("--keep", metavar="DIR", help="a new folder that gets the files of runs that went wrong")
     return parser.parse_args()
 

@@ -17,7 +17,7 @@ from common.datasets.multitrack import MIXTURE, Track
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("path", type=Path, metavar="FILE.wav")
+    parser.add_argument("path", type=Path, metavar="FILE.wav", help="what to write")
     parser.add_argument("--stems", type=Path, metavar="DIR", help="write mixture.wav and the stems there, too")
     parser.add_argument("--seconds", type=number_above_0, default=20, help="length (default: %(default)s)")
     parser.add_argument("--seed", type=int_from_0, default=0, help="another song for each (default: %(default)s)")

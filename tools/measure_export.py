@@ -40,7 +40,7 @@ ROUNDS = 4
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = cli.parser(__doc__)
-    parser.add_argument("paper", choices=("x-umx", "d3net"))
+    parser.add_argument("paper", choices=("x-umx", "d3net"), help="whose files to measure")
     parser.add_argument("--scenes", metavar="RUN", help="of d3net: output folder of d3net/train.py segmentation")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:

@@ -28,9 +28,9 @@ Song = dict[str, np.ndarray]    # stem -> (samples, 2)
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("paper", choices=tuple(SEPARATORS))
+    parser.add_argument("paper", choices=tuple(SEPARATORS), help="whose separate.py to score")
     parser.add_argument("model", metavar="MODEL", help="as --model of separate.py")
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a mixture and its stems")
     args = parser.parse_args(argv)
     for folder in args.folders:
         if MIXTURE not in files_in(folder):

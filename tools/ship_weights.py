@@ -24,8 +24,8 @@ LEFT_OUT = ("params_best", "final")    # the same as best_xumx.h5; the last para
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser(__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN")
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("run", type=Path, metavar="RUN", help="output folder of a training")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the weights go")
     args = parser.parse_args(argv)
     files = [path for path in sorted(args.run.iterdir())
              if path.suffix in (".h5", *DESCRIPTIONS) and not path.stem.endswith(LEFT_OUT)]

@@ -145,7 +145,8 @@ def text(default: str | None, *, help: str = "") -> Any:
     return _field(parse, "one line of text" + (" or none" if default is None else ""), default, help, "TEXT")
 
 
-def names(default: Sequence[str], *, options: Collection[str] | None = None, help: str = "") -> Any:
+def names(default: Sequence[str], *, options: Collection[str] | None = None, help: str = "", noun: str = "names",
+          metavar: str = "NAME") -> Any:
     """Make a field for one or more names, held as a tuple of str.
 
     Parameters
@@ -154,6 +155,8 @@ def names(default: Sequence[str], *, options: Collection[str] | None = None, hel
     options
         What may be named; with None, anything without blanks and commas. With options, `none` means no name at all.
     help
+    noun, metavar
+        What `--help` calls them, where they are no names.
 
     Returns
     -------
@@ -171,8 +174,8 @@ def names(default: Sequence[str], *, options: Collection[str] | None = None, hel
             raise ValueError(value)
         return found
 
-    allowed = f"some of {', '.join(options)}, or none" if options else "different names"
-    return _field(parse, allowed, default, help, "NAME", nargs="+")
+    allowed = f"some of {', '.join(options)}, or none" if options else f"different {noun}"
+    return _field(parse, allowed, default, help, metavar, nargs="+")
 
 
 def load_section(cls: type[C], path: str | Path, section: str, overrides: Mapping[str, Any] | None = None) -> C:

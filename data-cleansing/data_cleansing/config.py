@@ -73,11 +73,15 @@ class Scoring:
     methods: tuple[str, ...] = names((EVERY_STEP, FINAL), options=tuple(METHODS),
                                      help="how to score; random is always among them")
     published: bool = flag(False, help="compute as the published code does, with its divisor, normalization and sign")
-    hessian: str = choice(AUTO, (AUTO, *HESSIANS), help="Hessian that final and every_step take")
+    hessian: str = choice(AUTO, (AUTO, *HESSIANS),
+                          help="Hessian that final and every_step take; bounded leaves it out where scores would "
+                               "explode; auto is bounded, or published with --published")
     normalization: str = choice(AUTO, (AUTO, *NORMALIZATIONS),
-                                help="how final, every_step and checkpoints normalize the images that they score")
+                                help="how final, every_step and checkpoints normalize the images that they score; "
+                                     "auto is batch, test for checkpoints, or single with --published")
     score_epochs: str = choice(AUTO, (AUTO, *EPOCHS),
-                               help="epochs that final, every_step and checkpoints walk back through")
+                               help="epochs that final, every_step and checkpoints walk back through; auto is last, "
+                                    "all for checkpoints")
     damping: float = number(10.0, above=0, help="damping of koh_liang")
 
 
@@ -85,7 +89,8 @@ class Scoring:
 class Retraining:
     """What is trained again, without which images."""
 
-    remove_n_list: tuple[str, ...] = names(REMOVALS, help="numbers of images to remove")
+    remove_n_list: tuple[str, ...] = names(REMOVALS, noun="numbers", metavar="N",
+                                           help="how many of the worst images to remove, one number after the other")
     retrain_all: bool = flag(False, help="train again from the first step, not only the last epoch")
     new_trainings: int = integer(0, at_least=0, at_most=1000,
                                  help="also judge each removal by so many new trainings of each trial, with first "

@@ -54,7 +54,8 @@ WARM_UP, ITERATIONS = 3, 5    # of what `--measure` trains
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("network", help=f"one of {', '.join(models.NETWORKS)}")
-    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive_int, default=64, metavar="N",
+                        help="images per iteration (default: %(default)s)")
     parser.add_argument("--image-size", metavar="N or HxW", help="height and width in pixels (default: as published)")
     parser.add_argument("--width", type=number_above_0, default=1.0, metavar="X",
                         help="factor of all numbers of channels (default: %(default)s)")

@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                              "folder with TARGET.h5 for each target, as train.py leaves it, or one such file (default: "
                              f"{DEFAULT})")
     parser.add_argument("--targets", nargs="+", metavar="NAME",
-                        help="what to separate; less than all four comes with 'residual', the rest of the mixture "
+                        help="what to separate; fewer than all four come with 'residual', the rest of the mixture "
                              "(default: all that MODEL can)")
     parser.add_argument("--no-flip", dest="flip", action="store_false",
                         help="do not average with the estimates for swapped sides: half the time, not as published")
