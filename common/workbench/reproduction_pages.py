@@ -8,16 +8,16 @@ from common.workbench.reproductions import VERDICTS, Claim, Paper, anchor
 
 TITLE = "What is reproduced"
 SYMBOLS = dict(zip(VERDICTS, "●◐○…", strict=True))    # shapes, for those who see no colours
-_COLUMNS = "claim", "published", "ours", "deviation", "verdict"
+_COLUMNS = "claim", "published", "ours", "deviation, or whether it holds", "verdict"
 
 
 def introduction(papers: Sequence[Paper]) -> list[str]:
     """Say what the claims are, in paragraphs."""
     count = sum(len(paper.claims) for paper in papers)
     return [f"Each claim of the papers beside what this repository shows: {count} claims of {len(papers)} papers. No "
-            "network was trained here for as long as in the papers, so most published numbers still wait for somebody "
-            "with the data and the GPUs; their commands are here.",
-            "Our numbers come from the commands beside them, by way of the files in results/. A test fails where a "
+            "network was trained here for as long as in the papers. So most published numbers still wait for somebody "
+            "with the data and the GPUs. Their commands are here.",
+            "Our numbers come from the commands beside them; the files in results/ keep them. A test fails where a "
             "number differs from these files, or where a verdict is not what the numbers say."]
 
 
