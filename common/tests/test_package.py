@@ -47,3 +47,12 @@ def test_every_dependency_is_pinned_and_has_a_reason():
         assert "==" in requirement
         name = name_of(requirement)
         assert re.search(rf"\b{name}\b", table) or name.startswith("nvidia-"), name
+
+
+def test_every_dependency_is_imported():
+    modules = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "opencv-python-headless": "cv2"}
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("[!.]*/**/*.py"))
+    for name in map(name_of, PROJECT["project"]["dependencies"]):
+        module = modules.get(name, name)
+        used = re.search(rf"^\s*(?:import|from) {module}\b|find_spec\(\"{module}\"\)", sources, re.MULTILINE)
+        assert used or name == "protobuf", name    # at the version that nnabla reads

@@ -48,6 +48,19 @@ def test_transform_agrees_with_reference(ref, center):
     assert_close(spectrogram.imag, ref[f"imag_center{center:d}"])
 
 
+@pytest.mark.parametrize("n_fft, hop_length", [(256, 64), (256, 100), (4096, 1024)])
+def test_both_agree_with_librosa(n_fft, hop_length):
+    import librosa
+
+    x = noise(2, 9001)
+    spectrogram = stft(x, n_fft, hop_length)
+    assert_close(spectrogram, librosa.stft(x, n_fft=n_fft, hop_length=hop_length, pad_mode="reflect"), 1e-12)
+    length = 9001 // hop_length * hop_length
+    changed = spectrogram * np.linspace(0, 1, spectrogram.shape[1])[:, None]    # of no signal
+    assert_close(istft(changed, hop_length, length=length),
+                 librosa.istft(changed, hop_length=hop_length, length=length), 1e-12)
+
+
 def test_inverse_agrees_with_reference(ref):
     hop_length = int(ref["n_hop"])
     spectrogram = (ref["real_center1"] + 1j * ref["imag_center1"]).astype(np.complex64)
