@@ -31,6 +31,7 @@ from common.datasets.batches import CENTERED, Batches, PadCropFlip
 from common.machine.context import fast_gradients, native_functions, on_gpu, use_context
 from common.machine.cores import CAN_LIMIT, limit_cores, num_threads
 from common.machine.distributed import join_ranks, world
+from common.machine.errors import UsageError
 from common.machine.files import write_json
 from common.machine.launching import find_mpirun, launched_size, start_ranks
 from common.machine.memory import peak_megabytes
@@ -131,7 +132,22 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="print the peak memory of one network in MB")
     parser.add_argument("--throughput-on", type=positive_int, metavar="N",
                         help="print the images per second of training the float network on N cores, also under mpirun")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    _refuse_without_effect(args, parser)
+    return args
+
+
+def _refuse_without_effect(args, parser):
+    """Raise a UsageError for flags that would change nothing, or that ask for different things."""
+    asked = {"--deployed-only": args.deployed_only, "--torch-only": args.torch_only,
+             f"--network {args.network}": args.network != "resnet20"}
+    chosen = [flag for flag, is_asked in asked.items() if is_asked]
+    if len(chosen) > 1:
+        raise UsageError(f"{' and '.join(chosen)} measure different things; choose one")
+    unused = {"--deployed-only": ("batch_size", "torch_python"), "--network resnet18": ("torch_python",)}
+    for dest in (dest for flag in chosen for dest in unused.get(flag, ())):
+        if getattr(args, dest) != parser.get_default(dest):
+            raise UsageError(f"--{dest.replace('_', '-')} changes nothing with {chosen[0]}; leave it out")
 
 
 def make_step(network: Network, quantizers: str, batch_size: int) -> Callable[[], Any]:

@@ -59,8 +59,8 @@ def load_finished_run(folder: str | Path, weights: str | Path | None = None) -> 
     cfg = read_config(folder)
     path = weights or Path(folder) / BEST
     shapes = stored_shapes(path)
-    if LAST_BIAS not in shapes:
-        raise UserError(f"{path}: weights of another network: no {LAST_BIAS!r} in it")
+    if len(shapes.get(LAST_BIAS, ())) != 1:
+        raise UserError(f"{path}: weights of another network: no {LAST_BIAS!r} of shape (classes,) in it")
     run = FinishedRun(cfg, data.shape_of_images(cfg), shapes[LAST_BIAS][0])
     load_parameters(path, parameter_shapes(lambda: run.build(1)))
     return run

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = {"weights": BLUE, "activations": ORANGE}
+NUM_SCALARS = 2    # of each quantizer that learns
 LEGEND_COLUMNS = 2
 MARKERS = "osD^vP*X"
 
@@ -98,20 +99,21 @@ def draw_scalars(run: Path) -> "Figure":
 
     epochs = read_state(run / CHECKPOINT)["extras"]
     tensors = [row for row in read_result(run, "layers.json") if row["quantizer"] in QUANTIZERS]
-    if not tensors or not epochs:
-        raise UserError(f"{run}: nothing was learned by quantizers")
-    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in tensors)]
-    names = [name for name in SCALARS if any(name in scalars for scalars in epochs[0])]
-    figure = Figure(figsize=(5.5 * len(kinds), 2.8 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True)
-    for column, kind in enumerate(kinds):
-        indices = [k for k, row in enumerate(tensors) if row["kind"] == kind]
-        for axes, name in zip(panels[:, column], names, strict=True):
+    found = {kind: [k for k, row in enumerate(tensors) if row["kind"] == kind] for kind in KINDS}
+    kinds = {kind: indices for kind, indices in found.items() if indices}
+    if not kinds or not epochs:
+        raise UserError(f"{run}: nothing was learned by quantizers of weights or activations")
+    figure = Figure(figsize=(5.5 * len(kinds), 2.8 * NUM_SCALARS), layout="constrained")
+    panels = figure.subplots(NUM_SCALARS, len(kinds), squeeze=False, sharex=True)
+    for column, (kind, indices) in zip(panels.T, kinds.items(), strict=True):
+        # Those of weights may be others than those of activations.
+        names = [name for name in SCALARS if name in epochs[0][indices[0]]]
+        for axes, name in zip(column, names, strict=True):
             _draw_scalar(axes, epochs, indices, name, [short_name(tensors[k]) for k in indices])
-        panels[-1, column].legend(ncols=LEGEND_COLUMNS, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3))
-        panels[0, column].set_title(f"{run.name}: {kind}", fontsize=10)
-        panels[-1, column].set_xlabel("epoch")
-        panels[-1, column].xaxis.set_major_locator(MaxNLocator(integer=True))
+        column[-1].legend(ncols=LEGEND_COLUMNS, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3))
+        column[0].set_title(f"{run.name}: {kind}", fontsize=10)
+        column[-1].set_xlabel("epoch")
+        column[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 
@@ -120,14 +122,13 @@ def _draw_scalar(axes, epochs, indices, name, labels):
 
     colours = colormaps[ORDERED](np.linspace(0, 0.95, len(indices)))
     for place, (k, label) in enumerate(zip(indices, labels, strict=True)):
-        if name in epochs[0][k]:
-            # Neighbours in the legend differ in their dashes, too.
-            axes.plot(range(1, len(epochs) + 1), [scalars[k][name] for scalars in epochs], linewidth=1.2, label=label,
-                      color=colours[place], linestyle="-" if place % 2 == 0 else (0, (4, 1.5)),
-                      marker="." if len(epochs) < 30 else None)
+        # Neighbours in the legend differ in their dashes, too.
+        axes.plot(range(1, len(epochs) + 1), [scalars[k][name] for scalars in epochs], linewidth=1.2, label=label,
+                  color=colours[place], linestyle="-" if place % 2 == 0 else (0, (4, 1.5)),
+                  marker="." if len(epochs) < 30 else None)
     axes.set_ylabel(SCALARS[name].label)
     if SCALARS[name].is_log:
-        values = np.log2([scalars[k][name] for scalars in epochs for k in indices if name in scalars[k]])
+        values = np.log2([scalars[k][name] for scalars in epochs for k in indices])
         axes.set_yscale("log", base=2)
         axes.set_ylim(2 ** np.floor(values.min() - 0.1), 2 ** np.ceil(values.max() + 0.1))
 

@@ -2,15 +2,20 @@ import json
 import shutil
 
 import attrs
+import h5py
 import matplotlib.image
 import nnabla as nn
+import nnabla.solvers as S
 import pytest
 
 from common.machine.errors import UsageError, UserError
-from common.runs.config import find_cfg, load_section, overrides_of
+from common.machine.files import write_json
+from common.runs.checkpoint import save_checkpoint
+from common.runs.config import find_cfg, load_section, overrides_of, to_dict
 from mixed_precision_dnns import benchmark, demo, eval, plot, train_resnet
 from mixed_precision_dnns.command_line import make_parser
 from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.finished_run import LAST_BIAS, load_finished_run
 
 SMALL = ("--epochs", "2", "--steps-per-epoch", "1", "--batch-size", "4")
 
@@ -59,6 +64,16 @@ def test_evaluation_refuses_a_damaged_configuration(runs, tmp_path):
         eval.main([str(tmp_path / "run")])
 
 
+@pytest.mark.parametrize("shape", [(), (1, 10)])
+def test_a_bias_of_another_shape_is_refused_in_a_line(shape, tmp_path):
+    write_json(tmp_path / "config.json", to_dict(Config()))
+    with h5py.File(tmp_path / "params_best.h5", "w") as file:
+        file.create_dataset(LAST_BIAS, shape, "f4")
+    with pytest.raises(UserError, match="weights of another network: no 'fc/quantized_affine/b' of shape") as caught:
+        load_finished_run(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("what, names", [
     ("bits", ["quantized"]), ("scalars", ["quantized"]), ("tradeoff", ["quantized", "float"])])
 def test_plots_are_pictures(what, names, runs, tmp_path):
@@ -79,6 +94,19 @@ def test_a_line_of_scalars_has_a_point_for_each_epoch(runs):
     figure = plot.draw_scalars(runs / "quantized")
     assert {len(line.get_xdata()) for axes in figure.axes for line in axes.get_lines()} == {2}
     assert len(figure.axes) == 4    # d and xmax, of weights and of activations
+
+
+def test_scalars_of_weights_and_activations_may_be_different_ones(tmp_path):
+    rows = [{"tensor": "conv1/quantized_conv/W", "kind": "weights", "quantizer": "parametric_fp_d_xmax"},
+            {"tensor": "conv1", "kind": "activations", "quantizer": "parametric_pow2_xmin_xmax"}]
+    scalars = [{"d": 0.125, "xmax": 1.0}, {"xmin": 0.25, "xmax": 4.0}]
+    write_json(tmp_path / "layers.json", rows)
+    (tmp_path / "checkpoint").mkdir()
+    save_checkpoint(tmp_path / plot.CHECKPOINT, {}, S.Sgd(), {
+        "epoch": 2, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": [scalars] * 2, "config": {}})
+    figure = plot.draw_scalars(tmp_path)
+    drawn = [[line.get_ydata()[0] for line in axes.get_lines()] for axes in figure.axes]
+    assert drawn == [[0.125], [0.25], [1.0], [4.0]]    # a column for the weights, and one for the activations
 
 
 @pytest.mark.parametrize("arguments, error, says", [
@@ -129,6 +157,16 @@ def test_benchmark_without_pytorch_says_so_in_a_line(monkeypatch, capsys, tmp_pa
 def test_benchmark_refuses_a_python_without_pytorch(python, message):
     with pytest.raises(UsageError, match=message):
         benchmark.main(["--torch-only", "-c", "cpu", "--torch-python", python, "--batch-size", "1"])
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--deployed-only", "--torch-only"], "--deployed-only and --torch-only measure different things"),
+    (["--deployed-only", "--network", "resnet18"], "--deployed-only and --network resnet18 measure different things"),
+    (["--deployed-only", "--batch-size", "4"], "--batch-size changes nothing with --deployed-only"),
+    (["--network", "resnet18", "--torch-python", "python"], "--torch-python changes nothing with --network resnet18")])
+def test_benchmark_refuses_flags_without_effect(flags, message):
+    with pytest.raises(UsageError, match=message):
+        benchmark.parse_args(flags)
 
 
 def test_benchmark_beside_pytorch(tmp_path, capsys):
