@@ -66,15 +66,29 @@ def _hold_out(train_set, cfg):
     return datasets.hold_out(train_set, max(1, round(cfg.held_out * len(train_set))))
 
 
-def all_images(cfg: Experiment) -> Iterator[tuple[np.ndarray, ...]]:
+def require_classes(batches: Batches, num_classes: int) -> None:
+    """Raise a UsageError if a network of so many classes was not trained on data like these."""
+    found = len(batches.dataset.class_names)
+    if found != num_classes:
+        raise UsageError(f"the data have {found} classes, the network has {num_classes}; name the data that it was "
+                         "trained on by --data-dir")
+
+
+def all_images(cfg: Experiment, num_classes: int) -> Iterator[tuple[np.ndarray, ...]]:
     """Load the test, validation and training images, in this order and not augmented.
 
     Yields
     ------
     image : float32 (batch, channels, height, width)
     label : int32 (batch, 1)
+
+    Raises
+    ------
+    UsageError, UserError
+        As `load_data`, and `require_classes` for a network of `num_classes`.
     """
     train, valid, test = load_data(cfg)
+    require_classes(train, num_classes)
     if isinstance(cfg, ImageNetConfig):
         train = ImageBatches(train.dataset, PHOTOGRAPHS_BATCH, size=cfg.image_size, workers=cfg.workers or None,
                              skip_damaged=cfg.skip_damaged)

@@ -20,7 +20,7 @@ from common.machine.errors import UserError
 from common.runs.checkpoint import load_parameters, parameter_shapes
 from common.runs.training import BEST
 from mixed_precision_dnns.config import Experiment
-from mixed_precision_dnns.data import build_network_for, load_data, shape_of_images
+from mixed_precision_dnns.data import build_network_for, load_data, require_classes, shape_of_images
 from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
 from mixed_precision_dnns.evaluation import evaluate_run, format_result, top_errors
 from mixed_precision_dnns.finished_run import read_config
@@ -62,10 +62,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def fastest_engine(folder: Path, args: argparse.Namespace) -> str:
-    """Engine of --engine auto: nnabla on a GPU and where nothing is exported, else openvino if it is installed."""
-    is_exported = (folder / EXPORTED).exists() if args.weights is None else args.weights.endswith(".onnx")
+    """Engine of --engine auto: nnabla on a GPU, where nothing is exported, and for --weights that are no ONNX model.
+
+    Otherwise openvino if it is installed.
+    """
     use_context(args.context, args.device_id)
-    if on_gpu() or not is_exported:
+    if args.weights is None:
+        wants_nnabla = on_gpu() or not (folder / EXPORTED).exists()
+    else:
+        wants_nnabla = not args.weights.endswith(".onnx")    # which no other engine reads
+    if wants_nnabla:
         return "nnabla"
     return "openvino" if is_installed("openvino") else "onnxruntime"
 
@@ -78,6 +84,7 @@ def evaluate_exported(path: str | Path, cfg: Experiment, engine: str, precision:
                         "export this run")
     print(f"{path}: computing in {engine}, {precision}", flush=True)
     _, valid_data, test_data = load_data(cfg)
+    require_classes(test_data, exported.num_classes)
     errors = {name: top_errors(exported.predict, batches, cfg.tops)
               for name, batches in (("test", test_data), ("validation", valid_data))}
     texts = (f"{name} error {', '.join(f'top {k} {e:.2%}' for k, e in zip(cfg.tops, values, strict=True))}"

@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = load_finished_run(args.run, args.weights)
     if args.data_dir:
         run = attrs.evolve(run, cfg=attrs.evolve(run.cfg, data_dir=args.data_dir))
-    images = take(data.all_images(run.cfg), args.images) if args.images else None
+    images = take(data.all_images(run.cfg, run.num_classes), args.images) if args.images else None
     with claimed(args.output or Path(args.run) / FOLDER) as folder:
         export(run, args, images, folder)
 
@@ -185,10 +185,11 @@ def agreement(expected: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> d
     -------
     dict
         Number of `images`; those with the `same_bits`, and with the same best class (`same_top1`); `max_error` and
-        `median_error` of logits, as shares of the largest logit; number of images `apart` by more than `APART`; errors
-        of both.
+        `median_error` of logits, as shares of the largest logit if that is not 0; number of images `apart` by more than
+        `APART`; errors of both.
     """
-    distance = np.abs(logits - expected).max(1) / np.abs(expected).max()    # (images,)
+    largest = np.abs(expected).max()
+    distance = np.abs(logits - expected).max(1) / (largest or 1)    # (images,)
     errors = [float(np.mean(ranks_of_labels(answers, labels[:, 0]) > 0)) for answers in (expected, logits)]
     return {"images": len(expected), "same_bits": int((distance == 0).sum()),
             "same_top1": int((expected.argmax(1) == logits.argmax(1)).sum()),

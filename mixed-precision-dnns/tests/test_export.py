@@ -1,4 +1,5 @@
 """The export command on small images, and the evaluation of what it writes."""
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -7,19 +8,24 @@ import nnabla as nn
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from common.inference.engines import is_installed
 from common.machine.errors import UsageError, UserError
 from common.machine.files import write_json
 from common.machine.output_folders import claimed
 from mixed_precision_dnns import eval, export, train_resnet
-from mixed_precision_dnns.config import Config
+from mixed_precision_dnns.config import Config, ImageNetConfig
+from mixed_precision_dnns.data import all_images
 from mixed_precision_dnns.deployment import packed
 from mixed_precision_dnns.deployment.onnx_network import openvino_default_precision
+from mixed_precision_dnns.deployment.quantized_onnx import export_network
 from mixed_precision_dnns.evaluation import evaluate_run
+from mixed_precision_dnns.finished_run import FinishedRun
 from mixed_precision_dnns.quantized_network import build_network
 
-SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "-c", "cpu")
+# Small steps: weights keep the 4 bits that they start with, which leave room for factors.
+SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "--initial-learning-rate", "3e-4", "-c", "cpu")
 EXPERIMENTS = {"uniform": ("PARAMETRIC_FP_WAQ_DELTA_XMAX",), "float": ("DEFAULT",),
                "pow2": ("PARAMETRIC_POW2_WAQ_XMIN_XMAX", "--cfg", "train_resnet_quant_pow2.cfg")}
 
@@ -93,6 +99,12 @@ def test_the_fastest_engine_of_what_is_not_exported_is_nnabla(runs, tmp_path, ca
     assert "computing on cpu" in capsys.readouterr().out
 
 
+def test_a_model_that_is_named_runs_in_an_engine_that_reads_it_on_a_gpu_too(monkeypatch):
+    monkeypatch.setattr(eval, "on_gpu", lambda: True)
+    named, other = (eval.parse_args(["run", "--weights", name, "-c", "cpu"]) for name in ("x.onnx", "x.h5"))
+    assert eval.fastest_engine(Path("run"), named) != "nnabla" == eval.fastest_engine(Path("run"), other)
+
+
 def test_the_model_takes_the_batch_that_was_asked_for(runs):
     model = onnx.load(runs / "uniform" / "export" / "network.onnx")
     assert [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == [2, 3, 32, 32]
@@ -141,6 +153,26 @@ def test_images_of_another_answer_are_counted():
     found = export.agreement(answers[images[:, 0]], other[images[:, 0]], labels)
     assert found == {"images": 4, "same_bits": 3, "same_top1": 3, "max_error": 1, "median_error": 0, "apart": 1,
                      "error": 0.25, "error_exported": 0}
+
+
+def test_networks_that_answer_0_agree():
+    zeros = np.zeros((3, 10), np.float32)
+    found = export.agreement(zeros, zeros, np.zeros((3, 1), np.int32))
+    assert (found["same_bits"], found["max_error"], found["apart"]) == (3, 0, 0)
+
+
+def test_data_of_other_classes_are_refused(tmp_path):
+    model = export_network(FinishedRun(Config(), (3, 32, 32), 10), 1).model
+    (tmp_path / "network.onnx").write_bytes(model.SerializeToString())
+    for split, wnid, k in itertools.product(("train", "val"), ("n01", "n02"), range(2)):
+        (tmp_path / split / wnid).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), 50 + k).save(tmp_path / split / wnid / f"{k}.JPEG")
+    cfg = ImageNetConfig(image_size=32, batch_size=1, data_dir=str(tmp_path))
+    says = "the data have 2 classes, the network has 10; name the data that it was trained on"
+    with pytest.raises(UsageError, match=says):
+        next(all_images(cfg, 10))
+    with pytest.raises(UsageError, match=says):
+        eval.evaluate_exported(tmp_path / "network.onnx", cfg, "onnxruntime", "float32")
 
 
 @pytest.mark.parametrize("script, arguments, error, says", [

@@ -46,6 +46,7 @@ class OnnxNetwork:
     ----------
     shape : tuple of int
         Of the input, (batch, channels, height, width).
+    num_classes : int
 
     Raises
     ------
@@ -74,7 +75,8 @@ class OnnxNetwork:
         if kind != "float" or len(self.shape) != 4:
             raise UserError(f"{name}: takes {kind} of shape {self.shape}, no batch of images; {remedy}")
         with decoding(name, what, remedy):
-            self.predict(np.zeros((1, *self.shape[1:]), np.float32))    # a damaged network may fail only now
+            # A damaged network may fail only now.
+            self.num_classes = self.predict(np.zeros((1, *self.shape[1:]), np.float32)).shape[1]
 
     def predict(self, image: np.ndarray) -> np.ndarray:
         """Logits float32 (n, classes) of images (n, channels, height, width), any number of them."""
