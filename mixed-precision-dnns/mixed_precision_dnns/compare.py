@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     experiments = {key: load_section(Config, beside_scripts("mixed_precision_dnns", ROWS[key].cfg_file),
                                      ROWS[key].section, overrides) for key in args.rows}
     for cfg in experiments.values():
-        find_weights(cfg, Path(args.output) / "run")    # before hours of training
+        find_weights(cfg, Path(args.output) / "run", "--weightfile names another")    # before hours of training
     with claimed(args.output) as folder:
         results = compare(experiments, args, folder)
     print(format_table(results))

@@ -53,7 +53,10 @@ def write_published_logs(run: Run, cfg: QuantizationConfig, tensors: Sequence[Qu
     for letter, kind in _KINDS.items():
         indices = [k for k, tensor in enumerate(tensors) if tensor.kind == kind]
         for scalar in SCALARS:
-            if indices and scalar in tensors[indices[0]].scalars:
-                lines = [f"{index},{epoch},{values[k][scalar]:10.8f}" for index, k in enumerate(indices)
-                         for epoch, values in enumerate(run.extras)]
-                write_text(run.folder / f"res_{scalar.removeprefix('x')}_{letter}.csv", "\n".join(lines) + "\n")
+            path = run.folder / f"res_{scalar.removeprefix('x')}_{letter}.csv"
+            if not indices or scalar not in tensors[indices[0]].scalars:
+                path.unlink(missing_ok=True)    # of another experiment, which this one overwrites
+                continue
+            lines = [f"{index},{epoch},{values[k][scalar]:10.8f}" for index, k in enumerate(indices)
+                     for epoch, values in enumerate(run.extras)]
+            write_text(path, "\n".join(lines) + "\n")

@@ -1,5 +1,6 @@
 """Errors of a network on a data set, and what a finished run reports about itself."""
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import nnabla as nn
 import numpy as np
@@ -13,7 +14,9 @@ from common.runs.training import BEST, Run
 from mixed_precision_dnns.config import QuantizationConfig
 from mixed_precision_dnns.network_size import RESULTS, STORED, activation_kbytes
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
-from mixed_precision_dnns.tensor_table import format_table, mean_bits, tensor_table, write_table
+from mixed_precision_dnns.tensor_table import TABLES, format_table, mean_bits, tensor_table, write_table
+
+RESULT = "result.json"    # what a finished run measures
 
 
 def top_errors(predict: Callable[[np.ndarray], np.ndarray], batches: Batches, tops: Sequence[int]) -> list[float]:
@@ -64,6 +67,12 @@ def format_result(result: dict[str, float]) -> str:
             "kB all ({activation_bits:.2f} bits)".format(others=others, **result))
 
 
+def remove_report(folder: Path) -> None:
+    """Remove what `report_best` has left in the folder of a run: a longer or a new one has other results."""
+    for name in (RESULT, *TABLES):
+        (folder / name).unlink(missing_ok=True)
+
+
 def report_best(run: Run, cfg: QuantizationConfig, network: QuantizedNetwork, valid_data: Batches,
                 test_data: Batches) -> None:
     """Load and measure the best parameters of a run, and print and save what they have learned.
@@ -81,6 +90,6 @@ def report_best(run: Run, cfg: QuantizationConfig, network: QuantizedNetwork, va
     result = evaluate_run(network, cfg, valid_data, test_data)
     rows = tensor_table(cfg)
     write_table(run.folder, rows)
-    write_json(run.folder / "result.json", result)
+    write_json(run.folder / RESULT, result)
     print(format_table(rows))
     print(format_result(result))

@@ -2,6 +2,7 @@
 from pathlib import Path
 
 import attrs
+import nnabla as nn
 
 from common.datasets.batches import Batches
 from common.machine.errors import UsageError
@@ -48,8 +49,10 @@ def _existing(weightfile, folder):
     return next((path for path in (_beside(weightfile, folder), Path(weightfile)) if path.is_file()), None)
 
 
-def find_weights(cfg: Experiment, folder: Path) -> Path | None:
+def find_weights(cfg: Experiment, folder: Path, otherwise: str = "--pretrain does that first") -> Path | None:
     """Find the weights that `cfg` starts from, for a run in `folder`; None if it starts from random ones.
+
+    `otherwise` says what helps, too, where another run should have left them.
 
     Raises
     ------
@@ -62,15 +65,22 @@ def find_weights(cfg: Experiment, folder: Path) -> Path | None:
     if path:
         return path
     start = _beside(cfg.weightfile, folder).parent
-    hint = (f"'{cfg.script} {start.name} --output {start}' makes it, --pretrain does that first"
+    hint = (f"'{cfg.script} {start.name} --output {start}' makes it, {otherwise}"
             if _is_result(cfg.weightfile) else "check the path")
     raise UsageError(f"{cfg.weightfile}: no such weight file, neither here nor beside {folder}; {hint}")
 
 
-def load_starting_weights(path: Path, cfg: Experiment, batches: Batches) -> None:
-    """Load weights of the network of `cfg` for the images of `batches`; scalars that they lack get first values."""
+def load_starting_weights(path: Path, cfg: Experiment, batches: Batches, goes_on: bool = False) -> None:
+    """Load weights of the network of `cfg` for the images of `batches`; scalars that they lack get first values.
+
+    So do step sizes of fixed quantizers, which are derived from the weights: those in the file were for its own bits.
+    They stay where a run `goes_on`, with the file as its checkpoint.
+    """
     shapes = parameter_shapes(lambda: build_network_for(cfg, batches, train=True))
     load_parameters(path, shapes, optional=is_quantizer_parameter)
+    if not goes_on:
+        for parameter in nn.get_parameters(grad_only=False).values():
+            parameter.info = None    # see `common.quantizers.layers`
 
 
 def is_quantizer_parameter(name: str) -> bool:

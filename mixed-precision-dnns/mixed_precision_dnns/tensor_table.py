@@ -13,6 +13,7 @@ from mixed_precision_dnns.config import QuantizationConfig
 from mixed_precision_dnns.network_size import FLOAT_BITS, QuantizedTensor, quantized_tensors
 
 COLUMNS = ("tensor", "kind", "quantizer", "elements", "bits", "bits_used", "step_size", "range", "kbytes")
+TABLES = "layers.json", "layers.csv"    # files of `write_table`
 
 
 def tensor_table(cfg: QuantizationConfig) -> list[dict[str, Any]]:
@@ -82,9 +83,10 @@ def mean_bits(rows: Sequence[dict[str, Any]], kinds: Sequence[str]) -> float:
 
 
 def write_table(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the table to `layers.json` and `layers.csv` in `folder`."""
-    write_json(folder / "layers.json", rows)
-    write_csv(folder / "layers.csv", COLUMNS, [row.values() for row in rows])
+    """Write the table to `TABLES` in `folder`."""
+    as_json, as_csv = (folder / name for name in TABLES)
+    write_json(as_json, rows)
+    write_csv(as_csv, COLUMNS, [row.values() for row in rows])
 
 
 def format_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -22,13 +22,13 @@ from common.out_of_core import InCore, OutOfCore
 from common.runs.config import to_dict
 from common.runs.readings import read_later, scalar_later
 from common.runs.schedules import step_decay
-from common.runs.training import Run
+from common.runs.training import CHECKPOINT, Run
 from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.command_line import train_from_command_line
 from mixed_precision_dnns.config import Config, Experiment
 from mixed_precision_dnns.data import build_network_for, load_data, print_skipped
 from mixed_precision_dnns.epoch_logs import log_epoch
-from mixed_precision_dnns.evaluation import report_best, top_errors
+from mixed_precision_dnns.evaluation import remove_report, report_best, top_errors
 from mixed_precision_dnns.network_size import QuantizedTensor
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
 from mixed_precision_dnns.starting_weights import find_weights, load_starting_weights
@@ -42,13 +42,15 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
           overwrite: bool = False) -> None:
     """Run the experiment `cfg` in `folder` and print what it has learned; `memory` says where its arrays are kept."""
     nn.clear_parameters()
+    # The published script derives step sizes from the first weights, so there a run that goes on needs these.
+    goes_on = resume and (folder / CHECKPOINT).exists() and not cfg.as_published
     with world().main_first():
-        weights = find_weights(cfg, folder)
+        weights = folder / CHECKPOINT if goes_on else find_weights(cfg, folder)
         train_data, valid_data, test_data = load_data(cfg)
     run = Run(folder, to_dict(cfg), resume, overwrite, functools.partial(learning_rate, cfg.initial_learning_rate))
     seed_everything(cfg.seed)
     if weights:
-        load_starting_weights(weights, cfg, train_data)
+        load_starting_weights(weights, cfg, train_data, goes_on)
     graph = build_loss(cfg, build_network_for(cfg, train_data, train=True))
     valid_net = build_network_for(cfg, valid_data, train=False)    # the same parameters, and running statistics
     solver, tensors = make_solver(cfg), learned_tensors(cfg)
@@ -56,6 +58,11 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
         clip_values(tensors)    # at its limit a scalar would get no gradient in the first step
     run.attach(solver)
     memory.attach(solver)
+    remove_report(folder)
+
+    def validate():
+        with memory.validation():
+            return top_errors(valid_net.predict, valid_data, cfg.tops)
 
     for epoch in run.epochs(cfg.epochs):
         solver.set_learning_rate(learning_rate(cfg.initial_learning_rate, cfg.epochs, epoch))
@@ -65,9 +72,8 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
             run.record(**values)
             # The published script looks for the best parameters after every step, once a weight budget is met.
             if cfg.as_published and cfg.target_weight_kbytes > 0 and cfg.within_budget(*valid_net.sizes()):
-                run.keep_best(top_errors(valid_net.predict, valid_data, cfg.tops)[0])
-        with memory.validation():
-            errors = top_errors(valid_net.predict, valid_data, cfg.tops)
+                run.keep_best(validate()[0])
+        errors = validate()
         sizes = valid_net.sizes()
         # A network over budget is no result, however accurate: only those within it compete for the best.
         if cfg.within_budget(*sizes):
@@ -102,8 +108,11 @@ class TrainingGraph:
 
 
 def learning_rate(initial: float, epochs: int, epoch: int) -> float:
-    """Learning rate of an epoch, from 0, of so many: a tenth after half of them, and again after three quarters."""
-    return step_decay(initial, epoch, drops=(epochs // 2, epochs * 3 // 4))
+    """Learning rate of an epoch, from 0, of so many: a tenth after half of them, and again after three quarters.
+
+    The first epoch has the initial one, also where it is the only one.
+    """
+    return step_decay(initial, epoch, drops=(max(1, epochs // 2), max(1, epochs * 3 // 4)))
 
 
 def build_loss(cfg: Experiment, network: QuantizedNetwork) -> TrainingGraph:

@@ -81,5 +81,6 @@ def test_it_goes_on_where_it_was_interrupted(command, own_folder, monkeypatch):
 
 def test_without_weights_to_start_from_nothing_is_trained(run_main, cifar, own_folder):
     result = run_main(compare.main, *SHORT, "--data-dir", cifar)
-    assert_one_line(result, 2, "DEFAULT/params_best.h5: no such weight file")
+    assert_one_line(result, 2, "DEFAULT/params_best.h5: no such weight file", "--weightfile names another")
+    assert "--pretrain" not in result[2]    # this command has no such flag
     assert not list(own_folder.iterdir())

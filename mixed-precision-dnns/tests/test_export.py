@@ -24,10 +24,12 @@ from mixed_precision_dnns.evaluation import evaluate_run
 from mixed_precision_dnns.finished_run import FinishedRun
 from mixed_precision_dnns.quantized_network import build_network
 
+SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "-c", "cpu")
 # Small steps: weights keep the 4 bits that they start with, which leave room for factors.
-SMALL = ("--epochs", "1", "--steps-per-epoch", "2", "--batch-size", "4", "--initial-learning-rate", "3e-4", "-c", "cpu")
-EXPERIMENTS = {"uniform": ("PARAMETRIC_FP_WAQ_DELTA_XMAX",), "float": ("DEFAULT",),
-               "pow2": ("PARAMETRIC_POW2_WAQ_XMIN_XMAX", "--cfg", "train_resnet_quant_pow2.cfg")}
+RATE = ("--initial-learning-rate", "3e-4")
+EXPERIMENTS = {"uniform": ("PARAMETRIC_FP_WAQ_DELTA_XMAX", *RATE),
+               "float": ("DEFAULT", "--initial-learning-rate", "1e-3"),
+               "pow2": ("PARAMETRIC_POW2_WAQ_XMIN_XMAX", "--cfg", "train_resnet_quant_pow2.cfg", *RATE)}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -324,7 +324,7 @@ def test_packed_networks_have_the_reported_size_and_the_same_bits(name, tmp_path
 def test_a_trained_network_is_exported_with_the_same_answers(run_main, cifar, tmp_path):
     folder = tmp_path / "run"
     status, _, _ = run_main(train_resnet.main, U3, "--cfg", CFG, "--data-dir", cifar, "--batch-size", 4, "--epochs", 1,
-                            "--steps-per-epoch", 3, "--output", folder, "-c", "cpu")
+                            "--steps-per-epoch", 3, "--initial-learning-rate", 3e-4, "--output", folder, "-c", "cpu")
     assert status == 0
     status, out, _ = run_main(export.main, folder, "--images", "25")
     assert status == 0 and "0 borders of levels are off" in out

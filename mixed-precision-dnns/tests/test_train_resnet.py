@@ -1,4 +1,5 @@
 """The command: what a run writes, how it goes on after an interrupt, and what it says to bad input."""
+import contextlib
 import itertools
 import json
 import math
@@ -17,6 +18,8 @@ from matplotlib.image import imread
 
 from common.machine.context import use_context, wants_fast_gradients
 from common.machine.errors import UsageError
+from common.out_of_core import InCore
+from common.quantizers.layers import step_size_for
 from common.runs.checkpoint import load_parameters, load_state, parameter_shapes, save_parameters
 from common.runs.config import from_dict
 from common.workbench.testing import (
@@ -35,6 +38,7 @@ from mixed_precision_dnns import data, epoch_logs, evaluation, train_resnet
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.data import load_data
 from mixed_precision_dnns.quantized_network import QuantizedNetwork, build_network
+from mixed_precision_dnns.starting_weights import load_starting_weights
 
 SCRIPT = script_of(train_resnet)
 WQ, WQ_INIT = "PARAMETRIC_FP_WQ_DELTA_XMAX", "PARAMETRIC_FP_WQ_DELTA_XMAX_INIT"
@@ -169,6 +173,20 @@ def test_a_run_starts_from_the_float_run_beside_its_output(command, float_run, t
             np.testing.assert_allclose(after[name], before[name], rtol=0, atol=1e-6)
 
 
+def test_fixed_step_sizes_follow_from_the_weights_of_the_run_before_and_not_from_its_bits(cifar, tmp_path):
+    narrow, wide = (Config(w_quantize="fp", w_bitwidth=bits, batch_size=2, data_dir=str(cifar)) for bits in (2, 4))
+    batches = load_data(narrow)[0]
+    data.build_network_for(narrow, batches, train=True)
+    save_parameters(tmp_path / "two_bits.h5")
+    nn.clear_parameters()
+    load_starting_weights(tmp_path / "two_bits.h5", wide, batches)
+    data.build_network_for(wide, batches, train=True)
+    parameters = nn.get_parameters(grad_only=False)
+    weights = [name for name in parameters if name.endswith("/W")]
+    assert len(weights) == 20 and all(
+        parameters[f"{name}_q"].info.step_size == step_size_for(parameters[name].d, 4) for name in weights)
+
+
 def test_without_the_float_run_one_line_names_the_command(command, tmp_path):
     result = command(WQ_INIT, tmp_path / "run")
     assert_one_line(result, 2, "DEFAULT/params_best.h5", f"'train_resnet.py DEFAULT --output {tmp_path / 'DEFAULT'}'",
@@ -224,6 +242,18 @@ def test_a_killed_run_resumes_to_the_same_bits(command, finished, tmp_path, cifa
     code, out, err = command(WAQ, tmp_path / "run", "--resume")
     assert (code, err) == (0, "") and "epoch 1/2" not in out and "epoch 2/2" in out
     assert_same_run(finished, tmp_path / "run")
+
+
+def test_a_run_goes_on_without_the_weights_that_it_started_from(command, float_run, tmp_path):
+    start = shutil.copytree(float_run, tmp_path / "DEFAULT")
+    flags = "--epochs", 1
+    assert command("FP_W2Q_INIT", tmp_path / "whole", *flags)[0] == 0
+    with disturbed(train_resnet, "clipped_update", 1, signal.SIGINT):
+        assert command("FP_W2Q_INIT", tmp_path / "parts", *flags)[0] == 130
+    shutil.rmtree(start)
+    code, _, err = command("FP_W2Q_INIT", tmp_path / "parts", *flags, "--resume")
+    assert (code, err) == (0, "")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("number, at", [(signal.SIGINT, 3), (signal.SIGTERM, 1)])
@@ -288,6 +318,14 @@ def test_without_an_epoch_within_the_budget_there_are_no_best_parameters(command
     assert (tmp_path / "checkpoint/latest.h5").exists() and len(rows_of(tmp_path / "log.csv")) == 1
 
 
+def test_a_run_that_is_started_anew_leaves_no_results_of_the_former_one(command, copy):
+    assert (copy / "res_d_a.csv").exists() and (copy / "result.json").exists()
+    code, _, err = command(WQ, copy, "--overwrite", "--target-weight-kbytes", 1, "--epochs", 1)
+    assert code == 1 and "no epoch met the budget" in err
+    assert set(content(copy)) == {"config.json", "log.csv", "results.csv", "curves.png", "checkpoint/latest.h5",
+                                  *(f"res_{scalar}_{kind}.csv" for scalar in ("d", "max") for kind in "wb")}
+
+
 def test_images_that_choose_the_best_parameters_are_held_out(cifar):
     train_data, valid, test = (batches.dataset for batches in load_data(Config(data_dir=str(cifar), batch_size=2)))
     assert (len(train_data), len(valid), len(test)) == (36, 4, TEST)
@@ -315,13 +353,22 @@ def test_published_reports_the_test_error_and_the_last_step(command, tmp_path, m
     assert float(log[0]["loss"]) == losses[-1] != losses[0]
 
 
+def test_the_learning_rate_falls_after_a_half_and_three_quarters_of_the_epochs():
+    rates = [train_resnet.learning_rate(1.0, 160, epoch) for epoch in (0, 79, 80, 119, 120, 159)]
+    assert rates == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert [train_resnet.learning_rate(1.0, epochs, 0) for epochs in (1, 2, 3, 4)] == [1, 1, 1, 1]
+
+
 def test_published_looks_for_the_best_after_every_step_of_a_budgeted_run(command, tmp_path, monkeypatch):
     flags = ("--published", "true", "--epochs", 1, "--target-weight-kbytes", 200)
+    validations = []
+    monkeypatch.setattr(InCore, "validation", lambda self: contextlib.nullcontext(validations.append(self)))
     scripted(monkeypatch, (0.5,))
     assert command(WQ, tmp_path / "one", *flags, "--steps-per-epoch", 1)[0] == 0
     scripted(monkeypatch, (0.1, 0.5))    # the first step is best
     assert command(WQ, tmp_path / "two", *flags, "--steps-per-epoch", 2)[0] == 0
     assert load_state(tmp_path / "two/checkpoint/latest.h5")["best"] == 0.1
+    assert len(validations) == 1 + 1 + 2 + 1    # after steps and epochs, each with its own plan out of core
     assert same_parameters(tmp_path / "one/params_best.h5", tmp_path / "two/params_best.h5")
     assert not same_parameters(tmp_path / "one/params_best.h5", tmp_path / "two/checkpoint/latest.h5")
 
