@@ -2,6 +2,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+import nnabla as nn
+import numpy as np
+
 from common.out_of_core.accesses import solver_accesses
 from common.out_of_core.backends import backend_named, is_known
 from common.out_of_core.record import Record
@@ -64,9 +67,10 @@ class Observer:
         passes = split_passes(self.functions)
         if any(v.recompute for _, members in passes for f in members for v in f.outputs):
             record = self.record()
-            blocks = list(zip(record.block_bytes(), record.labels, strict=True))[1:]
+            blocks = list(zip(record.needs(), record.labels, strict=True))[1:]
         else:
             blocks = [self._block(f, direction) for direction, members in passes for f in members]
+            blocks[:1] = [self._first_block(f) for _, members in passes[:1] for f in members[:1]]
         if None in self.functions:
             blocks += self._updates() if self._solvers else self._guessed_updates()
         num_bytes, cause = max(blocks, key=lambda block: block[0], default=(0, "nothing"))
@@ -76,7 +80,7 @@ class Observer:
 
     def record(self) -> Record:
         """The accesses of the iteration."""
-        recorder = Recorder()
+        recorder = self._after_inputs()
         for direction, members in split_passes(self.functions):
             if direction == "forward":
                 recorder.forward(members[-1].outputs[0])
@@ -85,6 +89,23 @@ class Observer:
         for solver in self._solvers:
             recorder.solver_call(solver, "update")
         return recorder.finish()
+
+    def _first_block(self, f):
+        """What the first function needs, beside which the inputs lie."""
+        recorder = self._after_inputs()
+        recorder.call(f, "forward")
+        return recorder.finish().needs()[-1], f"{label(f)}, forward"
+
+    def _after_inputs(self):
+        """Begin a record with what was written before the first function: inputs that no function made."""
+        recorder, functions = Recorder(), [f for f in self.functions if f is not None]
+        others = {hash(v.data) for f in functions for v in f.outputs}
+        others |= {hash(p.data) for p in nn.get_parameters(grad_only=False).values()}
+        inputs = {hash(v.data): v for f in functions for v in f.inputs if v.parent is None}
+        for key, v in inputs.items():
+            if key not in others:
+                recorder.write(v, np.dtype(v.data.dtype).name)
+        return recorder
 
     def _block(self, f, direction):
         recorder = Recorder()
@@ -106,4 +127,4 @@ class Observer:
 
 
 def _size_of(recorder):
-    return recorder.finish().block_bytes()[-1]
+    return recorder.finish().needs()[-1]

@@ -94,8 +94,49 @@ class Record:
             peaks.append(peak)
         return peaks
 
+    def needs(self) -> list[int]:
+        """Least budget in bytes with which nnabla can plan each block; 0 for block 0, which is not planned.
+
+        That is the bytes of its arrays. While one is converted to another type, the scheduler counts both copies. What
+        was written before the first function lies on the device beside the arrays of that, in whatever type.
+        """
+        heads, needs = dict(self.dtypes), [0]
+        resident = {(a.array, a.dtype): a.num_bytes for a in self.blocks[0] if a.kind != "clear"}
+        _follow(heads, self.blocks[0])
+        for block in self.blocks[1:]:
+            needs.append(_need(block, resident, heads))
+            _follow(heads, block)
+            resident = {}
+        return needs
+
     def minimum(self) -> tuple[int, int]:
         """Smallest feasible budget in bytes, and the index of the block that sets it (block 0 does not count)."""
-        sizes = self.block_bytes()
-        block = max(range(1, len(sizes)), key=sizes.__getitem__, default=0)
-        return (sizes[block], block) if block else (0, 0)
+        needs = self.needs()
+        block = max(range(1, len(needs)), key=needs.__getitem__, default=0)
+        return needs[block], block
+
+
+def _follow(heads, block):
+    """Note the type of the valid copy of each array after a block."""
+    for access in block:
+        if access.kind == "clear":
+            heads.pop(access.array, None)
+        elif access.kind == "cast" or access.array not in heads:
+            heads[access.array] = access.dtype
+
+
+def _need(block, resident, heads):
+    """Bytes that a block needs beside and with what is `resident`, {(array, dtype): bytes}, which it extends."""
+    fetched, written, most = sum(resident.values()), 0, 0
+    for access in block:
+        if access.kind == "clear" or (access.array, access.dtype) in resident:
+            continue
+        resident[access.array, access.dtype] = access.num_bytes
+        if access.transfers:
+            head = heads.get(access.array, access.dtype)
+            source = access.size * BYTES[head] if head != access.dtype else 0    # of the copy that it is made from
+            most = max(most, fetched + access.num_bytes + source)
+            fetched += access.num_bytes
+        else:
+            written += access.num_bytes
+    return max(most, fetched + written)

@@ -13,6 +13,7 @@ from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
 from common.out_of_core import InCore, OutOfCore, add_out_of_core_flag, out_of_core
 from common.out_of_core.device import parse_budget
+from common.out_of_core.recorder import Recorder
 
 BUDGET = 600_000
 GB = 10**9
@@ -275,6 +276,40 @@ def test_the_limit_that_is_too_small_is_named(budget, prefetch, limit):
     training = Training(OutOfCore(smallest, smallest, note=str))    # the window need not be larger than the budget
     for _ in range(3):
         training.memory.run(training.step)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_smallest_budget_has_room_for_the_inputs_beside_the_first_function(dtype):
+    use_context("cpu")
+    nn.clear_parameters()
+    x, t = nn.Variable((16, 500)), nn.Variable((16, 1))
+    loss, solver = F.mean(F.softmax_cross_entropy(PF.affine(x, 3), t)), S.Sgd(0.1)
+    solver.set_parameters(nn.get_parameters())
+
+    def step():
+        x.d, t.d = np.ones(x.shape, dtype), np.ones(t.shape, np.int32)
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        loss.backward(clear_buffer=True)
+        solver.update()
+
+    def train(budget):
+        memory = OutOfCore(budget, note=str)
+        memory.attach(solver)
+        for _ in range(3):
+            memory.run(step)
+
+    with pytest.raises(UserError) as error:
+        train(1)
+    smallest = int(re.findall("one is ([0-9]+) bytes", str(error.value))[0])
+    train(smallest)
+    with pytest.raises(UserError, match=f"budget {smallest - 1} bytes is too small"):
+        train(smallest - 1)
+    recorder = Recorder()
+    recorder.write(x, dtype)
+    recorder.write(t, "int32")
+    recorder.forward(loss)
+    assert recorder.finish().minimum() == (smallest, 1)
 
 
 @pytest.mark.parametrize("arguments, kind", [([], InCore), (["--out-of-core", "1MB"], OutOfCore)])

@@ -65,8 +65,8 @@ class Growth:
 
 
 def swapped_needs(plan: Plan) -> list[int]:
-    """Bytes of each block: the largest one is the smallest budget."""
-    return plan.block_bytes[1:]
+    """Least budget of each block: the largest one is the smallest budget."""
+    return plan.record.needs()[1:]
 
 
 def in_core_needs(plan: Plan) -> list[int]:
