@@ -138,6 +138,8 @@ def test_commands_are_those_of_the_claims_with_those_before_them(load):
     assert paper.commands(paper.claims[1]) == ["python paper/later.py MNIST ${N:-3}"]
     assert "MNIST: a folder with MNIST." in markdown([paper])
     assert [paper.measured(claim) for claim in paper.claims] == ["2026-01-03, 2 cores, 5 minutes", ""]
+    del paper.stated.measured["first"]["seconds"]
+    assert paper.measured(paper.claims[0]) == "2026-01-03, 2 cores, stopped and resumed"
 
 
 def test_both_pages_say_all_of_a_claim(load, tmp_path):

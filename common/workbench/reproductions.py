@@ -147,13 +147,18 @@ class Paper:
                 for path in self.stated.claims[name].paths}
 
     def measured(self, claim: Claim) -> str:
-        """When, on what and in which time the commands of a claim gave the values; empty if none has run."""
+        """When, on what and in which time the commands of a claim gave the values; empty if none has run.
+
+        Where one of them was stopped and resumed, its time is not known.
+        """
         entries = [self.stated.measured[name] for name in in_order(self.stated.claims, claim.by)
                    if name in self.stated.measured]
         if not entries:
             return ""
         last = max(entries, key=lambda entry: entry["as of"])
-        return f"{last['as of']}, {last['machine']}, {_duration(sum(entry['seconds'] for entry in entries))}"
+        timed = all("seconds" in entry for entry in entries)
+        took = _duration(sum(entry["seconds"] for entry in entries)) if timed else "stopped and resumed"
+        return f"{last['as of']}, {last['machine']}, {took}"
 
 
 def load(path: Path, stated: Stated) -> list[Paper]:

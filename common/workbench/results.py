@@ -69,7 +69,8 @@ class Stated:
     """The claims about the content of a README, the texts of its blocks, and what the commands gave last.
 
     `paths` says what each name in braces of a command stands for.
-    `measured` is {claim: {"values": {name: value}, "as of": date, "machine": text, "seconds": number}}.
+    `measured` is {claim: {"values": {name: value}, "as of": date, "machine": text, "seconds": number}}; without
+    seconds where a run was stopped and resumed.
     """
 
     readme: Path
