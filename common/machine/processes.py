@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
 from common.machine.errors import UserError, was_interrupted
+from common.machine.partial_imports import forget_partial_nnabla
 from common.machine.streams import printing
 
 _SECONDS_TO_END = 30    # that a process has to save its state when it is interrupted
@@ -166,6 +167,7 @@ def _work_apart(connection):
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with printing():
         error = _attempt(connection)
+    forget_partial_nnabla()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ConnectionError):    # the parent is gone
         connection.send(error)

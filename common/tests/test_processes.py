@@ -164,3 +164,32 @@ def test_processes_end_with_a_parent_that_is_killed_or_interrupted(tmp_path, num
     assert err == ("interrupted\n" if number == signal.SIGINT else "")
     time.sleep(4)
     assert sorted(path.name for path in out.iterdir()) == ["0", "1"]
+
+
+INTERRUPTED_IMPORT = """
+import sys, time
+from common.machine.processes import for_each
+class Interrupt:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == sys.argv[1]:
+            raise KeyboardInterrupt
+def work(item):
+    if item == 1:
+        time.sleep(60)
+    sys.meta_path.insert(0, Interrupt)
+    import nnabla
+if __name__ == "__main__":
+    try:
+        for_each(work, {"a": (0,), "b": (1,)}, 2)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("module", ["nnabla.context", "nnabla.parameter"])
+def test_an_interrupt_while_nnabla_loads_is_one(tmp_path, module):
+    """Otherwise what nnabla does at the end of a process fails for the first, and crashes for the second."""
+    (tmp_path / "script.py").write_text(INTERRUPTED_IMPORT)
+    done = subprocess.run([sys.executable, tmp_path / "script.py", module], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
