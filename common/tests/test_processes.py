@@ -167,21 +167,19 @@ def test_processes_end_with_a_parent_that_is_killed_or_interrupted(tmp_path, num
 
 
 INTERRUPTED_IMPORT = """
-import sys, time
-from common.machine.processes import for_each
+import sys
+from common.machine.processes import in_processes
 class Interrupt:
     @staticmethod
     def find_spec(name, path=None, target=None):
         if name == sys.argv[1]:
             raise KeyboardInterrupt
-def work(item):
-    if item == 1:
-        time.sleep(60)
+def work():
     sys.meta_path.insert(0, Interrupt)
     import nnabla
 if __name__ == "__main__":
     try:
-        for_each(work, {"a": (0,), "b": (1,)}, 2)
+        list(in_processes(work, [("a", ())], 1))
     except KeyboardInterrupt:
         print("interrupted")
 """
