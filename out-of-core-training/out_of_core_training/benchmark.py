@@ -35,6 +35,7 @@ from out_of_core_training.config import RECOMPUTE, parse_size
 from out_of_core_training.planner import plan
 from out_of_core_training.planning.what_if import Growth, in_core_needs, swapped_needs
 
+RESULTS = "benchmark.json"
 COLUMNS = ("network", "mode", "batch_size", "images_per_second", "planned_bytes", "peak_bytes")
 NEAR = 0.03    # share of a batch: a GPU is not asked for a closer limit, as each try takes a while
 FAR = 64       # batch size that needs are extrapolated from
@@ -66,6 +67,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recompute", choices=LEVELS, default=LEVELS[0], help=f"{RECOMPUTE} (default: %(default)s)")
     parser.add_argument("--output", "-o", default="benchmark", metavar="DIR",
                         help="where results go (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results that are there")
     parser.add_argument("--trial", type=json.loads, help=argparse.SUPPRESS)
     cli.add_context_flags(parser)
     return parser.parse_args(argv)
@@ -81,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for network in args.networks:
         check(network, setting)
     with claimed(args.output) as folder:
+        if (folder / RESULTS).exists() and not args.overwrite:    # they may have taken hours on a GPU
+            raise UsageError(f"{folder}: holds results of a benchmark already; add --overwrite to replace them, or "
+                             "choose another --output")
         rows, limits = compare(setting, args)
         note = f"{device}, {args.memory or 'all memory'}" + ("" if on_gpu() else f"; {DRY_RUN}")
         write(folder, {"note": note, "dry_run": not on_gpu(), "largest_batch": limits, "rows": rows})
@@ -186,10 +191,10 @@ def write(folder: Path, results: dict[str, Any]) -> None:
     for row in results["rows"]:
         if row["images_per_second"]:
             curves[row["network"]][row["mode"]][row["batch_size"]] = row["images_per_second"]
-    write_json(folder / "benchmark.json", results)
+    write_json(folder / RESULTS, results)
     write_csv(folder / "benchmark.csv", COLUMNS, [[row[column] for column in COLUMNS] for row in results["rows"]])
     figure.draw(folder / "benchmark.png", curves, results["note"])
-    print(f"wrote {folder / 'benchmark.json'}, .csv and .png; {results['note']}")
+    print(f"wrote {folder / RESULTS}, .csv and .png; {results['note']}")
 
 
 if __name__ == "__main__":

@@ -124,3 +124,13 @@ def test_bad_input_is_one_line(flags, words, run_main, tmp_path):
     result = run_main(benchmark.main, *flags, "-c", "cpu", "-o", tmp_path / "results")
     assert_one_line(result, 2, *words)
     assert not (tmp_path / "results").exists()
+
+
+def test_former_results_are_replaced_only_if_asked_to(run_main, tmp_path):
+    (tmp_path / benchmark.RESULTS).write_text("of hours on a GPU")
+    flags = ("resnet50", *SMALL, "--memory", "8MB", "--batches", "1", "--iterations", 1, "--modes", "in-core",
+             "-c", "cpu", "-o", tmp_path)
+    assert_one_line(run_main(benchmark.main, *flags), 2, str(tmp_path), "--overwrite")
+    assert (tmp_path / benchmark.RESULTS).read_text() == "of hours on a GPU"
+    assert run_main(benchmark.main, *flags, "--overwrite")[0] == 0
+    assert json.loads((tmp_path / benchmark.RESULTS).read_text())["dry_run"]
