@@ -49,6 +49,13 @@ class QuantizedTensor:
             return F.constant(FLOAT_BITS if spec.quantizer is None else spec.bitwidth, ())
         return spec.parametrization.bits(self.scalars, spec.limits, spec.sign, spec.bitwidth_min)
 
+    def least_bits(self) -> int:
+        """Bits per element below which no training comes."""
+        spec = self.spec
+        if spec.is_parametric:
+            return spec.bitwidth_min
+        return FLOAT_BITS if spec.quantizer is None else spec.bitwidth
+
     def kbytes(self) -> nn.Variable:
         """Size in kB, an `nn.Variable` ()."""
         return self.bits() * (self.numel / BITS_PER_KB)
@@ -107,6 +114,14 @@ def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable]
     The result is an `nn.Variable` () in kB. `parameters` are as for `quantized_tensors`.
     """
     return _total([t for t in quantized_tensors(cfg, parameters) if t.is_stored])
+
+
+def least_kbytes(cfg: QuantizationConfig) -> tuple[float, float]:
+    """Sizes in kB below which no training comes: of all weights, and of activations as `cfg` has them limited."""
+    least = [(tensor, tensor.least_bits() * tensor.numel / BITS_PER_KB) for tensor in quantized_tensors(cfg)]
+    combined = max if cfg.target_activation_type == "max" else sum
+    return (sum(size for tensor, size in least if tensor.is_stored),
+            combined(size for tensor, size in least if not tensor.is_stored))
 
 
 def _total(tensors, largest=False):

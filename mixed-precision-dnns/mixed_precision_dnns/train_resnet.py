@@ -29,7 +29,7 @@ from mixed_precision_dnns.config import Config, Experiment
 from mixed_precision_dnns.data import build_network_for, load_data, print_skipped
 from mixed_precision_dnns.epoch_logs import log_epoch
 from mixed_precision_dnns.evaluation import remove_report, report_best, top_errors
-from mixed_precision_dnns.network_size import QuantizedTensor
+from mixed_precision_dnns.network_size import QuantizedTensor, least_kbytes
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
 from mixed_precision_dnns.starting_weights import find_weights, load_starting_weights
 
@@ -56,6 +56,7 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
     solver, tensors = make_solver(cfg), learned_tensors(cfg)
     if not cfg.as_published:
         clip_values(tensors)    # at its limit a scalar would get no gradient in the first step
+    note_small_budgets(cfg)
     run.attach(solver)
     memory.attach(solver)
     remove_report(folder)
@@ -82,6 +83,15 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
     if world().rank == 0:
         report_best(run, cfg, valid_net, valid_data, test_data)
         print_skipped(train_data, valid_data, test_data)
+
+
+def note_small_budgets(cfg: Experiment) -> None:
+    """Print which budgets cannot be met, rather than have it turn out after the last epoch."""
+    least = least_kbytes(cfg)
+    for key, size in zip(("target_weight_kbytes", "target_activation_kbytes"), least, strict=True):
+        if 0 < getattr(cfg, key) < size:
+            print(f"no training will meet the budget: {key} = {getattr(cfg, key):g} is less than the {size:.4g} kB at "
+                  "the fewest bits that the configuration allows", flush=True)
 
 
 @attrs.frozen

@@ -318,6 +318,15 @@ def test_without_an_epoch_within_the_budget_there_are_no_best_parameters(command
     assert (tmp_path / "checkpoint/latest.h5").exists() and len(rows_of(tmp_path / "log.csv")) == 1
 
 
+@pytest.mark.parametrize("key, least", [("weight", 65.5), ("activation", 2)])    # at 2 bits, and at 1
+def test_a_budget_that_cannot_be_met_is_told_before_the_training(command, tmp_path, key, least):
+    flag = f"--target-{key}-kbytes"
+    code, out, _ = command(WAQ, tmp_path / "small", flag, least - 0.1, "--epochs", 1, "--steps-per-epoch", 1)
+    assert code == 1 and f"target_{key}_kbytes = {least - 0.1:g} is less than the {least:.3g}" in out.splitlines()[1]
+    _, out, _ = command(WAQ, tmp_path / "enough", flag, least + 0.1, "--epochs", 1, "--steps-per-epoch", 1)
+    assert "the budget" not in out
+
+
 def test_a_run_that_is_started_anew_leaves_no_results_of_the_former_one(command, copy):
     assert (copy / "res_d_a.csv").exists() and (copy / "result.json").exists()
     code, _, err = command(WQ, copy, "--overwrite", "--target-weight-kbytes", 1, "--epochs", 1)
