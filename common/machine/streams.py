@@ -1,4 +1,5 @@
 """The standard streams of a process: there, and safe to write names to."""
+import codecs
 import contextlib
 import io
 import os
@@ -7,6 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from common.machine.errors import printable
+
+_PLAIN = "plain"    # the error handler below
+
+
+def _spell(error):
+    """Escape what a terminal cannot show; the sign of deviations is spelled."""
+    escaped, end = codecs.backslashreplace_errors(error)
+    assert isinstance(escaped, str)    # it is bytes for other handlers
+    return escaped.replace(r"\xb1", "+-"), end
+
+
+codecs.register_error(_PLAIN, _spell)
 
 
 class _Printing:
@@ -27,7 +40,7 @@ class _Printing:
 
 @contextlib.contextmanager
 def printing() -> Iterator[None]:
-    """Within, what is printed moves no cursor, and names that are not UTF-8 can be printed.
+    """Within, what is printed moves no cursor, and all can be printed: names that are not UTF-8, `±` in ASCII.
 
     A stream that was closed before the process began, as by `>&-`, takes what is written and drops it.
     """
@@ -35,7 +48,7 @@ def printing() -> Iterator[None]:
     before = sys.stdout, sys.stderr
     for stream in before:
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors=_PLAIN)
     sys.stdout, sys.stderr = map(_Printing, before)
     try:
         yield

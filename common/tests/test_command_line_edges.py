@@ -67,6 +67,11 @@ def test_names_move_no_cursor(capsys):
     assert str(UserError("a\nb\x1b")) == "a\\nb\\x1b" == printable("a\nb\x1b")
 
 
+def test_deviations_are_readable_in_ascii():
+    printed = shell(f"{code('print(chr(177) + chr(228) + chr(177))')}", PYTHONIOENCODING="ascii:strict")
+    assert printed == (0, "+-\\xe4+-\n", "")
+
+
 def test_bars_stand_apart_from_what_is_printed(monkeypatch, capsys):
     from common.console.progress import progress
 
