@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import attrs
@@ -79,6 +80,27 @@ def test_bars_stand_apart_from_what_is_printed(monkeypatch, capsys):
     with printing():
         list(progress(range(3)))
     assert "\r" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", [None, types.SimpleNamespace(write=len, flush=int)], ids=["none", "only writes"])
+@pytest.mark.parametrize("error", [None, types.SimpleNamespace(write=len, flush=int)], ids=["none", "only writes"])
+def test_programs_without_standard_streams_have_no_bars(monkeypatch, out, error):
+    from common.console.progress import progress
+
+    monkeypatch.setattr("sys.stdout", out)
+    monkeypatch.setattr("sys.stderr", error)
+    assert list(progress(range(3))) == [0, 1, 2]
+
+
+def test_without_stderr_there_is_no_bar_on_a_terminal_either(monkeypatch, capsys):
+    from common.console.progress import progress
+
+    terminal = type("Terminal", (io.StringIO,), {"isatty": lambda self: True})()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.stderr", None)
+    with progress(None, total=3) as bar:
+        bar.update()
+    assert bar.disable and not terminal.getvalue()
 
 
 # Names ----------------------------------------------------------------------------------------------------------------
