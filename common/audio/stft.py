@@ -3,6 +3,7 @@
 The conventions of X-UMX, UMX and D3Net, and of librosa with `pad_mode="reflect"`.
 """
 import functools
+import math
 
 import numpy as np
 import scipy.fft
@@ -35,11 +36,11 @@ def stft(x: np.ndarray, n_fft: int = 4096, hop_length: int = 1024, center: bool 
 
     Parameters
     ----------
-    x : array (..., samples), float32 or float64
+    x : array (..., samples), of real numbers; float32 or float64, others are converted
     n_fft : int
         Length of frames and window, in samples; even.
     hop_length : int
-        Distance of frames, in samples.
+        Distance of frames, in samples; at least 1.
     center : bool
         Reflect `n_fft / 2` samples at both ends first, so that frame t is centred on sample `t hop_length`.
 
@@ -51,9 +52,14 @@ def stft(x: np.ndarray, n_fft: int = 4096, hop_length: int = 1024, center: bool 
     Raises
     ------
     ValueError
-        There is no sample, or less than a frame where `center` is false.
+        There is no sample, or less than a frame where `center` is false; no real numbers; a size that is not allowed.
     """
     x = np.asarray(x)
+    if x.dtype.kind not in "fiub" or not x.ndim:
+        raise ValueError(f"x of {x.dtype} {x.shape}: real numbers (..., samples) are wanted")
+    _check_sizes(n_fft=n_fft, hop_length=hop_length)
+    if n_fft % 2:
+        raise ValueError(f"n_fft {n_fft}: an even number is wanted")
     x = x.astype(np.result_type(x, np.float32), copy=False)    # integers, too, need a window that is none
     frames = num_frames(x.shape[-1], n_fft, hop_length, center)
     if x.shape[-1] == 0 or frames == 0:
@@ -75,7 +81,9 @@ def istft(spectrogram: np.ndarray, hop_length: int = 1024, center: bool = True,
     ----------
     spectrogram : complex array (..., n_fft / 2 + 1, frames)
         Imaginary parts of the lowest and highest bin are ignored.
+        Other numbers are converted.
     hop_length : int
+        At least 1.
     center : bool
         Whether the spectrogram was made with it: drop the padding at both ends.
     length : int or None
@@ -87,19 +95,40 @@ def istft(spectrogram: np.ndarray, hop_length: int = 1024, center: bool = True,
     Returns
     -------
     array (..., length), float32 for complex64
+
+    Raises
+    ------
+    ValueError
+        The spectrogram has no frame, a single bin, or no numbers; a size that is not allowed.
     """
+    spectrogram = np.asarray(spectrogram)
+    if spectrogram.dtype.kind not in "cfiub" or spectrogram.ndim < 2 or spectrogram.shape[-2] < 2 \
+            or not spectrogram.shape[-1]:
+        raise ValueError(f"spectrogram of {spectrogram.dtype} {spectrogram.shape}: numbers (..., bins, frames) of 2 "
+                         "bins and 1 frame or more are wanted")
+    _check_sizes(hop_length=hop_length)
+    if length is not None:
+        _check_sizes(0, length=length)
+    spectrogram = spectrogram.astype(np.result_type(spectrogram, np.complex64), copy=False)
     n_fft, frames = 2 * (spectrogram.shape[-2] - 1), spectrogram.shape[-1]
     real = spectrogram.real.dtype
-    spectra = spectrogram.reshape(-1, *spectrogram.shape[-2:])
+    spectra = spectrogram.reshape(math.prod(spectrogram.shape[:-2]), *spectrogram.shape[-2:])
     signals = np.zeros((len(spectra), n_fft + (frames - 1) * hop_length), real)
     run_parallel(_invert, len(spectra), spectra.size, spectra, hop_length, window(n_fft).astype(real),
                  window_sum(n_fft, hop_length, frames).astype(real), signals)
-    signal = signals.reshape(*spectrogram.shape[:-2], -1)
+    signal = signals.reshape(*spectrogram.shape[:-2], signals.shape[-1])
     margin = n_fft // 2 if center else 0
     wanted = signal.shape[-1] - 2 * margin if length is None else length
     signal = signal[..., margin:margin + wanted]
     missing = wanted - signal.shape[-1]
     return np.pad(signal, [(0, 0)] * (signal.ndim - 1) + [(0, missing)]) if missing > 0 else signal
+
+
+def _check_sizes(least: int = 1, **sizes: int) -> None:
+    """Raise a ValueError for a size, given by its name, that is no whole number or less than `least`."""
+    for name, size in sizes.items():
+        if not isinstance(size, (int, np.integer)) or size < least:
+            raise ValueError(f"{name} {size!r}: a whole number, at least {least}, is wanted")
 
 
 # On each core; they count blocks of frames, and signals.

@@ -49,14 +49,21 @@ def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations:
     Raises
     ------
     ValueError
-        The shapes do not fit, or `eps` or `window` is too small.
+        The shapes do not fit, the magnitudes are not real or the mixture not complex; `iterations` is negative, or
+        `eps` or `window` too small.
 
     References
     ----------
     Open-Unmix (JOSS 2019, doi 10.21105/joss.01667); `norbert.wiener`.
     """
+    magnitudes, mixture = _for_loops(magnitudes, "magnitudes"), _for_loops(mixture, "mixture", "c")
+    # Compiled loops look at no bounds.
+    if mixture.ndim != 3 or not len(mixture):
+        raise ValueError(f"a mixture of shape {mixture.shape}: (channels, bins, frames) of 1 channel or more is wanted")
     if magnitudes.shape[1:] != mixture.shape:
         raise ValueError(f"magnitudes {magnitudes.shape} are not (sources, *{mixture.shape})")
+    if not isinstance(iterations, (int, np.integer)) or iterations < 0:
+        raise ValueError(f"iterations {iterations!r}: a whole number, at least 0, is wanted")
     if not SMALLEST_EPS <= eps < np.inf or window is not None and window < 1:
         raise ValueError(f"eps {eps}, window {window}: they are to be at least {SMALLEST_EPS} and 1")
     if window is not None and window < mixture.shape[-1]:
@@ -76,6 +83,31 @@ def multichannel_wiener(magnitudes: np.ndarray, mixture: np.ndarray, iterations:
         update = _update_stereo if len(x) == 2 else _update_mono
         run_parallel(update, blocks, y.size, x, iterations, scale, eps, y)
     return y.swapaxes(-1, -2)
+
+
+def _for_loops(array: np.ndarray, name: str, kind: str = "f") -> np.ndarray:
+    """Return an array of a type that loops are compiled for: that of the array, or one that holds most of it.
+
+    numba knows neither the byte order of other machines, nor half or extended precision.
+
+    Parameters
+    ----------
+    name
+        Of the argument, for errors.
+    kind
+        `f` for real numbers, `c` for complex ones.
+
+    Raises
+    ------
+    ValueError
+        The array has numbers of the other kind, or none.
+    """
+    array = np.asarray(array)
+    if array.dtype.kind not in ("c" if kind == "c" else "fiub"):
+        raise ValueError(f"{name} of {array.dtype}: {'complex' if kind == 'c' else 'real'} numbers are wanted")
+    single, double = (np.complex64, np.complex128) if kind == "c" else (np.float32, np.float64)
+    fits = array.dtype.kind == kind and array.dtype.itemsize <= np.dtype(single).itemsize
+    return array.astype(single if fits else double, copy=False)
 
 
 def residual_model(magnitudes: np.ndarray, mixture: np.ndarray, alpha: float = 1.0) -> np.ndarray:
@@ -143,6 +175,7 @@ class SourceModel:
         float32 array (bins, frames)
             Mean power of the channels, as `filter_mixture` takes it.
         """
+        estimate = _for_loops(estimate, "estimate", "c")
         if estimate.ndim != 3 or len(estimate) != 2 or estimate.shape[1] != self._sums.shape[2]:
             raise ValueError(f"an estimate {estimate.shape} is not (2, {self._sums.shape[2]}, frames)")
         y = np.ascontiguousarray(estimate.swapaxes(-1, -2))[None]
@@ -185,7 +218,8 @@ def filter_mixture(powers: np.ndarray, models: Sequence[SourceModel], mixture: n
     ValueError
         The shapes do not fit.
     """
-    if powers.shape != (len(models), *mixture.shape[1:]) or len(mixture) != 2:
+    powers, mixture = _for_loops(powers, "powers"), _for_loops(mixture, "mixture", "c")
+    if mixture.ndim != 3 or len(mixture) != 2 or powers.shape != (len(models), *mixture.shape[1:]):
         raise ValueError(f"powers {powers.shape} of {len(models)} sources do not fit the mixture {mixture.shape}")
     x, v = (np.ascontiguousarray(array.swapaxes(-1, -2)) for array in (mixture, powers))
     y = np.empty((len(models), *x.shape), x.dtype)

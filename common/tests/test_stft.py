@@ -178,6 +178,42 @@ def test_too_few_samples(length, center):
         stft(np.zeros(length), 16, 4, center)
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"x": "song"}, "x of <U4"), ({"x": None}, "x of object"), ({"x": 1.0}, r"x of float64 \(\)"),
+    ({"x": np.ones(64, complex)}, "x of complex128"), ({"n_fft": 0}, "n_fft 0"), ({"n_fft": 15}, "n_fft 15"),
+    ({"n_fft": 16.0}, "n_fft 16.0"), ({"hop_length": 0}, "hop_length 0"), ({"hop_length": None}, "hop_length None")])
+def test_transform_names_a_wrong_argument(change, message):
+    with pytest.raises(ValueError, match=message):
+        stft(**{"x": noise(64), "n_fft": 16, "hop_length": 4, **change})
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"spectrogram": np.ones(9)}, "spectrogram of float64"), ({"spectrogram": np.ones((1, 3))}, "spectrogram of"),
+    ({"spectrogram": np.ones((9, 0))}, "spectrogram of"), ({"spectrogram": "a"}, "spectrogram of"),
+    ({"hop_length": 0}, "hop_length 0"), ({"hop_length": 4.0}, "hop_length 4.0"), ({"length": -1}, "length -1"),
+    ({"length": 9.0}, "length 9.0")])
+def test_inverse_names_a_wrong_argument(change, message):
+    with pytest.raises(ValueError, match=message):
+        istft(**{"spectrogram": np.ones((9, 5), complex), "hop_length": 4, **change})
+
+
+@pytest.mark.parametrize("of_other_type", [
+    lambda array: array.astype(array.dtype.newbyteorder(">")), lambda array: array.tolist(), np.asfortranarray,
+    lambda array: np.repeat(array, 2, axis=-1)[..., ::2]], ids=["byte order", "list", "fortran", "strided"])
+def test_arrays_of_other_types_give_the_same_bits(of_other_type):
+    x = noise(2, 90)
+    spectrogram = stft(x, 16, 4)
+    np.testing.assert_array_equal(stft(of_other_type(x), 16, 4), spectrogram)
+    y = istft(of_other_type(spectrogram), 4, length=90)
+    np.testing.assert_array_equal(y, istft(spectrogram, 4, length=90))
+    assert y.dtype == np.float64 and y.dtype.isnative
+
+
+def test_whole_numbers_are_inverted_and_no_signals_are_none():
+    np.testing.assert_array_equal(istft(np.ones((9, 5), int), 4), istft(np.ones((9, 5), complex), 4))
+    assert istft(stft(np.zeros((0, 90)), 16, 4), 4, length=90).shape == (0, 90)
+
+
 @pytest.mark.parametrize("hop_length", [1, 4, 5, 8, 13])
 def test_overlap_add(hop_length):
     frames = noise(2, 6, 8)

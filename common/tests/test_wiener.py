@@ -214,6 +214,46 @@ def test_shapes_that_do_not_fit(shape):
         multichannel_wiener(np.zeros(shape), mixture(2))
 
 
+@pytest.mark.parametrize("shape", [(0, 3, 4), (3, 4), (1, 2, 3, 4), (4,), ()])
+def test_a_mixture_of_other_axes_reaches_no_loop(shape):
+    """Loops look at no bounds: without a channel they wrote where no array is."""
+    with pytest.raises(ValueError, match="a mixture of shape"):
+        multichannel_wiener(np.zeros((2, *shape)), np.zeros(shape, complex))
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"magnitudes": models(2, 2).astype(complex)}, "magnitudes of complex128: real numbers"),
+    ({"mixture": np.abs(mixture(2))}, "mixture of float64: complex numbers"), ({"mixture": None}, "mixture of object"),
+    ({"iterations": -1}, "iterations -1"), ({"iterations": 1.5}, "iterations 1.5"), ({"iterations": "1"}, "iterations"),
+])
+def test_arguments_of_another_kind(change, message):
+    with pytest.raises(ValueError, match=message):
+        multichannel_wiener(**{"magnitudes": models(2, 2), "mixture": mixture(2), **change})
+
+
+def _of_other_types(array):
+    """The values of an array in types that numba does not know, and in those of other programs."""
+    wider = np.clongdouble if array.dtype.kind == "c" else np.longdouble
+    return [array.astype(array.dtype.newbyteorder(">")), array.astype(wider), array.tolist(), np.asfortranarray(array),
+            np.repeat(array, 2, axis=-1)[..., ::2]]
+
+
+@pytest.mark.parametrize("channels", [1, 2])    # norbert sums in an order that follows the layout
+@pytest.mark.parametrize("kind", range(5))
+def test_arrays_of_other_types_give_the_same_bits(channels, kind):
+    x, magnitudes = mixture(channels), models(2, channels)
+    expected = multichannel_wiener(magnitudes, x)
+    y = multichannel_wiener(_of_other_types(magnitudes)[kind], _of_other_types(x)[kind])
+    np.testing.assert_array_equal(y, expected)
+    assert y.dtype == expected.dtype
+    half = multichannel_wiener(magnitudes.astype(np.float16), x)
+    np.testing.assert_array_equal(half, multichannel_wiener(magnitudes.astype(np.float16).astype(np.float32), x))
+    if channels == 2:
+        y, x = (_of_other_types(array)[kind] for array in (expected, x))
+        np.testing.assert_array_equal(filter_estimates(np.asarray(y), np.asarray(x)),
+                                      filter_estimates(expected, mixture(2)))
+
+
 def test_residual_model_keeps_the_type_and_leaves_over_what_is_not_explained():
     x = mixture(2, np.complex64)
     magnitudes = np.stack([np.abs(x) * np.float32(0.25)] * 2)
