@@ -45,8 +45,20 @@ DEFAULT_LIMITS: Limits = types.MappingProxyType({name: scalar.limits for name, s
 
 
 def limits_of(name: str, limits: Limits | None) -> tuple[float, float]:
-    """(lowest, highest) value of a scalar, the default ones where `limits` does not name it."""
-    return (limits or {}).get(name, DEFAULT_LIMITS[name])
+    """(lowest, highest) value of a scalar, the default ones where `limits` does not name it.
+
+    Raises
+    ------
+    ValueError
+        `limits` names what is no scalar, or the lowest value is above the highest.
+    """
+    for given in limits or ():
+        if given not in SCALARS:
+            raise ValueError(f"limits of {given!r}: the scalars are {', '.join(SCALARS)}")
+    lowest, highest = (limits or {}).get(name, DEFAULT_LIMITS[name])
+    if not lowest <= highest:
+        raise ValueError(f"limits of {name}: the lowest, {lowest}, is above the highest, {highest}")
+    return lowest, highest
 
 
 def clip(name: str, value: nn.Variable, limits: Limits | None) -> nn.Variable:
@@ -56,8 +68,10 @@ def clip(name: str, value: nn.Variable, limits: Limits | None) -> nn.Variable:
 
 
 def check_scalars(**scalars: nn.Variable) -> None:
-    """Raise a ValueError if one of the variables is not of shape ()."""
+    """Raise a ValueError if one of the variables is none, or not of shape ()."""
     for name, value in scalars.items():
+        if not isinstance(value, (nn.Variable, nn.NdArray)):
+            raise ValueError(f"{name} must be an nn.Variable of shape (), got {value!r}")
         if value.shape != ():
             raise ValueError(f"{name} must be a scalar of shape (), got shape {value.shape}")
 

@@ -47,6 +47,7 @@ def _levels_exponent(n, limits, reserved):
 
 
 def _range_of_d_xmax(d, xmax, limits, reserved):
+    check_scalars(d=d, xmax=xmax)
     return to_power_of_two(clip("d", d, limits)), clip("xmax", xmax, limits)
 
 
@@ -63,6 +64,7 @@ def _range_of_b_xmax(n, xmax, limits, reserved):
 
 
 def _range_of_xmin_xmax(xmin, xmax, limits, reserved):
+    check_scalars(xmin=xmin, xmax=xmax)
     return to_power_of_two(clip("xmin", xmin, limits)), to_power_of_two(clip("xmax", xmax, limits))
 
 
@@ -275,7 +277,9 @@ QUANTIZER_NAMES = (*STATIC_QUANTIZERS, *QUANTIZERS)
 
 
 def grid_of(name: str) -> Grid:
-    """Grid of a quantizer of either table."""
+    """Grid of a quantizer of either table; ValueError if there is none of this name."""
+    if name not in QUANTIZER_NAMES:
+        raise ValueError(f"quantizer {name!r}: choose one of {', '.join(QUANTIZER_NAMES)}")
     return (QUANTIZERS.get(name) or STATIC_QUANTIZERS[name]).grid
 
 
@@ -297,8 +301,18 @@ def parametric_quantize(name: str, x: nn.Variable, initial: Mapping[str, float],
 
     `initial` has the first value of each scalar; those that exist already keep theirs. `settings` are arguments of its
     `quantize`: `sign`, `limits` and, for power-of-two quantizers, `with_zero`.
+
+    Raises
+    ------
+    ValueError
+        There is no such quantizer, or `initial` lacks one of its scalars.
     """
+    if name not in QUANTIZERS:
+        raise ValueError(f"quantizer {name!r}: choose one of {', '.join(QUANTIZERS)}")
     quantizer = QUANTIZERS[name]
+    missing = [scalar for scalar in quantizer.scalars if scalar not in initial]
+    if missing:
+        raise ValueError(f"{name}: no initial value of {missing[0]}, one of its scalars {', '.join(quantizer.scalars)}")
     with nn.parameter_scope(name):
         scalars = [get_parameter_or_create(
             scalar, (), ConstantInitializer(initial[scalar]), True)    # pyright: ignore[reportArgumentType]
@@ -310,6 +324,9 @@ def _parametric(name: str) -> Callable[..., nn.Variable]:
     quantizer = QUANTIZERS[name]
 
     def quantize(x, *initial, **settings):
+        if len(initial) != len(quantizer.scalars):
+            raise ValueError(f"{quantize.__name__}: after x the first values of {' and '.join(quantizer.scalars)} are "
+                             f"wanted, got {len(initial)}")
         return parametric_quantize(name, x, dict(zip(quantizer.scalars, initial, strict=True)), **settings)
 
     quantize.__name__ = quantize.__qualname__ = f"parametric_{quantizer.quantize.__name__}"

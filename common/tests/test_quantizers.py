@@ -6,7 +6,16 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.quantizers import GRIDS, QUANTIZER_NAMES, QUANTIZERS, SCALARS, grid_of, parametrizations
+import common.quantizers
+from common.quantizers import (
+    GRIDS,
+    QUANTIZER_NAMES,
+    QUANTIZERS,
+    SCALARS,
+    grid_of,
+    parametric_quantize,
+    parametrizations,
+)
 
 TOP = Path(__file__).resolve().parents[2]
 DATA = Path(__file__).parent / "data"
@@ -78,3 +87,30 @@ def test_rows_fit_their_tables():
         assert len({quantizer.colour for quantizer in rows}) == len(rows)
         assert sum(quantizer.is_range for quantizer in rows) == 1    # `range_quantizer` is the one
         assert grid in [grid_of(name) for name in QUANTIZER_NAMES]
+
+
+PARAMETRIC = {name: getattr(common.quantizers, f"parametric_{row.quantize.__name__}")
+              for name, row in QUANTIZERS.items()}
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_a_quantizer_names_the_argument_that_is_wrong(name):
+    row, x = QUANTIZERS[name], nn.Variable((3,))
+    first, second = row.scalars
+    scalars = [nn.Variable.from_numpy_array(np.float32(1)) for _ in row.scalars]
+    for given, message in (([1.0, scalars[1]], f"{first} must be"), ([scalars[0], None], f"{second} must be")):
+        with pytest.raises(ValueError, match=message):
+            row.quantize(x, *given)
+    for limits, message in (({"step": (1, 2)}, "limits of 'step'"), ({second: (2, 1)}, f"limits of {second}: the low")):
+        with pytest.raises(ValueError, match=message):
+            row.quantize(x, *scalars, limits=limits)
+    with pytest.raises(ValueError, match=f"values of {first} and {second} are wanted, got 1"):
+        PARAMETRIC[name](x, 1.0)
+    with pytest.raises(ValueError, match=f"no initial value of {second}"):
+        parametric_quantize(name, x, {first: 1.0})
+
+
+def test_unknown_quantizers_are_told():
+    for look_up in (grid_of, lambda name: parametric_quantize(name, nn.Variable((3,)), {})):
+        with pytest.raises(ValueError, match="quantizer 'fp8': choose one of"):
+            look_up("fp8")
