@@ -81,7 +81,7 @@ class OutOfCore:
     Raises
     ------
     UsageError
-        The budget or the window is no positive amount of memory, or larger than the device.
+        The budget, the window or the chunk is no positive amount of memory; a budget is larger than the device.
     """
 
     def __init__(self, budget: str | float = "auto", prefetch: str | int | None = None, virtual: bool = False,
@@ -92,11 +92,12 @@ class OutOfCore:
         self.prefetch = None if prefetch is None else parse_bytes(prefetch, "prefetch window")
         self.automatic = isinstance(budget, str) and budget.strip().lower() == "auto"
         self.virtual, self.save_host_memory = virtual, save_host_memory
-        self.chunk = chunk_for(self.budget) if chunk is None else chunk
+        self.chunk = chunk_for(self.budget) if chunk is None else parse_bytes(chunk, "chunk")
         self.note = note or _print_note
         self.solvers: list[Any] = []
         self.host, self.device = prepare_contexts(virtual, self.chunk)
-        limit_workspaces(self.budget)
+        if on_gpu():    # from a CPU it would reach what uses cuDNN later, here and in processes that this one starts
+            limit_workspaces(self.budget)
         self.meter = Meter(self.budget, virtual)
         self._training, self._validation = _Iteration(self, "training"), _Iteration(self, "validation")
         where = "" if on_gpu() else "; on a CPU the transfers are planned all the same, but no memory is saved"

@@ -1,4 +1,6 @@
 """The budget as a promise about the device, and hooks whose errors reach the caller; the device is an imitation."""
+import os
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.machine.context import use_context
-from common.machine.errors import UserError
+from common.machine.errors import UsageError, UserError
 from common.out_of_core import InCore, OutOfCore, allocators, device, meter, replay, scheduler
 from common.out_of_core.hooks import Hooks
 from common.out_of_core.meter import Meter
@@ -174,6 +176,22 @@ def test_chunks_are_about_a_thousandth_of_the_budget(budget, expected):
     use_context("cpu")
     assert OutOfCore(10_000_000, note=str).chunk == 2 << 20
     assert OutOfCore(10_000_000, chunk=4 << 20, note=str).chunk == 4 << 20
+
+
+@pytest.mark.parametrize("argument, message", [({"chunk": 0}, "chunk 0"), ({"chunk": "much"}, "chunk 'much'"),
+                                               ({"prefetch": 0}, "prefetch window 0")])
+def test_amounts_of_memory_are_checked_on_a_cpu_too(argument, message):
+    use_context("cpu")
+    with pytest.raises(UsageError, match=message):
+        OutOfCore(10_000_000, note=str, **argument)
+
+
+def test_on_a_cpu_the_environment_stays_as_it_is(monkeypatch):
+    """The limit would hold for whatever uses cuDNN later, and for the processes that this one starts."""
+    monkeypatch.delenv(device.WORKSPACE_LIMIT, raising=False)
+    use_context("cpu")
+    OutOfCore(10_000_000, note=str)
+    assert device.WORKSPACE_LIMIT not in os.environ
 
 
 class Wasteful:

@@ -1,5 +1,6 @@
 """The paper's four networks as complete training iterations: `build` by name."""
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -123,8 +124,8 @@ def build(name: str, batch_size: int, image_size: int | Sequence[int] | None = N
     if name not in NETWORKS:
         raise UsageError(f"unknown network {name!r}: choose from {', '.join(NETWORKS)}")
     architecture = NETWORKS[name]
-    if batch_size < 1:
-        raise UsageError(f"batch size {batch_size}: choose at least 1")
+    if not isinstance(batch_size, (int, np.integer)) or batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: choose a whole number, at least 1")
     size = checked_size(name, image_size)
     check_options(name, options)
     return architecture.build(name, batch_size, size, train, **options)
@@ -141,7 +142,14 @@ def iterate(network: TrainingGraph, arrays: Sequence[np.ndarray], weight_decay: 
         Values of its inputs.
     weight_decay
         Pull of every parameter towards zero.
+
+    Raises
+    ------
+    ValueError
+        There are more or fewer arrays than inputs.
     """
+    if len(arrays) != len(network.inputs):
+        raise ValueError(f"{len(arrays)} arrays for the {len(network.inputs)} inputs of {network.name}")
     for variable, array in zip(network.inputs, arrays, strict=True):
         variable.d = array
     for loss, solver in network.steps:
@@ -182,7 +190,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     for key in options:
         if key not in allowed:
             raise UsageError(f"{name} has no option {key!r}: choose from {', '.join(allowed)}")
-    if options.get("width", 1) <= 0:
+    if not 0 < options.get("width", 1) < math.inf:
         raise UsageError(f"width {options['width']}: choose a factor above 0")
     if options.get("num_classes", 2) < 2:
         raise UsageError(f"{options['num_classes']} classes: choose at least 2")

@@ -4,12 +4,13 @@ from typing import Any
 
 import attrs
 import nnabla as nn
+import numpy as np
 
-from common.machine.errors import UserError
+from common.machine.errors import UsageError, UserError
 from common.out_of_core.allocators import CachingAllocator, VirtualAllocator
 from common.out_of_core.backends import backend_named
-from common.out_of_core.device import format_bytes
-from common.out_of_core.record import Record
+from common.out_of_core.device import format_bytes, parse_bytes
+from common.out_of_core.record import BYTES, Record
 from common.out_of_core.recorder import Recorder
 from common.out_of_core.replay import Occupancy, affordable, replay
 from common.out_of_core.schedule import PlanError, Schedule, limit_too_small, make_schedule
@@ -83,8 +84,9 @@ class Plan:
 
     @property
     def transfers(self) -> Schedule:
-        """The schedule of a plan that was made with a budget."""
-        assert self.schedule is not None, "planned without a budget"
+        """The schedule of a plan that was made with a budget; ValueError if it was made without."""
+        if self.schedule is None:
+            raise ValueError("there are no transfers in a plan without a budget: give one to `plan`")
         return self.schedule
 
     @property
@@ -105,7 +107,7 @@ class Plan:
 
 
 def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tuple[nn.Variable, str]] = (),
-         budget: int | None = None, prefetch: int | None = None, weight_decay: bool = False,
+         budget: str | float | None = None, prefetch: str | float | None = None, weight_decay: bool = False,
          save_host_memory: bool = False, backend: str | None = None, workspace: int = 0) -> Plan:
     """Plan a training iteration as nnabla's scheduler would after it has recorded one.
 
@@ -116,13 +118,13 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
     Parameters
     ----------
     steps
-        Losses and what they update; without a solver, forward and backward alone. One loss may stand for itself.
+        Losses and what they update; without a solver, forward and backward alone. A loss may stand for itself.
     inputs
         What is written from the host; `float32` unless said otherwise.
     budget
-        Bytes of the GPU that arrays may take; without it, no transfers are planned.
+        Bytes of the GPU that arrays may take, also as a text such as `12GB`; without it, no transfers are planned.
     prefetch
-        Bytes of the prefetch window, 1.5 times the budget by default.
+        Bytes of the prefetch window, likewise; 1.5 times the budget by default.
     weight_decay, save_host_memory
         As for `common.out_of_core.OutOfCore`.
     backend
@@ -135,17 +137,20 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
     Raises
     ------
     UsageError
-        There is no such backend.
+        There is no such backend or type of an input; the budget or the window is no amount of memory.
     UserError
         The budget or the window is too small; the message names the smallest feasible one and what sets it.
     """
     if isinstance(steps, nn.Variable):
         steps = [(steps, None)]
+    limit, window = (None if value is None else parse_bytes(value, what)
+                     for value, what in ((budget, "budget"), (prefetch, "prefetch window")))
     recorder = Recorder(backend_named(backend, workspace))
     for entry in inputs:
         variable, dtype = (entry, "float32") if isinstance(entry, nn.Variable) else entry
-        recorder.write(variable, str(dtype))
-    for loss, solver in steps:
+        recorder.write(variable, _type_name(dtype))
+    for step in steps:
+        loss, solver = (step, None) if isinstance(step, nn.Variable) else step
         recorder.forward(loss)
         if solver is not None:
             recorder.zero_grad(solver)
@@ -154,7 +159,18 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
             recorder.solver_call(solver, "weight_decay")
         if solver is not None:
             recorder.solver_call(solver, "update")
-    return plan_record(recorder.finish(), budget, prefetch, save_host_memory)
+    return plan_record(recorder.finish(), limit, window, save_host_memory)
+
+
+def _type_name(dtype: Any) -> str:
+    """Name of a type of numpy, or of what numpy takes for one; UsageError if arrays of nnabla do not have it."""
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = ""
+    if name not in BYTES:
+        raise UsageError(f"an input of type {dtype!r}: choose one of {', '.join(BYTES)}")
+    return name
 
 
 def plan_record(record: Record, budget: int | None = None, prefetch: int | None = None,

@@ -261,3 +261,17 @@ def test_bad_input_is_one_line(arguments, small, words):
     assert "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), caught.value
     assert not nn.get_parameters()
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"batch_size": "2"}, "batch size 2"), ({"batch_size": 2.5}, "batch size 2.5"),
+    ({"width": float("nan")}, "width nan")])
+def test_a_network_names_the_argument_that_is_wrong(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        models.build("resnet50", **{"batch_size": 1, "image_size": 32, **arguments})
+
+
+def test_an_iteration_takes_as_many_arrays_as_there_are_inputs():
+    network = models.build("resnet50", 1, 32, width=0.05)
+    with pytest.raises(ValueError, match="1 arrays for the 2 inputs of resnet50"):
+        models.iterate(network, [np.zeros((1, 3, 32, 32))])

@@ -6,6 +6,7 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
 import nnabla.solvers as S
+import numpy as np
 import pytest
 
 from common.machine.errors import UsageError, UserError
@@ -222,3 +223,28 @@ def test_a_batch_that_does_not_fit_names_the_function(tmp_path):
 def test_a_window_that_is_too_small_is_named(tmp_path):
     with pytest.raises(UserError, match="^prefetch window 1000 bytes is too small: the smallest feasible one is"):
         command.main(["resnet50", "--prefetch", "1kB", "-o", str(tmp_path / "plan.png"), *SMALL])
+
+
+def test_amounts_types_and_losses_as_they_are_given():
+    given, steps = small_net(budget="300kB", prefetch="450 kB")
+    as_numbers, _ = small_net(budget=300_000, prefetch=450_000.0)
+    assert given.counts() == as_numbers.counts() and given.peak_bytes == as_numbers.peak_bytes
+    loss = steps[0][0]
+    x = nn.Variable((1, 3))
+    for dtype in ("int32", np.int32, np.dtype("int32")):
+        assert plan([loss], [(x, dtype)]).minimum_budget == plan([(loss, None)], [(x, "int32")]).minimum_budget
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"budget": "auto"}, "budget 'auto'"), ({"budget": 0}, "budget 0"), ({"budget": 10**6, "prefetch": -1}, "prefetch"),
+    ({"inputs": [(nn.Variable((1,)), "int3")]}, "type 'int3'"), ({"inputs": [(nn.Variable((1,)), 3)]}, "type 3")])
+def test_a_plan_names_the_argument_that_is_wrong(arguments, message):
+    _, steps = small_net()
+    with pytest.raises(UsageError, match=message):
+        plan(**{"steps": steps, **arguments})
+
+
+def test_without_a_budget_there_are_no_transfers():
+    planned, _ = small_net()
+    with pytest.raises(ValueError, match="without a budget: give one"):
+        planned.counts()
