@@ -2,6 +2,7 @@
 from functools import partial
 
 import attrs
+import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
@@ -306,6 +307,23 @@ def test_what_does_not_fit_is_told(problem, random_images):
         influence_scores(small_cifarnet, images, random_images(3, (2, 4, 4)), record)
     with pytest.raises(UsageError, match="not in the current scope"):
         influence_scores(lambda image, train: PF.affine(image, 4, name="untrained"), images, valid, record)
+
+
+def test_a_second_try_finds_no_parameters_of_the_first_either(problem):
+    """To build a network makes the parameters that are missing; scores of such random ones would look like any."""
+    images, valid, record, _ = problem
+    before = list(nn.get_parameters(grad_only=False))
+    for _ in range(2):
+        with pytest.raises(UsageError, match="not in the current scope"):
+            influence_scores(lambda image, train: PF.affine(image, 4, name="a/b"), images, valid, record)
+    assert list(nn.get_parameters(grad_only=False)) == before
+
+
+def test_velocities_that_no_training_made_are_taken_back(problem):
+    images, valid, record, _ = problem
+    before = list(nn.get_parameters(grad_only=False))
+    influence_scores(small_cifarnet, images, valid, attrs.evolve(record, momentum=0.5))
+    assert list(nn.get_parameters(grad_only=False)) == before
 
 
 def numpy_training(images, valid, record, start, weights):

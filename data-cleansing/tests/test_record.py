@@ -7,7 +7,7 @@ import pytest
 
 from common.machine.errors import UsageError, UserError
 from data_cleansing.data.splits import permutation, split
-from data_cleansing.training.record import TrainingRecord, published_record
+from data_cleansing.training.record import TrainingRecord, new_record, published_record
 
 CASES = json.loads((Path(__file__).parent / "data" / "indices.json").read_text())
 
@@ -71,3 +71,14 @@ def test_damaged_records_are_told(tmp_path):
 def test_a_split_leaves_both_sides_something(valid_size):
     with pytest.raises(UsageError, match="choose 1 to 4"):
         split(5, valid_size, 0)
+
+
+@pytest.mark.parametrize("plan", [published_record, lambda *sizes: new_record(*sizes, seed=0)],
+                         ids=["published", "new"])
+@pytest.mark.parametrize("change, message", [
+    ((0, 2, 4, 0.1), "num_images 0"), ((9, 0, 4, 0.1), "epochs 0"), ((9, 1.5, 4, 0.1), "epochs 1.5"),
+    ((9, 2, 0, 0.1), "batch_size 0"), ((9, 2, 2.5, 0.1), "batch_size 2.5"), ((9, 2, 4, None), "learning_rate None"),
+    ((9, 2, 4, float("nan")), "learning_rate nan"), ((9, 2, 4, "0.1"), "learning_rate '0.1'")])
+def test_a_plan_names_the_argument_that_is_wrong(plan, change, message):
+    with pytest.raises(ValueError, match=message):
+        plan(*change)

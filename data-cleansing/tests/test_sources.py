@@ -147,3 +147,10 @@ def test_sets_that_do_not_belong_together_are_told(listing, random_images):
         check_splits(train, random_images(3), train)
     with pytest.raises(UserError, match="two are needed"):
         check_splits(random_images(3, num_classes=1), train, train)
+
+
+@pytest.mark.parametrize("side", [0, -1, 2.5, "8"])
+def test_a_side_that_is_no_number_of_pixels_is_refused(side, tmp_path):
+    for load in (lambda: load_named("digits", side=side), lambda: load_files(tmp_path, side=side)):
+        with pytest.raises(ValueError, match=f"side {side!r}"):
+            load()

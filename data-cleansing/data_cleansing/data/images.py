@@ -73,6 +73,12 @@ def network_side(height: int, width: int) -> int:
     return min(max(min(height, width), SMALLEST), LARGEST)
 
 
+def check_side(side: int | None) -> None:
+    """Raise a ValueError for a side that is neither None nor a number of pixels."""
+    if side is not None and (not isinstance(side, (int, np.integer)) or side < 1):
+        raise ValueError(f"side {side!r}: a whole number of pixels, at least 1, is wanted")
+
+
 def prepare(arrays: Sequence[np.ndarray], labels: np.ndarray, class_names: Sequence[str], paths: Sequence[str] = (),
             side: int | None = None) -> Images:
     """Resize images to a square, without keeping their aspect ratio.

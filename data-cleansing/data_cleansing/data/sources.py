@@ -11,7 +11,7 @@ from common import datasets
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
 from common.reading.texts import read_rows
-from data_cleansing.data.images import Images, decode, fit, network_side, prepare
+from data_cleansing.data.images import Images, check_side, decode, fit, network_side, prepare
 from data_cleansing.data.splits import split
 
 HEADER = ("x:image", "y:label")    # columns of a list file
@@ -38,9 +38,12 @@ def load_named(name: str, split_seed: int = 0, data_dir: str | Path | None = Non
     ------
     UsageError, UserError
         As `common.datasets.load`.
+    ValueError
+        `side` is no number of pixels.
     """
+    check_side(side)
     known, test = (datasets.load(name, part, data_dir) for part in ("train", "test"))
-    info, side = datasets.DATASETS[name], side or network_side(*known.shape[1:])
+    info, side = datasets.DATASETS[name], network_side(*known.shape[1:]) if side is None else side
     channels = slice(1) if info.grey else slice(None)
     train_rows, valid_rows = split(len(known), info.num_valid or len(known) // 5, split_seed)
 
@@ -76,7 +79,10 @@ def load_files(source: str | Path, like: Images | None = None, side: int | None 
         There is no such file or folder, or no such image.
     UserError
         No images in it that can be read, a damaged image or list, or a label that `like` does not have.
+    ValueError
+        `side` is no number of pixels.
     """
+    check_side(side)
     source = Path(source)
     paths, names = _read_folder(source) if source.is_dir() else _read_list(source)
     class_names = _sorted_classes(names) if like is None else like.class_names
@@ -99,7 +105,7 @@ def _shape_of_first(decoded, side):
     """Channels and side that the first image that can be read says for all, or `side`."""
     for image in decoded:
         if not isinstance(image, UserError):
-            return len(image), side or network_side(*image.shape[1:])
+            return len(image), network_side(*image.shape[1:]) if side is None else side
     return 1, side
 
 

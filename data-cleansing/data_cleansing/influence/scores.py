@@ -20,7 +20,8 @@ for theta_t and w that for v_t; w_T = 0. Reverse differentiation of a step gives
 
 which is the recursion above for m = a = 0. This is ours; the papers have plain gradient descent.
 """
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nnabla as nn
@@ -44,6 +45,8 @@ def influence_scores(network: Network, train: Images | Samples, valid: Images | 
                      damping: float = 10.0, seed: int = 0, state: str | Path | None = None,
                      on_step: Callable[..., object] | None = None) -> np.ndarray:
     """Score all training images; the current parameters are taken as the final ones, and left as they are.
+
+    Their gradients are overwritten.
 
     Several threads may call it: one computes after the other, as they share the current parameters.
 
@@ -106,9 +109,23 @@ def influence_scores(network: Network, train: Images | Samples, valid: Images | 
     """
     choices = choose(method, published, hessian, normalization, epochs)
     _check_fit(train, valid, record)
-    with NNABLA:
+    with NNABLA, _no_new_parameters():
         return _scores(network, train, valid, record, method, choices, published=published, cache=cache,
                        damping=damping, seed=seed, state=state, on_step=on_step)
+
+
+@contextlib.contextmanager
+def _no_new_parameters() -> Iterator[None]:
+    """Take back the parameters that are made in this block.
+
+    To build a network makes those that are missing, at random: a second try would take them for trained ones.
+    """
+    before = set(nn.get_parameters(grad_only=False))
+    try:
+        yield
+    finally:
+        for name in set(nn.get_parameters(grad_only=False)) - before:
+            nn.parameter.pop_parameter(name)
 
 
 def _scores(network, train, valid, record, method, choices, *, published, cache, damping, seed, state, on_step):

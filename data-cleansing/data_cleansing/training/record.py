@@ -125,7 +125,13 @@ def published_record(num_images: int, epochs: int, batch_size: int, learning_rat
         The last batch of an epoch may be smaller.
     momentum, weight_decay : float
         As in `TrainingRecord`; the published code has neither.
+
+    Raises
+    ------
+    ValueError
+        A number that is not allowed.
     """
+    _check_plan(learning_rate, num_images=num_images, epochs=epochs, batch_size=batch_size)
     order = permutation(num_images, split_seed)
     rows = np.stack([order[permutation(num_images, epoch)] for epoch in range(epochs)])
     seeds = np.arange(rows.size).reshape(rows.shape) if augment else np.full(rows.shape, NOT_AUGMENTED)
@@ -148,7 +154,13 @@ def new_record(num_images: int, epochs: int, batch_size: int, learning_rate: flo
         As for `published_record`.
     without : set of int
         Rows of the training set; not all of them.
+
+    Raises
+    ------
+    ValueError
+        A number that is not allowed.
     """
+    _check_plan(learning_rate, num_images=num_images, epochs=epochs, batch_size=batch_size)
     rng = np.random.default_rng(seed)
     rows = np.stack([rng.permutation(num_images) for _ in range(epochs)])
     seeds = rng.integers(0, 2 ** 31, rows.shape) if augment else np.full(rows.shape, NOT_AUGMENTED)
@@ -156,6 +168,15 @@ def new_record(num_images: int, epochs: int, batch_size: int, learning_rate: flo
     rows, seeds = (array[kept].reshape(epochs, -1) for array in (rows, seeds))
     used = max(rows.shape[1] // batch_size, 1) * batch_size
     return _in_batches(num_images, rows[:, :used], seeds[:, :used], batch_size, learning_rate)
+
+
+def _check_plan(learning_rate: float, **counts: int) -> None:
+    """Raise a ValueError for a learning rate that is no finite number, or a count, by its name, below 1."""
+    for name, count in counts.items():
+        if not isinstance(count, (int, np.integer)) or count < 1:
+            raise ValueError(f"{name} {count!r}: a whole number, at least 1, is wanted")
+    if not isinstance(learning_rate, (int, float, np.number)) or not np.isfinite(learning_rate):
+        raise ValueError(f"learning_rate {learning_rate!r}: a finite number is wanted")
 
 
 def _in_batches(num_images, rows, seeds, batch_size, learning_rate):
