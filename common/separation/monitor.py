@@ -23,10 +23,19 @@ class Monitor:
         as nothing is done. It runs in the thread that separates; what it raises ends the separation.
     cancel
         Once it is set, the separation ends with `CancelledError` before its next chunk or patch.
+
+    Raises
+    ------
+    ValueError
+        They are neither a function nor an event.
     """
 
     def __init__(self, on_progress: Callable[[float, float], object] | None = None,
                  cancel: threading.Event | None = None):
+        if on_progress is not None and not callable(on_progress):
+            raise ValueError(f"on_progress {on_progress!r}: a function is wanted")
+        if cancel is not None and not hasattr(cancel, "is_set"):
+            raise ValueError(f"cancel {cancel!r}: a threading.Event is wanted")
         self._on_progress, self._cancel = on_progress, cancel
         self._began, self._done = time.monotonic(), 0.0
 

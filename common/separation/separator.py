@@ -4,7 +4,7 @@ import contextlib
 import math
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,10 +60,11 @@ class StemSeparator(abc.ABC):
 
     def __init__(self, targets: Sequence[str] | None, chunk_seconds: float | None, overlap: float, engine: str,
                  precision: str):
-        if chunk_seconds is not None and not 0 < chunk_seconds < math.inf or not 0 <= overlap <= 0.5:
+        if chunk_seconds is not None and not (_is_number(chunk_seconds) and 0 < chunk_seconds < math.inf) \
+                or not (_is_number(overlap) and 0 <= overlap <= 0.5):
             raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
                              "and the overlap from 0 to 0.5")
-        if isinstance(targets, str):
+        if isinstance(targets, str) or not isinstance(targets, (Collection, type(None))):
             raise UsageError(f"targets {targets!r}: a list of names is wanted, as [{targets!r}]")
         if len(set(targets or ())) < len(targets or ()):
             raise UsageError(f"--targets {' '.join(targets or ())}: each may be named once")
@@ -115,12 +116,14 @@ class StemSeparator(abc.ABC):
         Raises
         ------
         ValueError
-            More than two channels, no samples, samples that are integers or not finite; another sample rate.
+            More than two channels, no samples, samples that are integers or not finite; another sample rate; a
+            function or an event that is none.
         CancelledError
             `cancel` was set.
         """
-        if not RATES[0] <= sample_rate <= RATES[-1]:
-            raise ValueError(f"a sample rate of {sample_rate} Hz; from {RATES[0]} to {RATES[-1]} Hz can be separated")
+        if not _is_number(sample_rate) or not RATES[0] <= sample_rate <= RATES[-1]:
+            raise ValueError(f"a sample rate of {sample_rate!r} Hz; from {RATES[0]} to {RATES[-1]} Hz can be separated")
+        report = Monitor(on_progress, cancel)
         audio = _as_float32(audio)
         signal = audio[:, None] if audio.ndim == 1 else audio
         if signal.ndim != 2 or not len(signal) or signal.shape[1] not in (1, 2) or not np.isfinite(signal).all():
@@ -128,7 +131,6 @@ class StemSeparator(abc.ABC):
                              "are wanted")
         blocks = (signal[start:start + BLOCK] for start in range(0, len(signal), BLOCK))
         out, done = np.empty((len(self.stems), *signal.shape), np.float32), 0
-        report = Monitor(on_progress, cancel)
         for block in separate_stream(self, blocks, sample_rate, signal.shape[1], self.stems, frames=len(signal),
                                      report=report):
             block = block[:len(signal) - done]    # there are a few frames too many
@@ -212,6 +214,11 @@ class StemSeparator(abc.ABC):
         signal = np.concatenate(list(blocks))
         if len(signal):
             yield self.process(signal[None])[0].swapaxes(0, 1)
+
+
+def _is_number(value: object) -> bool:
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "fiu"
 
 
 def _as_float32(audio: np.ndarray) -> np.ndarray:

@@ -1,4 +1,6 @@
 """What the separators of all papers do alike: a stand-in with two stems, which needs no network."""
+import re
+
 import numpy as np
 import pytest
 
@@ -67,15 +69,34 @@ def test_samples_that_are_no_floating_point_numbers_are_refused(audio):
         Halves().separate(audio, RATE)
 
 
-@pytest.mark.parametrize("rate", [0, -RATE, 1, 999, 1_000_001, float("nan")])
+@pytest.mark.parametrize("rate", [0, -RATE, 1, 999, 1_000_001, float("nan"), None, [RATE], True])
 def test_a_rate_that_no_music_has_is_refused(rate):
-    with pytest.raises(ValueError, match=f"a sample rate of {rate} Hz"):
+    with pytest.raises(ValueError, match=f"a sample rate of {re.escape(str(rate))} Hz"):
         Halves().separate(np.zeros(9), rate)
 
 
+def test_rates_as_files_of_numpy_hold_them():
+    for rate in (np.int64(RATE), np.float32(RATE), np.array(RATE)):
+        assert len(Halves().separate(np.zeros(9), rate)) == len(Halves.stems)
+
+
+@pytest.mark.parametrize("arguments, message", [({"on_progress": 3}, "on_progress 3: a function"),
+                                                ({"cancel": True}, "cancel True: a threading.Event")])
+def test_what_is_no_function_or_event_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Halves().separate(np.zeros(9), RATE, **arguments)
+
+
+@pytest.mark.parametrize("chunk_seconds, overlap", [("3", 0.0), (None, None), (True, 0.0), (3.0, "0.1")])
+def test_chunks_and_overlaps_that_are_no_numbers_are_refused(chunk_seconds, overlap):
+    with pytest.raises(UsageError, match="chunks of .* with an overlap of"):
+        StemSeparator.__init__(Halves(), None, chunk_seconds, overlap, "nnabla", "float32")
+
+
 def test_a_name_in_place_of_a_list_is_refused():
-    with pytest.raises(UsageError, match=r"targets 'mean': .* \['mean'\]"):
-        StemSeparator.__init__(Halves(), "mean", None, 0.0, "nnabla", "float32")
+    for targets in ("mean", 5):
+        with pytest.raises(UsageError, match=rf"targets {targets!r}: .* \[{targets!r}\]"):
+            StemSeparator.__init__(Halves(), targets, None, 0.0, "nnabla", "float32")
 
 
 def test_stems_are_chosen_by_name():

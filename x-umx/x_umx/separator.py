@@ -63,8 +63,9 @@ class Separator(StemSeparator):
                  wiener_eps: float = EPS, wiener_window: int | None = None,
                  chunk_seconds: float | None = NETWORK.chunk_seconds, overlap: float = NETWORK.overlap,
                  engine: str = "auto", precision: str = "float32"):
-        if niter < 0 or not 0 < alpha < np.inf:
-            raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be at least 0, alpha a number above 0")
+        if not isinstance(niter, (int, np.integer)) or niter < 0 or not 0 < alpha < np.inf:
+            raise UsageError(f"niter {niter}, alpha {alpha}: niter is to be a whole number, at least 0, alpha a number "
+                             "above 0")
         if not SMALLEST_EPS <= wiener_eps < np.inf or wiener_window is not None and wiener_window < 1:
             raise UsageError(f"a filter with an eps of {wiener_eps} and a window of {wiener_window}: they are to be at "
                              f"least {SMALLEST_EPS} and 1")
