@@ -84,6 +84,13 @@ def test_other_networks_in_the_folder_are_left_alone(exported, scenes, own_folde
         OnnxSeparator(own_folder)
 
 
+def test_networks_and_names_of_another_kind_are_told(exported, scenes):
+    with pytest.raises(ValueError, match=r"targets 'bass': a list of names is wanted, as \['bass'\]"):
+        OnnxSeparator(exported, "bass")
+    with pytest.raises(ValueError, match="bass.onnx: not a network of d3net/export.py segmentation: .* lack mean, std"):
+        OnnxSegmenter(exported / "bass.onnx")
+
+
 def test_without_flip_stems_are_those_of_the_separator_without(model, exported):
     wanted = Separator(model, engine="nnabla", flip=False).separate(tones_and_noise(3000), RATE)
     assert signal_to_error(wanted, OnnxSeparator(exported).separate(tones_and_noise(3000), flip=False)) > 100
@@ -185,6 +192,13 @@ def test_the_file_of_scenes_says_what_its_input_is(scenes, segmenter):
 def test_what_is_no_image_is_refused(image, scenes):
     with pytest.raises(ValueError, match=re.escape(f"image of {image.dtype} {image.shape}")):
         OnnxSegmenter(scenes).segment(image)
+
+
+def test_an_image_may_be_any_array(scenes):
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    segmenter = OnnxSegmenter(scenes)
+    for same in (np.asfortranarray(image), np.repeat(image, 2, axis=1)[:, ::2], memoryview(image)):
+        np.testing.assert_array_equal(segmenter.segment(same), segmenter.segment(image))
 
 
 def test_the_example_for_scenes_runs_without_nnabla(segmentation_weights, segmenter):

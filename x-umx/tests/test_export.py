@@ -121,3 +121,20 @@ def test_a_module_that_stands_alone_holds_what_it_imports(tmp_path):
     script = "import sys; sys.modules['common'] = None; import onnx_separator; print(onnx_separator.stft.__module__)"
     found = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert found.stdout == "onnx_separator\n"
+
+
+@pytest.mark.parametrize("chunks", [(0, 0.1), (-1, 0.1), (16, 1.5), (16, -0.1), (float("nan"), 0.1)], ids=str)
+def test_chunks_that_leave_samples_out_are_refused(chunks, models):
+    """With an overlap of more than a chunk, most samples were NaN."""
+    export.main(["--model", str(models / "xumx.h5"), "-o", "x.onnx"])
+    with pytest.raises(ValueError, match=f"chunks of {chunks[0]} s with an overlap of {chunks[1]}"):
+        OnnxSeparator("x.onnx").separate(tones_and_noise(2000), *chunks)
+
+
+def test_a_network_of_another_program_is_told():
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", [value],
+                                   [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), "y.onnx")
+    with pytest.raises(ValueError, match="y.onnx: not a network of x-umx/export.py: its metadata lack sources"):
+        OnnxSeparator("y.onnx")

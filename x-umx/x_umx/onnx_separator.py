@@ -28,17 +28,32 @@ class OnnxSeparator:
     sources : list of str
     sample_rate : int
         In Hz; audio is to have it.
+
+    Raises
+    ------
+    ValueError
+        The file is of another network.
     """
 
     def __init__(self, path: str):
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         metadata = self.session.get_modelmeta().custom_metadata_map
+        sizes = "sample_rate", "n_fft", "hop_length", "nb_channels", "max_bin"
+        missing = [key for key in ("sources", *sizes) if key not in metadata]
+        if missing:
+            raise ValueError(f"{path}: not a network of x-umx/export.py: its metadata lack {', '.join(missing)}")
         self.sources = metadata["sources"].split(",")
         self.sample_rate, self.n_fft, self.hop_length, self.channels, self.max_bin = (
-            int(metadata[key]) for key in ("sample_rate", "n_fft", "hop_length", "nb_channels", "max_bin"))
+            int(metadata[key]) for key in sizes)
 
     def separate(self, audio: np.ndarray, chunk_seconds: float = 16.0, overlap: float = 0.1) -> dict[str, np.ndarray]:
-        """Split audio (samples, 2) into {source: float32 array (samples, 2)}."""
+        """Split audio (samples, 2) into {source: float32 array (samples, 2)}.
+
+        Chunks last longer than 0 s and overlap by 0 to 0.5 of their length; ValueError if not.
+        """
+        if not 0 < chunk_seconds < np.inf or not 0 <= overlap <= 0.5:
+            raise ValueError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
+                             "and the overlap from 0 to 0.5")
         audio = stereo(audio)
         length = max(1, min(len(audio), round(chunk_seconds * self.sample_rate)))
         shared = round(overlap * round(chunk_seconds * self.sample_rate))

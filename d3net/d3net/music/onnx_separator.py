@@ -37,9 +37,18 @@ class OnnxSeparator:
         What the networks estimate, and what `separate` returns.
     sample_rate : int
         In Hz; audio is to have it.
+
+    Raises
+    ------
+    FileNotFoundError
+        No such networks are in the folder.
+    ValueError
+        `targets` is a name, not a list.
     """
 
     def __init__(self, folder: str, targets: list[str] | None = None):
+        if isinstance(targets, str):
+            raise ValueError(f"targets {targets!r}: a list of names is wanted, as [{targets!r}]")
         names = targets or sorted((path.stem for path in Path(folder).glob("*.onnx")),
                                   key=lambda name: (TARGETS + (name,)).index(name))
         sessions = {name: onnxruntime.InferenceSession(str(Path(folder) / f"{name}.onnx"),

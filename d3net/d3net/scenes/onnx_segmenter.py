@@ -26,13 +26,22 @@ class OnnxSegmenter:
         Their names, by number.
     palette : uint8 (classes, 3), RGB
         Their colours.
+
+    Raises
+    ------
+    ValueError
+        The file is of another network.
     """
 
     def __init__(self, path: str):
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.mean, self.std, self.smallest, self.classes, palette = (
-            json.loads(metadata[key]) for key in ("mean", "std", "smallest", "classes", "palette"))
+        keys = "mean", "std", "smallest", "classes", "palette"
+        missing = [key for key in keys if key not in metadata]
+        if missing:
+            raise ValueError(f"{path}: not a network of d3net/export.py segmentation: its metadata lack "
+                             f"{', '.join(missing)}")
+        self.mean, self.std, self.smallest, self.classes, palette = (json.loads(metadata[key]) for key in keys)
         self.palette = np.array(palette, np.uint8)
 
     def segment(self, image: np.ndarray) -> np.ndarray:
@@ -41,6 +50,7 @@ class OnnxSegmenter:
 
     def probabilities(self, image: np.ndarray) -> np.ndarray:
         """Estimate how probable each class is: float32 (classes, height, width) for uint8 (height, width, 3), BGR."""
+        image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"image of {image.dtype} {image.shape}: uint8 (height, width, 3) is wanted")
         height, width = image.shape[:2]
