@@ -14,6 +14,7 @@ from d3net.hyperparameters import SegmentationHyperParameters
 
 BACKBONE = "backbone"    # scope whose parameters are published pretrained
 HEAD = "decode_head"
+SMALLEST = 29    # pixels of height and width: of fewer, none are left on the coarsest scale
 _UNIT = "bottle_neck"
 
 
@@ -24,7 +25,7 @@ def d3net_segmentation(image: nn.Variable, hparams: SegmentationHyperParameters,
     Parameters
     ----------
     image : nn.Variable (batch, 3, height, width)
-        RGB, standardized by `hparams.mean` and `hparams.std`.
+        RGB, standardized by `hparams.mean` and `hparams.std`; height and width are at least `SMALLEST`.
     test
         Normalize by the running statistics instead of those of the batch, and return probabilities.
     recompute

@@ -7,10 +7,11 @@ import pytest
 
 from common.datasets.synthetic_scenes import make_scene
 from common.machine.errors import UsageError, UserError
-from common.runs.checkpoint import save_parameters
+from common.runs.checkpoint import load_parameters, parameter_shapes, save_parameters
 from d3net.hyperparameters import load_segmentation, save_hyper_parameters
 from d3net.scenes.overlay import overlay
 from d3net.scenes.segmenter import KEPT_NETWORKS, Segmenter
+from d3net.scenes.standardization import standardize
 from d3net.segmentation_model import d3net_segmentation
 
 FAST = {"engine": "nnabla"}    # to compile takes longer than to run here
@@ -56,6 +57,16 @@ def test_any_size(model):
         probabilities = segmenter.probabilities(image)
         assert probabilities.shape == (19, *size) and np.isfinite(probabilities).all()
         np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(29, 29), (30, 47), (64, 31)])
+def test_what_the_network_can_take_is_not_padded(size, model):
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
+    x = nn.Variable.from_numpy_array(standardize(image)[None])
+    load_parameters(model, parameter_shapes(lambda: d3net_segmentation(x, load_segmentation("tiny"))))
+    probabilities = d3net_segmentation(x, load_segmentation("tiny"))
+    probabilities.forward()
+    np.testing.assert_allclose(Segmenter(model, "tiny", **FAST).probabilities(image), probabilities.d[0], atol=1e-6)
 
 
 def test_networks_are_compiled_once_for_a_size_and_few_are_kept(model, monkeypatch):

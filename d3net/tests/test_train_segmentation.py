@@ -335,7 +335,7 @@ def test_an_overwritten_run_leaves_no_weights_of_the_old_one(command, copy):
     (("--data-dir", "none"), ["--data-dir: name the folder of Cityscapes"]),
     (("--pretrained", "nowhere.h5"), ["nowhere.h5"]),
     (("-d", "some/folder"), ["some/folder"]),
-    (("--image-height", 16), ["--image-height 16", "32 pixels or more"]),
+    (("--image-height", 16), ["--image-height 16", "29 pixels or more"]),
     (("--batch-size", 0), ["batch_size = 0"]),
     (("--bogus",), ["--bogus"]),
     (("--lr", "nan"), ["--lr nan: not allowed"]),

@@ -12,8 +12,8 @@ from common.machine.seeding import derived_seed
 from d3net.hyperparameters import SegmentationHyperParameters
 from d3net.scenes.config import SegmentationConfig
 from d3net.scenes.standardization import standardize
+from d3net.segmentation_model import SMALLEST
 
-SMALLEST = 32    # pixels, which are one on the coarsest scale of the network
 ORDER, SAMPLE = 1, 2    # streams of random numbers
 
 

@@ -3,7 +3,7 @@
     python d3net/export.py segmentation --model D3Net-S -o d3net_s.onnx [--precision float32|float16|int8]
 
 Beside it goes onnx_segmenter.py, which needs numpy and onnxruntime alone and standardizes, and pads small images. The
-network takes images of any size from 32 x 32 on; the metadata of the file say what its input is.
+network takes images of any size from 29 x 29 on; the metadata of the file say what its input is.
 """
 import argparse
 import json
@@ -17,9 +17,10 @@ from common.machine.context import native_functions, use_context
 from common.machine.threads import NNABLA
 from d3net.hyperparameters import SegmentationHyperParameters
 from d3net.scenes.flags import add_network_flags, model_of_flags
-from d3net.scenes.segmenter import SMALLEST, Segmenter
+from d3net.scenes.segmenter import Segmenter
 from d3net.scenes.standardization import standardize
 from d3net.segment import class_names
+from d3net.segmentation_model import SMALLEST
 
 IMAGES, HEIGHT, WIDTH = 65537, 65539, 65543    # beyond all sizes of networks: by them axes are known in the graph
 NUM_SCENES = 2

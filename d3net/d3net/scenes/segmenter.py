@@ -16,9 +16,8 @@ from common.runs.graphs import Graphs
 from d3net.scenes.published import DEFAULT
 from d3net.scenes.standardization import standardize
 from d3net.scenes.weights import segmentation_file
-from d3net.segmentation_model import d3net_segmentation
+from d3net.segmentation_model import SMALLEST, d3net_segmentation
 
-SMALLEST = 32    # pixels; the coarsest scale of the network has one for every 32
 BYTES_PER_PIXEL = 500    # that D3Net-S takes with openvino; the other networks and engines take more
 KEPT_NETWORKS = 2    # compiled networks, one for each size of image; each holds the weights
 
