@@ -71,6 +71,7 @@ def separator_of(*argv):
     (("--niter", "0"), "niter", 0), (("--softmask",), "softmask", True), (("--alpha", "2"), "alpha", 2.0),
     ((), "wiener_eps", 2.0 ** -52), ((), "wiener_window", None),
     (("--wiener-eps", "1e-10"), "wiener_eps", 1e-10), (("--wiener-window", "300"), "wiener_window", 300),
+    ((), "sample_rate", 44100), (("--sample-rate", "32000"), "sample_rate", 32000),
     (("--residual-model",), "stems", (*SOURCES, "residual")), (("--residual",), "stems", (*SOURCES, "residual")),
     (("--chunk-dur", "10"), "chunk_seconds", 10.0), (("--chunk-dur", "0"), "chunk_seconds", None),
     (("--overlap", "0.25"), "overlap", 0.25)])

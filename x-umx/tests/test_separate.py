@@ -202,6 +202,17 @@ def test_the_flag_changes_the_result(flags, command):
         assert not close(stems_in()["bass"], stems_in("one/song")["bass"], 1e-3)
 
 
+def test_the_network_works_at_the_rate_that_is_asked_for(models, command):
+    mixture = song(rate=22050)
+    assert command("song.wav", "--float32", "--no-mixture-consistency", "--sample-rate", 22050)[0] == 0
+    with_that_rate = Separator(models / "xumx.h5", sample_rate=22050).separate(mixture, 22050)
+    as_if_trained_there = Separator(models / "xumx.h5").separate(mixture, RATE)    # nothing is resampled
+    for source, stem in stems_in().items():
+        np.testing.assert_array_equal(with_that_rate[source], as_if_trained_there[source])
+        assert close(stem, with_that_rate[source], 1e-6)
+    assert soundfile.info("stems/song/bass.wav").samplerate == 22050
+
+
 def test_alpha_without_softmask_does_not_matter(command):
     song()
     assert command("song.wav", "--float32", "-o", "default")[0] == 0
@@ -317,8 +328,8 @@ def test_separators_do_not_disturb_each_other(models):
 
 @pytest.mark.parametrize("values", [{"niter": -1}, {"alpha": 0}, {"alpha": -1}, {"targets": ["piano"]},
                                     {"wiener_eps": 1e-16}, {"wiener_eps": np.nan}, {"wiener_window": 0},
-                                    {"targets": ["bass", "bass"]}, {"overlap": 1}, {"chunk_seconds": -1},
-                                    {"engine": "abacus"}], ids=str)
+                                    {"sample_rate": 0}, {"targets": ["bass", "bass"]}, {"overlap": 1},
+                                    {"chunk_seconds": -1}, {"engine": "abacus"}], ids=str)
 def test_values_that_are_not_allowed_are_refused(values, models):
     with pytest.raises(UsageError):
         Separator(models / "xumx.h5", **values).separate(music(100), RATE)
@@ -354,6 +365,7 @@ def test_an_input_that_fails_does_not_keep_the_others_from_being_separated(comma
     (("--niter", "-1"), ["--niter: '-1' is not an integer"]), (("--niter", "x"), ["--niter"]),
     (("--alpha", "0"), ["--alpha: '0' is not a number"]),
     (("--alpha", "nan"), ["--alpha: 'nan'"]), (("--softmask", "--alpha", "inf"), ["--alpha: 'inf'"]),
+    (("--sample-rate", "999"), ["--sample-rate: '999' is not a rate from 1000 to 1000000 Hz"]),
     (("--chunk-dur", "0"), ["--chunk-dur"]), (("--overlap", "0.7"), ["--overlap"]), (("--engine", "x"), ["--engine"]),
     (("--precision", "bf16"), ["--precision bf16"]), (("--bogus",), ["--bogus"])],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "")

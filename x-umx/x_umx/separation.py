@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common.console.values import flag_value, int_from_0, number_above_0, positive_int, to_number
+from common.audio.headers import RATES
+from common.console.values import flag_value, int_from_0, number_above_0, positive_int, to_integer, to_number
 from common.separation.networks import MusicNetwork, PublishedModel, ShippedModel
 
 BASE = "https://nnabla.org/pretrained-models"
@@ -48,10 +49,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
                              "%(default)s, as norbert)")
     parser.add_argument("--wiener-window", type=positive_int, metavar="N",
                         help="frames that are filtered at a time; with openunmix 300 (default: those of a chunk)")
+    parser.add_argument("--sample-rate", type=_sample_rate, metavar="HZ",
+                        help="at which the network works, in place of the rate that it was trained at (default: as "
+                             "config.json beside the weights says, otherwise 44100)")
     parser.add_argument("--residual-model", "--residual", dest="residual", action="store_true",
                         help="model what the sources leave of the mixture as one more, 'residual'")
 
 
+_sample_rate = flag_value(f"a rate from {RATES[0]} to {RATES[-1]} Hz", to_integer, RATES.__contains__)
 _wiener_eps = flag_value("a number from 2e-16 to 1", to_number, lambda value: 2e-16 <= value <= 1)
 
 
@@ -59,7 +64,7 @@ def options(args: argparse.Namespace) -> dict[str, Any]:
     """Return the arguments of `x_umx.separator.Separator` that the flags stand for."""
     return {"model": args.model or (DEFAULT_UMX if args.umx_infer else DEFAULT), "umx_only": args.umx_infer,
             **{name: vars(args)[name] for name in (
-                "targets", "niter", "softmask", "alpha", "residual", "wiener_eps", "wiener_window")}}
+                "targets", "niter", "softmask", "alpha", "residual", "wiener_eps", "wiener_window", "sample_rate")}}
 
 
 NETWORK = MusicNetwork(

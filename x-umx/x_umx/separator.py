@@ -7,6 +7,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from common.audio.headers import RATES
 from common.audio.stft import istft, num_frames, stft
 from common.inference.engines import compile_network
 from common.machine.errors import UsageError
@@ -45,6 +46,8 @@ class Separator(StemSeparator):
     wiener_eps, wiener_window
         `eps` and `window`, in frames, of `multichannel_wiener`. With 1e-10 and 300, and `chunk_seconds` None, the stems
         of several targets are those of `openunmix` 1.3.0, but for its residual.
+    sample_rate
+        Rate in Hz at which the network works; None: the one that it was trained at, as far as `find_weights` knows.
     umx_only
         Refuse weights of X-UMX.
     chunk_seconds, overlap, engine, precision
@@ -60,7 +63,7 @@ class Separator(StemSeparator):
 
     def __init__(self, model: str | Path = DEFAULT, targets: Sequence[str] | None = None, *, niter: int = 1,
                  softmask: bool = False, alpha: float = 1.0, residual: bool = False, umx_only: bool = False,
-                 wiener_eps: float = EPS, wiener_window: int | None = None,
+                 wiener_eps: float = EPS, wiener_window: int | None = None, sample_rate: int | None = None,
                  chunk_seconds: float | None = NETWORK.chunk_seconds, overlap: float = NETWORK.overlap,
                  engine: str = "auto", precision: str = "float32"):
         if not isinstance(niter, (int, np.integer)) or niter < 0 or not 0 < alpha < np.inf:
@@ -69,11 +72,13 @@ class Separator(StemSeparator):
         if not SMALLEST_EPS <= wiener_eps < np.inf or wiener_window is not None and wiener_window < 1:
             raise UsageError(f"a filter with an eps of {wiener_eps} and a window of {wiener_window}: they are to be at "
                              f"least {SMALLEST_EPS} and 1")
+        if sample_rate is not None and sample_rate not in RATES:
+            raise UsageError(f"a network at {sample_rate} Hz: it is to work at {RATES[0]} to {RATES[-1]} Hz")
         super().__init__(targets, chunk_seconds, overlap, engine, precision)
         self.files = find_weights(model, targets)
         if umx_only and len(self.files[0].sources) > 1:
             raise UsageError(f"--umx-infer: {model} is X-UMX; leave the flag out, or name weights of UMX")
-        self.network, self.sample_rate = self.files[0].network, self.files[0].sample_rate
+        self.network, self.sample_rate = self.files[0].network, sample_rate or self.files[0].sample_rate
         self.sources = tuple(source for file in self.files for source in file.sources)
         self.targets = tuple(targets or self.sources)
         self.niter, self.softmask, self.alpha, self.residual = niter, softmask, alpha, residual
@@ -101,7 +106,8 @@ class Separator(StemSeparator):
         weights = [sha256_of(file.path) for file in self.files]
         return super().settings() | {"weights": weights, "niter": self.niter, "softmask": self.softmask,
                                      "alpha": self.alpha, "residual": self.residual,
-                                     "wiener_eps": self.wiener_eps, "wiener_window": self.wiener_window}
+                                     "wiener_eps": self.wiener_eps, "wiener_window": self.wiener_window,
+                                     "sample_rate": self.sample_rate}
 
     def _magnitude(self, frames: int, batch: int) -> nn.Variable:
         sizes = self.network.sizes

@@ -16,8 +16,8 @@ from x_umx.separation import NETWORK
 
 PUBLISHED = {name: model.url for name, model in NETWORK.published.items()}
 BEST_XUMX, BEST_UMX = "best_xumx.h5", "best_umx.h5"    # the published names of what a training leaves
-_OBSOLETE = ("conv_r", "conv_i", "conv_cos", "conv_sin")    # of files from before nnabla 1.24: the Fourier transform
 _LARGEST = 1 << 30    # bytes that a weight file may have
+_NUM_SHOWN = 4    # names that a note lists before it only counts
 _KINDS = {"nhop": int, "sample_rate": int, "crossing": bool, "source": str}    # what is read of a configuration
 _LIMITS = {"nhop": 1 << 16, "sample_rate": 1 << 20}
 
@@ -43,14 +43,20 @@ class WeightFile:
     sample_rate: int = SAMPLE_RATE
 
     def load(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Read the parameters, which must have `shapes`, into the current scope."""
+        """Read the parameters, which must have `shapes`, into the current scope.
+
+        Names that the network does not have are left out with a note. Files from before nnabla 1.24 have some: the
+        Fourier transform had parameters then.
+        """
         stored = stored_shapes(self.path)
-        if old := sorted(set(stored) & set(_OBSOLETE)):
-            print(f"note: {self.path}: {', '.join(old)} ignored: the transform has no parameters", file=sys.stderr)
-        if older := [name for name in stored if _is_lstm_weight(name) and stored[name] != shapes.get(name)]:
+        if unknown := sorted(set(stored) - set(shapes)):
+            print(f"note: {self.path}: {len(unknown)} parameters ignored that this network does not have "
+                  f"({', '.join(unknown[:_NUM_SHOWN])}{', ...' if len(unknown) > _NUM_SHOWN else ''})", file=sys.stderr)
+        if older := [name for name, shape in shapes.items()
+                     if _is_lstm_weight(name) and stored.get(name, shape) != shape]:
             print(f"warning: {self.path}: {older[0]} was saved in another shape {stored[older[0]]}; its elements are "
                   "taken in their order", file=sys.stderr)
-        load_parameters(self.path, shapes, optional=_OBSOLETE.__contains__, reshaped=_is_lstm_weight)
+        load_parameters(self.path, shapes, optional=lambda name: name not in shapes, reshaped=_is_lstm_weight)
 
 
 def _is_lstm_weight(name: str) -> bool:
