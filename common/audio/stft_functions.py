@@ -33,8 +33,10 @@ def spectrum(x: nn.Variable, n_fft: int, hop_length: int,
     Raises
     ------
     ValueError
-        There is less than a frame.
+        There is less than a frame, or another number of axes.
     """
+    if x.ndim != 3:
+        raise ValueError(f"x of shape {x.shape}: (batch, channels, samples) is wanted")
     if num_frames(x.shape[2], n_fft, hop_length, center) == 0:
         raise ValueError(f"no frame of {n_fft} samples in {x.shape[2]} samples")
     if not wants_native():

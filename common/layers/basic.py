@@ -16,6 +16,12 @@ from common.machine.distributed import world
 _FEW_PIXELS = 256    # of all images together, below which nnabla's convolution is as fast as a compiled one
 
 
+def _check_shape(name: str, variable: nn.Variable, shape: tuple[int, ...]) -> None:
+    """Raise a ValueError for a variable of another shape. Compiled loops look at no bounds."""
+    if variable.shape != shape:
+        raise ValueError(f"{name} of shape {variable.shape}: {shape} is wanted")
+
+
 def convolution(x: nn.Variable, w: nn.Variable, b: nn.Variable | None = None, pad: int | None = None, stride: int = 1,
                 dilation: int = 1, in_order: bool = False) -> nn.Variable:
     """Convolve `x` with square kernels.
@@ -37,8 +43,22 @@ def convolution(x: nn.Variable, w: nn.Variable, b: nn.Variable | None = None, pa
     Returns
     -------
     nn.Variable (batch, outputs, (height + 2 pad - (k - 1) dilation - 1) // stride + 1, likewise for width)
+
+    Raises
+    ------
+    ValueError
+        The shapes do not fit, or the kernel reaches beyond the padded image.
     """
-    pad = dilation * (w.shape[-1] // 2) if pad is None else pad
+    if x.ndim != 4 or w.ndim != 4:
+        raise ValueError(f"x of shape {x.shape}, w of shape {w.shape}: each is wanted with 4 axes")
+    outputs, kernel = w.shape[0], w.shape[-1]
+    _check_shape("w", w, (outputs, x.shape[1], kernel, kernel))
+    if b is not None:
+        _check_shape("b", b, (outputs,))
+    pad = dilation * (kernel // 2) if pad is None else pad
+    if dilation * (kernel - 1) + 1 > min(x.shape[2:]) + 2 * pad:
+        raise ValueError(f"a kernel of {kernel} pixels with a dilation of {dilation} reaches beyond x of shape "
+                         f"{x.shape} with {pad} pixels around")
     few = not in_order and x.size // x.shape[1] < _FEW_PIXELS
     if wants_native() or few:
         return F.convolution(x, w, b, pad=(pad, pad), stride=(stride, stride), dilation=(dilation, dilation))
@@ -101,7 +121,15 @@ def normalization_terms(x: nn.Variable, train: bool, decay_rate: float = 0.9) ->
 
 
 def scale_shift_channels(x: nn.Variable, scale: nn.Variable, shift: nn.Variable) -> nn.Variable:
-    """Multiply every channel of `x` (batch, channels, height, width), then add; the others are (1, channels, 1, 1)."""
+    """Multiply every channel of `x` (batch, channels, height, width), then add; the others are (1, channels, 1, 1).
+
+    Raises
+    ------
+    ValueError
+        They have another shape.
+    """
+    for name, variable in (("scale", scale), ("shift", shift)):
+        _check_shape(name, variable, (1, x.shape[1], 1, 1))
     if wants_native():
         return scale * x + shift
     return BatchNormalization(0, 0, False)(x, shift, scale, F.constant(0, shift.shape), F.constant(1, shift.shape))
@@ -115,7 +143,15 @@ def _normalization_parameters(shape):
 
 
 def relu(x: nn.Variable, other: nn.Variable | None = None) -> nn.Variable:
-    """Set negative elements of `x`, or of its sum with another variable of its shape, to 0."""
+    """Set negative elements of `x`, or of its sum with another variable of its shape, to 0.
+
+    Raises
+    ------
+    ValueError
+        The other one has another shape.
+    """
+    if other is not None:
+        _check_shape("other", other, x.shape)
     if wants_native():
         return F.relu(x if other is None else x + other)
     return ReLU()(*((x,) if other is None else (x, other)))
@@ -133,7 +169,14 @@ def thin_out(x: nn.Variable, stride: int, channels: int) -> nn.Variable:
     Returns
     -------
     nn.Variable (batch, channels, ceil(height / stride), ceil(width / stride))
+
+    Raises
+    ------
+    ValueError
+        `x` has more channels.
     """
+    if x.shape[1] > channels:
+        raise ValueError(f"x of shape {x.shape}: at most {channels} channels are wanted")
     if x.shape[1] == channels and stride == 1:
         return x
     if not wants_native():
@@ -204,8 +247,9 @@ def scale_shift(x: nn.Variable, scale: nn.Variable, offset: nn.Variable, rectify
     Raises
     ------
     ValueError
-        n is larger than the number of features.
+        n is larger than the number of features, or `offset` has another shape than `scale`.
     """
+    _check_shape("offset", offset, scale.shape)
     if scale.size > x.shape[-1]:
         raise ValueError(f"scale of {scale.size} elements for {x.shape[-1]} features")
     if not wants_native():
@@ -223,5 +267,7 @@ def tanh(x: nn.Variable) -> nn.Variable:
 
 
 def average(*xs: nn.Variable) -> nn.Variable:
-    """Mean of variables of one shape."""
+    """Mean of variables of one shape; ValueError if they have several."""
+    for x in xs[1:]:
+        _check_shape("a variable", x, xs[0].shape)
     return sum(xs[1:], xs[0]) * (1 / len(xs)) if wants_native() else Average()(*xs)

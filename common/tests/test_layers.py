@@ -1,4 +1,5 @@
 """The layers, compiled and made of nnabla's own functions: the same parameters, outputs and gradients."""
+import contextlib
 import inspect
 import zlib
 
@@ -275,3 +276,22 @@ def test_own_parameters_serve_nnabla():
     theirs = run(PF.batch_normalization(PF.affine(x, 2, with_bias=False), axes=[1], batch_stat=False))
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     assert len(nn.get_parameters(grad_only=False)) == 5
+
+
+@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("layer, shapes, message", [
+    (layers.convolution, [(2, 3, 20, 20), (4, 2, 3, 3)], "w of shape"),
+    (layers.convolution, [(2, 3, 20, 20), (4, 3, 3, 1)], "w of shape"),
+    (layers.convolution, [(2, 3, 20, 20), (4, 3, 3, 3), (3,)], "b of shape"),
+    (layers.convolution, [(3, 20, 20), (4, 3, 3, 3)], "x of shape"),
+    (lambda x, w: layers.convolution(x, w, pad=0), [(40, 3, 20, 2), (4, 3, 3, 3)], "a kernel of 3 pixels"),
+    (layers.scale_shift_channels, [(2, 3, 4, 4), (1, 2, 1, 1), (1, 3, 1, 1)], "scale of shape"),
+    (layers.scale_shift_channels, [(2, 3, 4, 4), (1, 3, 1, 1), (1, 1, 1, 1)], "shift of shape"),
+    (layers.relu, [(3, 7), (3, 6)], "other of shape"), (layers.relu, [(3, 7), (1, 7)], "other of shape"),
+    (lambda x: layers.thin_out(x, 2, 2), [(2, 3, 4, 4)], "at most 2 channels"),
+    (layers.scale_shift, [(3, 7), (5,), (4,)], "offset of shape"),
+    (layers.average, [(3, 7), (3, 7), (3, 8)], "a variable of shape")])
+def test_shapes_that_do_not_fit_reach_no_loop(layer, shapes, message, native):
+    """Compiled loops look at no bounds."""
+    with native_functions() if native else contextlib.nullcontext(), pytest.raises(ValueError, match=message):
+        layer(*map(nn.Variable, shapes))

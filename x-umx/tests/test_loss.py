@@ -245,3 +245,24 @@ def test_nothing_is_left_of_a_loud_mixture(exact):
 def test_waveforms_of_which_nothing_is_left(length, engine):
     with pytest.raises(ValueError, match=f"waveforms of {length} samples"):
         sdr_combination_loss(nn.Variable((1, 1, 500)), nn.Variable((2, 1, 1, length)), nn.Variable((1, 2, 500)))
+
+
+@pytest.mark.parametrize("mixture, masks, target", [
+    ((5, 2, 2, 30), (5, 2, 8, 20), (5, 2, 8, 20)), ((5, 2, 2, 30), (5, 2, 8, 30), (5, 2, 8, 20)),
+    ((5, 2, 2, 30), (5, 2, 8, 30), (4, 2, 8, 30)), ((5, 2, 2, 30), (4, 2, 8, 30), (4, 2, 8, 30)),
+    ((5, 2, 2, 30), (5, 2, 7, 30), (5, 2, 7, 30)), ((5, 2, 2, 30), (5, 2, 0, 30), (5, 2, 0, 30)),
+    ((5, 2, 30), (5, 8, 30), (5, 8, 30)), ((5, 2, 0, 30), (5, 2, 8, 30), (5, 2, 8, 30))])
+def test_spectra_that_do_not_fit_reach_no_loop(mixture, masks, target, engine):
+    """Compiled loops look at no bounds, and took what lies behind an array."""
+    with pytest.raises(ValueError, match="(masks|target) of shape"):
+        mse_combination_loss(*map(nn.Variable, (mixture, masks, target)))
+
+
+@pytest.mark.parametrize("mixture, estimates, target", [
+    ((2, 2, 900), (4, 2, 2, 1000), (2, 8, 1000)), ((2, 2, 1000), (4, 2, 2, 900), (2, 8, 800)),
+    ((1, 2, 1000), (4, 2, 2, 900), (2, 8, 1000)), ((2, 2, 1000), (4, 2, 2, 900), (1, 8, 1000)),
+    ((2, 1, 1000), (4, 2, 2, 900), (2, 8, 1000)), ((2, 2, 1000), (4, 2, 2, 900), (2, 6, 1000)),
+    ((2, 2, 1000), (2, 2, 900), (2, 8, 1000))])
+def test_waveforms_that_do_not_fit_are_refused(mixture, estimates, target, engine):
+    with pytest.raises(ValueError, match="(mixture|estimates|target) of shape"):
+        sdr_combination_loss(*map(nn.Variable, (mixture, estimates, target)))

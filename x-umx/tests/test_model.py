@@ -393,3 +393,9 @@ def test_two_graphs_share_their_parameters():
     network(nn.Variable((1, 2, 300)))
     F.sum(network.masks(nn.Variable((5, 1, 2, 17))))
     assert len(nn.get_parameters(grad_only=False)) == count == 4 * 22
+
+
+def test_a_name_in_place_of_a_list_of_sources_is_refused():
+    """Its letters would be the sources."""
+    with pytest.raises(ValueError, match=r"sources 'vocals': a list of names is wanted, as \['vocals'\]"):
+        CrossNetOpenUnmix(sources="vocals")

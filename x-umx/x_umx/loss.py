@@ -50,10 +50,24 @@ def mse_combination_loss(mixture: nn.Variable, masks: nn.Variable, target: nn.Va
     nn.Variable ()
         With one source, the mean squared error of UMX.
 
+    Raises
+    ------
+    ValueError
+        The shapes do not fit.
+
     References
     ----------
     arXiv 2010.04228, section 3.3.
     """
+    # Compiled loops look at no bounds.
+    if mixture.ndim != 4 or masks.ndim != 4 or not mixture.shape[2] or not masks.shape[2] \
+            or masks.shape[2] % mixture.shape[2]:
+        raise ValueError(f"masks of shape {masks.shape} for a mixture of shape {mixture.shape}: (frames, batch, "
+                         "sources channels, bins) and (frames, batch, channels, bins) are wanted")
+    frames, batch, _, bins = mixture.shape
+    for name, variable in (("masks", masks), ("target", target)):
+        if variable.shape != (frames, batch, masks.shape[2], bins):
+            raise ValueError(f"{name} of shape {variable.shape}: {(frames, batch, masks.shape[2], bins)} is wanted")
     if not wants_native():
         return CombinationMSE(combine)(masks, mixture, target)
     frames, batch, channels, bins = mixture.shape
@@ -100,14 +114,20 @@ def sdr_combination_loss(mixture: nn.Variable, estimates: nn.Variable, target: n
     Raises
     ------
     ValueError
-        Nothing is left of the waveforms.
+        Nothing is left of the waveforms, or the shapes do not fit.
 
     References
     ----------
     arXiv 2010.04228, section 3.2.
     """
-    if estimates.shape[3] <= 2 * IGNORED:
-        raise ValueError(f"waveforms of {estimates.shape[3]} samples, of which {2 * IGNORED} do not count")
+    if estimates.ndim != 4:
+        raise ValueError(f"estimates of shape {estimates.shape}: (sources, batch, channels, length) is wanted")
+    sources, batch, channels, length = estimates.shape
+    for name, variable, rows in (("mixture", mixture, channels), ("target", target, sources * channels)):
+        if variable.shape[:2] != (batch, rows) or variable.ndim != 3 or variable.shape[2] < length:
+            raise ValueError(f"{name} of shape {variable.shape}: {(batch, rows, length)}, or longer, is wanted")
+    if length <= 2 * IGNORED:
+        raise ValueError(f"waveforms of {length} samples, of which {2 * IGNORED} do not count")
     if wants_native():
         return _composed_sdr(mixture, estimates, target, combinations(estimates.shape[0], combine))
     return CombinationSDR(combine)(estimates, mixture, target)

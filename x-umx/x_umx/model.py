@@ -154,6 +154,12 @@ class OpenUnmix:
         return _decode(F.concatenate(squeezed, states, axis=2), magnitude.shape[:3], self.sizes, train, "")
 
 
+def _names(sources: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(sources, str):
+        raise ValueError(f"sources {sources!r}: a list of names is wanted, as [{sources!r}]")
+    return tuple(sources)
+
+
 @attrs.frozen
 class CrossNetOpenUnmix(OpenUnmix):
     """The networks of all sources, bridged.
@@ -168,7 +174,7 @@ class CrossNetOpenUnmix(OpenUnmix):
         Average across the networks. Without, they stay apart, as those of UMX.
     """
 
-    sources: tuple[str, ...] = attrs.field(default=SOURCES, converter=tuple)
+    sources: tuple[str, ...] = attrs.field(default=SOURCES, converter=_names)
     crossing: bool = True
 
     def __call__(    # pyright: ignore[reportIncompatibleMethodOverride] - waveforms come out as well
