@@ -84,3 +84,11 @@ def flag_value(meaning: str, convert: Callable[[str], T],
 positive_int = flag_value("an integer from 1", to_integer, lambda value: value >= 1)
 int_from_0 = flag_value("an integer from 0", to_integer, lambda value: value >= 0)
 number_above_0 = flag_value("a number above 0", to_number, lambda value: value > 0)
+
+
+def is_number(value: object) -> bool:
+    """Whether an argument of a function is one real number, of Python or of numpy; a truth value is none."""
+    import numpy as np
+
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "fiu"

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 import attrs
 
 from common.audio.files import FORMATS, check_format
-from common.console.values import flag_value, positive_int, to_number
+from common.console.values import flag_value, is_number, positive_int, to_number
 from common.datasets.musdb18 import SPLITS
 from common.machine.errors import UsageError
 from common.separation import track_names
@@ -90,7 +90,7 @@ class StemRequest:
     Raises
     ------
     UsageError
-        `start` or `duration` is no such time.
+        `start` or `duration` is no such time, or `output` no `OutputFormat`.
     """
 
     tracks: dict[Path, PurePosixPath]
@@ -107,10 +107,12 @@ class StemRequest:
     page: bool = False
 
     def __attrs_post_init__(self) -> None:
-        if not 0 <= self.start < math.inf:
+        if not is_number(self.start) or not 0 <= self.start < math.inf:
             raise UsageError(f"start {self.start}: a number of seconds from 0 is wanted")
-        if self.duration is not None and not 0 < self.duration < math.inf:
+        if self.duration is not None and not (is_number(self.duration) and 0 < self.duration < math.inf):
             raise UsageError(f"duration {self.duration}: a number of seconds above 0 is wanted, or None: to the end")
+        if not isinstance(self.output, OutputFormat):
+            raise UsageError(f"output {self.output!r}: an OutputFormat is wanted, as OutputFormat(ext='flac')")
 
 
 def add_stem_flags(parser: argparse.ArgumentParser, chunk_dur: float | None, overlap: float) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.audio.headers import RATES
 from common.audio.spool import BLOCK
+from common.console.values import is_number
 from common.inference.engines import check_engine
 from common.machine.errors import UsageError
 from common.machine.output_folders import vanishing
@@ -60,8 +61,8 @@ class StemSeparator(abc.ABC):
 
     def __init__(self, targets: Sequence[str] | None, chunk_seconds: float | None, overlap: float, engine: str,
                  precision: str):
-        if chunk_seconds is not None and not (_is_number(chunk_seconds) and 0 < chunk_seconds < math.inf) \
-                or not (_is_number(overlap) and 0 <= overlap <= 0.5):
+        if chunk_seconds is not None and not (is_number(chunk_seconds) and 0 < chunk_seconds < math.inf) \
+                or not (is_number(overlap) and 0 <= overlap <= 0.5):
             raise UsageError(f"chunks of {chunk_seconds} s with an overlap of {overlap}: they are to be longer than 0, "
                              "and the overlap from 0 to 0.5")
         if isinstance(targets, str) or not isinstance(targets, (Collection, type(None))):
@@ -121,7 +122,7 @@ class StemSeparator(abc.ABC):
         CancelledError
             `cancel` was set.
         """
-        if not _is_number(sample_rate) or not RATES[0] <= sample_rate <= RATES[-1]:
+        if not is_number(sample_rate) or not RATES[0] <= sample_rate <= RATES[-1]:
             raise ValueError(f"a sample rate of {sample_rate!r} Hz; from {RATES[0]} to {RATES[-1]} Hz can be separated")
         report = Monitor(on_progress, cancel)
         audio = _as_float32(audio)
@@ -214,11 +215,6 @@ class StemSeparator(abc.ABC):
         signal = np.concatenate(list(blocks))
         if len(signal):
             yield self.process(signal[None])[0].swapaxes(0, 1)
-
-
-def _is_number(value: object) -> bool:
-    array = np.asarray(value)
-    return array.ndim == 0 and array.dtype.kind in "fiu"
 
 
 def _as_float32(audio: np.ndarray) -> np.ndarray:

@@ -87,6 +87,15 @@ def test_what_is_no_function_or_event_is_refused(arguments, message):
         Halves().separate(np.zeros(9), RATE, **arguments)
 
 
+@pytest.mark.parametrize("arguments, message", [
+    ({"start": "1"}, "start 1: a number"), ({"start": None}, "start None: a number"),
+    ({"duration": "9"}, "duration 9: a"), ({"output": "flac"}, "output 'flac': an OutputFormat is wanted")])
+def test_a_file_is_separated_with_arguments_of_their_kind_only(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        Halves().separate_file(tmp_path / "song.wav", tmp_path / "stems", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("chunk_seconds, overlap", [("3", 0.0), (None, None), (True, 0.0), (3.0, "0.1")])
 def test_chunks_and_overlaps_that_are_no_numbers_are_refused(chunk_seconds, overlap):
     with pytest.raises(UsageError, match="chunks of .* with an overlap of"):
