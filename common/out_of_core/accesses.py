@@ -144,11 +144,31 @@ def _batch_normalization(f):
     mean = 1 + bool(beta) + bool(gamma)
     shift = "".join(f" x{i}" for i in (beta, gamma) if i)
     if not f.info.args["batch_stat"]:
-        return Accesses(f"x0{shift} x{mean} x{mean + 1} >y0", f"x{mean + 1} dy0 x0 dx*")
+        return Accesses(f"x0{shift} x{mean} x{mean + 1} >y0", *_backward_with_fixed_statistics(f, beta, gamma, mean))
     statistics = Buffer(lambda f: f.inputs[-1].size if len(f.inputs) == mean + 2 else f.inputs[mean].size)
     scale = (f" 0?x{gamma}" if gamma else "") + "".join(f" dx{i}" for i in (beta, gamma) if i)
     return Accesses(f"x0{shift} >y0 >mean >variance +x{mean} +x{mean + 1}", f"dy0 mean variance x0 dx0{scale}",
                     {"mean": statistics, "variance": statistics})
+
+
+def _backward_with_fixed_statistics(f, beta, gamma, mean):
+    """Composed of broadcasting functions with lists of strides; the last ones of each are kept."""
+    def strides(name):
+        return "".join(f" >{name}{i}" for i in range(4)), "".join(f" {name}{i}" for i in range(4))
+
+    (new_s, s), (new_h, h), (new_n, n) = map(strides, "shn")
+    new_m, m = strides("m" if gamma and f.inputs[int(gamma)].need_grad else "q")
+    words = f"x{mean + 1} >a a >a a >a"
+    to_input = f"{new_s} x{gamma} a >b{s}{new_m} dy0 b >w{m} w dx0" if gamma else f"{new_m} dy0 a >w{m} w dx0"
+    to_beta = f" >c dy0 >v v c dx{beta}"
+    to_gamma = f"{new_h} x0 x{mean} >u{h}{new_m} u a >u{m}{new_n} dy0 u >u{n} >e u >t t e dx{gamma}"
+    for index, part in ((0, to_input), (beta, to_beta), (gamma, to_gamma)):
+        if index is not None:
+            words += "".join(f" {index}?{word}" for word in part.split())
+    part = Buffer(lambda f: f.inputs[mean].size, held=False)
+    return words, {**dict.fromkeys("abce", part), **dict.fromkeys("tuvw", Buffer(_input_size, held=False)),
+                   **{f"{name}{i}": Buffer(lambda f: 3, "int64", held=name in "hnq") for name in "shnmq"
+                      for i in range(4)}}
 
 
 def _fused_batch_normalization(f):

@@ -9,6 +9,7 @@ from common.out_of_core.accesses import solver_accesses
 from common.out_of_core.backends import backend_named, is_known
 from common.out_of_core.record import Record
 from common.out_of_core.recorder import Recorder, label
+from common.out_of_core.smallest import smallest_budget
 
 _STATES = 2    # of a solver that was not attached: as many as Adam has
 
@@ -76,6 +77,10 @@ class Observer:
         num_bytes, cause = max(blocks, key=lambda block: block[0], default=(0, "nothing"))
         backend = backend_named()
         exact = all(f is None or is_known(f, backend) for f in self.functions)
+        record = self.record()
+        tried, block = smallest_budget(record)
+        if tried > num_bytes:    # inputs of another type; what is planned with depends on all calls, not all are seen
+            return tried, record.labels[block], False
         return num_bytes, cause, exact and (bool(self._solvers) or not cause.startswith("update"))
 
     def record(self) -> Record:

@@ -136,9 +136,12 @@ class Recorder:
                 target = word.lstrip("+")
                 if target in ("p", "g"):
                     number = self._data(parameter) if target == "p" else self._grad(parameter)
+                elif target == "t":
+                    number = self._number((id(solver), key, target, len(self._blocks)), parameter.size)
+                    self._temporary.add(number)
                 else:
                     number = self._number((id(solver), key, target), parameter.size)
-                self._access("cast" if word != target else "get", number, "float32")
+                self._access("cast" if word != target else "get", number, "float32", temporary=target == "t")
 
     def call(self, f: Any, direction: str) -> None:
         """Record a function alone, `forward` or `backward`, as the first one to write its gradients."""
@@ -241,9 +244,11 @@ class Recorder:
     def _clear_used(self, f, visits, everything):
         """Clear the inputs of `f` that no later function of this forward and no backward uses."""
         for v in f.inputs:
-            visits.setdefault(hash(v), len(v.function_references))
-            visits[hash(v)] -= 1
-            if visits[hash(v)] or v.parent is None or v.persistent or in_place(f) or in_place(v.parent):
+            key = _node(v)
+            if key not in visits:    # a function may use a variable more than once
+                visits[key] = sum(_node(u) == key for g in v.function_references for u in g.inputs)
+            visits[key] -= 1
+            if visits[key] or v.parent is None or v.persistent or _shares_memory(v):
                 continue
             if everything or v.recompute or not self._is_needed(v):
                 self._clear(self._data(v))
@@ -297,6 +302,16 @@ class Recorder:
             if v.function_references and not in_place(f):
                 self._clear(self._data(v))
             self._clear(self._grad(v))
+
+
+def _node(variable):
+    """Key of a variable of the graph; one that was unlinked from its function equals the other, and is not the same."""
+    return hash(variable), variable.parent is None
+
+
+def _shares_memory(variable):
+    """Whether the function that made a variable, or one that uses it, has an input and an output in one array."""
+    return in_place(variable.parent) or any(in_place(f) for f in variable.function_references)
 
 
 def in_place(f: Any) -> bool:

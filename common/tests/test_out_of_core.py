@@ -1,5 +1,7 @@
 """Guards of the scheduler: whatever an iteration does, results are those without it and the process lives on."""
 import re
+import subprocess
+import sys
 
 import nnabla as nn
 import nnabla.functions as F
@@ -184,6 +186,27 @@ def test_a_sequence_that_stays_is_recorded_once():
     for _ in range(4):
         training.memory.run(training.step)
     assert not any("recording" in note for note in notes)
+
+
+IN_A_PROCESS = """
+import nnabla as nn, nnabla.functions as F, numpy as np
+from common.machine.context import use_context
+from common.out_of_core import OutOfCore
+use_context("cpu")
+x = nn.Variable((4, 6))
+x.d = np.ones(x.shape)
+y, memory = F.sum(F.tanh(F.reshape(x, (24,)))), OutOfCore(10**6, note=str)
+for _ in range(3):
+    with memory:
+        y.forward(clear_no_need_grad=True)
+    print(float(y.d))
+"""
+
+
+def test_nothing_before_and_in_the_first_function_is_no_end_of_the_process():
+    done = subprocess.run([sys.executable, "-c", IN_A_PROCESS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(set(done.stdout.split())) == 1 and len(done.stdout.split()) == 3
 
 
 def test_it_says_that_a_cpu_saves_no_memory(capsys):

@@ -13,6 +13,7 @@ from common.out_of_core.observer import split_passes
 from common.out_of_core.record import Access, Record
 from common.out_of_core.recorder import Recorder, backward_functions, functions_of
 from common.out_of_core.schedule import PlanError, make_schedule
+from common.out_of_core.smallest import smallest_budget
 
 X = (4, 4, 12, 12)
 
@@ -30,7 +31,10 @@ FUNCTIONS = {
     "fixed": lambda h: PF.convolution(h, 6, (3, 3), fix_parameters=True), "affine": lambda h: PF.affine(h, 7),
     "deconvolution": lambda h: PF.deconvolution(h, 6, (3, 3), stride=(2, 2)),
     "depthwise": lambda h: PF.depthwise_convolution(h, (3, 3)), "prelu": lambda h: PF.prelu(h),
-    "batch_normalization": lambda h: PF.batch_normalization(h), "constant": lambda h: h * F.constant(2, X),
+    "batch_normalization": lambda h: PF.batch_normalization(h),
+    "fixed_statistics": lambda h: PF.batch_normalization(h, batch_stat=False),
+    "fixed_statistics_alone": lambda h: PF.batch_normalization(h, batch_stat=False, fix_parameters=True),
+    "constant": lambda h: h * F.constant(2, X),
     "fused": lambda h: PF.fused_batch_normalization(h, F.tanh(h)),
     "unlinked": lambda h: h + F.tanh(h.get_unlinked_variable(need_grad=False)),
     "instance_normalization": lambda h: F.instance_normalization(h, None, None),
@@ -68,16 +72,21 @@ class Net:
         return recorder.finish()
 
     def is_planned_with(self, budget):
-        host = nn.Context(["cpu:float"], "CpuCachedArray", "0")
-        scheduler = SwapInOutScheduler(host, nn.get_current_context(), budget)
+        return is_planned(self.step, budget)
+
+
+def is_planned(step, budget):
+    """Whether nnabla plans an iteration with a budget."""
+    host = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+    scheduler = SwapInOutScheduler(host, nn.get_current_context(), budget)
+    with scheduler:
+        step()
+    try:
         with scheduler:
-            self.step()
-        try:
-            with scheduler:
-                self.step()
-        except RuntimeError:
-            return False
-        return True
+            step()
+    except RuntimeError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -103,6 +112,71 @@ def test_blocks_are_the_calls_of_the_hooks(name):
     nn.callback.unset_function_pre_hook("test")
     nn.callback.unset_solver_pre_hook("test")
     assert [label.split()[0] for label in net.record().labels[1:]] == seen
+
+
+def clears(record, index):
+    """Sizes in elements of what the first function of an index clears."""
+    return [access.size for access in record.blocks[index] if access.kind == "clear"]
+
+
+def test_an_array_is_cleared_after_its_last_use_by_a_function_that_uses_it_twice():
+    x = nn.Variable((2, 3))
+    h = x + 1    # used by the concatenation twice, and then once more
+    record = Recorder()
+    record.forward(F.mean(F.concatenate(h, h) + F.concatenate(h * 2, h * 3)))
+    done = record.finish()
+    assert [label.split()[0] for label in done.labels[1:6]] == ["AddScalar", "Concatenate", "MulScalar", "MulScalar",
+                                                                "Concatenate"]
+    assert [6 in clears(done, block) for block in range(1, 5)] == [False, False, False, True]
+
+
+def test_what_is_reshaped_in_place_is_not_cleared():
+    h = nn.Variable((2, 3)) + 1
+    record = Recorder()
+    record.forward(F.sum(F.reshape(h, (6,))) + F.sum(h * 2))
+    done = record.finish()
+    assert not any(number == done.blocks[1][1].array for block in done.blocks for number in
+                   (access.array for access in block if access.kind == "clear"))
+
+
+def test_an_unlinked_variable_is_counted_for_itself():
+    h = nn.Variable((2, 3)) + 1
+    record = Recorder()
+    record.forward(F.sum(h + F.tanh(h.get_unlinked_variable(need_grad=False))))
+    done = record.finish()
+    assert done.labels[3].startswith("Add2") and len(clears(done, 3)) == 2
+
+
+def test_a_buffer_of_an_update_is_no_state():
+    net = Net(F.relu, "Lamb")
+    update = net.record().blocks[-1]
+    assert [access.temporary for access in update] == [False] * 4 + [True]
+
+
+@pytest.mark.parametrize("dtype, features", [("float64", 10), ("int32", 13)])
+def test_smallest_budget_holds_where_inputs_are_converted_and_soon_used_again(dtype, features):
+    def step():
+        x.d = np.ones(x.shape, dtype)
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        loss.backward(clear_buffer=True)
+        solver.update()
+
+    use_context("cpu")
+    nn.clear_parameters()
+    x, recorder = nn.Variable((5, features)), Recorder()
+    loss = F.mean(PF.affine(x * PF.affine(x, features, name="gate"), 2, name="out") ** 2)
+    solver = S.Sgd()
+    solver.set_parameters(nn.get_parameters())
+    recorder.write(x, dtype)
+    recorder.forward(loss)
+    recorder.zero_grad(solver)
+    recorder.backward(loss)
+    recorder.solver_call(solver, "update")
+    record = recorder.finish()
+    smallest, _ = smallest_budget(record)
+    assert smallest > record.minimum()[0]
+    assert is_planned(step, smallest) and not is_planned(step, smallest - 1)
 
 
 def test_passes_are_told_apart():

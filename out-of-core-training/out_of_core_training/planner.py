@@ -14,6 +14,7 @@ from common.out_of_core.record import BYTES, Record
 from common.out_of_core.recorder import Recorder
 from common.out_of_core.replay import Occupancy, affordable, replay
 from common.out_of_core.schedule import PlanError, Schedule, limit_too_small, make_schedule
+from common.out_of_core.smallest import smallest_budget
 
 Step = tuple[nn.Variable, Any]    # a loss and the solver that it is for, or None
 
@@ -56,12 +57,12 @@ class Plan:
     @property
     def minimum_budget(self) -> int:
         """Smallest feasible budget in bytes."""
-        return self.record.minimum()[0]
+        return smallest_budget(self.record)[0]
 
     @property
     def minimum_function(self) -> str:
         """What sets the smallest feasible budget."""
-        return self.labels[self.record.minimum()[1]]
+        return self.labels[smallest_budget(self.record)[1]]
 
     @property
     def in_core_bytes(self) -> int:
