@@ -232,6 +232,17 @@ def _assign(parameter: nn.Variable, value: _Value) -> None:
         parameter.info = types.SimpleNamespace(step_size=value.step_size)
 
 
+def save_solver_states(path: str | Path, solver: Any) -> None:
+    """Write the states of a solver to a file that its `load_states` in nnabla reads; whole or not at all."""
+    with _writing(path) as file:
+        for index, (name, solver_state) in enumerate(solver.get_states().items()):
+            group = file.create_group(name)
+            group.attrs["index"] = index
+            for place, (key, value) in enumerate(solver_state.pstate.items()):
+                group.create_dataset(key, data=value.d).attrs["index"] = place
+            group.create_dataset("t", data=solver_state.t)
+
+
 def save_checkpoint(path: str | Path, parameters: Parameters, solver: Any, state: object) -> None:
     """Write all that a run needs to go on: parameters, solver and a JSON-able `state`; whole or not at all."""
     with _writing(path) as file:

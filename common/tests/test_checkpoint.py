@@ -21,6 +21,7 @@ from common.runs.checkpoint import (
     restore,
     save_checkpoint,
     save_parameters,
+    save_solver_states,
     stored_scopes,
     stored_shapes,
 )
@@ -388,6 +389,24 @@ def test_going_on_from_a_checkpoint_gives_the_same_bits(name, path):
     state = load_state(path)
     assert state == {"step": 4, "rows": [{"loss": 0.1}], "best": None}
     train(*graph, solver, range(state["step"], 9))
+    assert_equal(values(), expected)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_nnabla_goes_on_with_the_states_of_a_solver(name, tmp_path):
+    solver = SOLVERS[name]()
+    graph = network(solver)
+    train(*graph, solver, range(4))
+    save_parameters(tmp_path / "parameters.h5")
+    save_solver_states(tmp_path / "states.h5", solver)
+    train(*graph, solver, range(4, 7))
+    expected = values()
+
+    solver = SOLVERS[name]()
+    graph = network(solver)
+    nn.load_parameters(str(tmp_path / "parameters.h5"))
+    solver.load_states(str(tmp_path / "states.h5"))
+    train(*graph, solver, range(4, 7))
     assert_equal(values(), expected)
 
 

@@ -96,7 +96,7 @@ def finished(tmp_path_factory, scenes):
 
 
 def assert_same_run(a, b):
-    assert_same_files(a, b, ("params_best.h5", "final.h5", "checkpoint/latest.h5", *SAVED),
+    assert_same_files(a, b, ("params_best.h5", "final.h5", "checkpoint/latest.h5", "solver_states.h5", *SAVED),
                       ("log.csv", "hparams.yaml", "Training-loss.series.txt"))
 
 
@@ -189,7 +189,7 @@ def test_validation_takes_whole_images_as_they_are(scenes):
 def test_a_run_writes_its_files(finished):
     assert sorted(content(finished)) == sorted([
         "checkpoint/latest.h5", "config.json", "curves.png", "final.h5", "hparams.yaml", "log.csv", "params_best.h5",
-        *SAVED, *(f"{name}.series.txt" for name in SERIES)])
+        "solver_states.h5", *SAVED, *(f"{name}.series.txt" for name in SERIES)])
     assert same_parameters(finished / "final.h5", finished / "checkpoint/latest.h5")
     hparams = load_segmentation(finished / "hparams.yaml")
     assert (hparams.batch_size, hparams.num_init_features) == (2, 4)

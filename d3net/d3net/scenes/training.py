@@ -6,7 +6,7 @@
 network and its training, which the keys of an experiment and their flags override. -d is --device-id, as in every
 script, and not --data-dir.
 The output folder gets params_best.h5, the parameters with the highest mean IoU in validation, hparams.yaml,
-model_param_*.h5 from time to time, final.h5, log, curves and checkpoint.
+model_param_*.h5 from time to time with the solver_states.h5 of the last one, final.h5, log, curves and checkpoint.
 """
 import argparse
 import functools
@@ -25,7 +25,7 @@ from common.machine.files import replacing
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.checkpoint import load_parameters, save_parameters
+from common.runs.checkpoint import load_parameters, save_parameters, save_solver_states
 from common.runs.config import to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import poly_decay
@@ -41,7 +41,7 @@ from d3net.segmentation_model import BACKBONE, d3net_segmentation
 PANELS = (("loss", ("train_loss",)), ("validation", ("valid_miou", "valid_pixel_accuracy")),
           ("learning rate", ("learning_rate",)))
 PUBLISHED_BATCH = 8    # images per update that learning rate and number of updates are meant for
-SNAPSHOT, FINAL = "model_param_{:08d}.h5", "final.h5"
+SNAPSHOT, SOLVER_STATES, FINAL = "model_param_{:08d}.h5", "solver_states.h5", "final.h5"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,6 +108,7 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
             record_update(run, value, cfg.log_interval, iteration, solver.learning_rate(), started)
             if iteration % hparams.save_interval == 0:
                 save_parameters(folder / SNAPSHOT.format(iteration), run.parameters)
+                save_solver_states(folder / SOLVER_STATES, solver)
         with memory.validation():
             scores = validation_scores(predictor, scenes)
         run.require_finite(**scores)
@@ -144,7 +145,7 @@ def load_backbone(name_or_path: str) -> None:
 def remove_snapshots(folder: Path) -> None:
     """Remove the weights that an earlier run left where this one begins."""
     if world().rank == 0:
-        for path in (*folder.glob("model_param_*.h5"), folder / FINAL):
+        for path in (*folder.glob("model_param_*.h5"), folder / SOLVER_STATES, folder / FINAL):
             path.unlink(missing_ok=True)
 
 
