@@ -6,6 +6,7 @@ sample in `Asize` and its scalars in `Aquant/<quantizer>/`. What is added to sum
 another name, has `b_q` and the step size of those sums in `bquant/step`.
 """
 import functools
+import math
 import types
 
 import attrs
@@ -58,7 +59,11 @@ class Quantization:
 
     @functools.cached_property
     def limits(self) -> Limits:
-        """(lowest, highest) value of each scalar, as the functions of `common.quantizers` take them."""
+        """(lowest, highest) value of each scalar, as the functions of `common.quantizers` take them.
+
+        The published quantizers let the xmin of activations go up to the highest xmax. Its first value, and its value
+        after each step, is clipped to the highest xmin there, too, so that both limits give the same numbers.
+        """
         return {**DEFAULT_LIMITS, "n": (self.bitwidth_min, self.bitwidth_max),
                 "d": (self.stepsize_min, self.stepsize_max), "xmin": (self.xmin_min, self.xmin_max),
                 "xmax": (self.xmax_min, self.xmax_max)}
@@ -88,11 +93,23 @@ class Quantization:
         return first | {name: float(np.clip(first[name], self.limits[name][0] + LIMIT_MARGIN,
                                             self.limits[name][1] - LIMIT_MARGIN)) for name in ("xmin", "xmax")}
 
+    def fixed_range(self, step_size: float) -> tuple[float, float]:
+        """Smallest and largest magnitude of a quantizer without scalars that starts with `step_size`.
+
+        Powers of two move so that the largest is the one nearest to the first value of xmax, which is within its
+        limits.
+        """
+        smallest, largest = self.grid.range_for(step_size, self.bitwidth, self.sign)
+        if self.grid is UNIFORM:
+            return smallest, largest
+        within = 2.0 ** round(math.log2(self.initial(step_size)["xmax"]))
+        return smallest * (within / largest), within
+
     def quantize(self, x: nn.Variable, step_size: float, scope: str) -> nn.Variable:
         """Quantize `x`; scalars that do not exist yet are made in `scope`, starting from `step_size`."""
         assert self.quantizer is not None
         if not self.is_parametric:
-            return STATIC_QUANTIZERS[self.quantizer].quantize(x, step_size, self.bitwidth, self.sign)
+            return STATIC_QUANTIZERS[self.quantizer].quantize(x, *self.fixed_range(step_size), self.bitwidth, self.sign)
         with nn.parameter_scope(scope):
             return parametric_quantize(self.quantizer, x, self.initial(step_size), limits=self.limits,
                                        **self.grid.settings(self.sign))
@@ -105,7 +122,7 @@ class Quantization:
         if not self.is_parametric:
             stored = get_parameter(f"{name}_q")
             step_size = self.stepsize if stored is None else stored.info.step_size
-            return F.constant(self.grid.range_for(step_size, self.bitwidth, self.sign)[0], ())
+            return F.constant(self.fixed_range(step_size)[0], ())
         scalars = [get_parameter(f"{name}quant/{self.quantizer}/{scalar}") for scalar in self.parametrization.scalars]
         return self.parametrization.range(*scalars, self.limits, self.grid.reserved_bits(self.sign))[0]
 

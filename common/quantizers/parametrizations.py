@@ -252,21 +252,23 @@ QUANTIZERS: Mapping[str, Quantizer] = types.MappingProxyType({
 })
 
 
-def _fixed_uniform(x, step_size, bits, sign):
-    return F.fixed_point_quantize(x, sign, bits, step_size)
+def _fixed_uniform(x, smallest, largest, bits, sign):
+    return F.fixed_point_quantize(x, sign, bits, smallest)
 
 
-def _fixed_pow2(x, step_size, bits, sign):
-    _, xmax = POWER_OF_TWO.range_for(step_size, bits, sign)
-    return F.pow2_quantize(x, sign, not sign, bits, int(np.log2(xmax)))
+def _fixed_pow2(x, smallest, largest, bits, sign):
+    return F.pow2_quantize(x, sign, not sign, bits, int(np.log2(largest)))
 
 
 @attrs.frozen(kw_only=True)
 class StaticQuantizer:
-    """A quantizer without scalars: `quantize(x, step_size, bits, sign)` takes numbers, not variables."""
+    """A quantizer without scalars: `quantize(x, smallest, largest, bits, sign)` takes numbers, not variables.
+
+    They are those that `Grid.range_for` gives for a step size.
+    """
 
     grid: Grid
-    quantize: Callable[[nn.Variable, float, int, bool], nn.Variable]
+    quantize: Callable[[nn.Variable, float, float, int, bool], nn.Variable]
 
 
 STATIC_QUANTIZERS: Mapping[str, StaticQuantizer] = types.MappingProxyType({

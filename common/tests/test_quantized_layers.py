@@ -334,6 +334,27 @@ def test_static_step_size_of_float_weights_follows_from_them(name, tmp_path):
     assert lowest_level(quantized_convolution(image(), 4, 3, weights(name))) == 0.125 * LOWEST[name]
 
 
+# The limits of xmax, [2^-8, 127] for weights and [2^-8, 255] for activations, less a margin, round to these powers.
+@pytest.mark.parametrize("largest, exponent", [(1e-4, -8), (0.003, -8), (0.9, 0), (30.0, 5), (500.0, 7)])
+def test_static_powers_of_two_of_weights_stay_within_the_limits_of_xmax(largest, exponent):
+    set_weights("quantized_conv/W", (4, 3, 3, 3), largest)
+    spec = weights("pow2", bitwidth=3)
+    forward(quantized_convolution(image(), 4, 3, spec))
+    w = nn.Variable.from_numpy_array(parameters()["quantized_conv/W"].d)
+    np.testing.assert_array_equal(parameters()["quantized_conv/W_q"].d,
+                                  forward(F.pow2_quantize(w, True, False, 3, exponent)))
+    with nn.parameter_scope("quantized_conv"):
+        assert forward(spec.smallest("W")) == 2.0 ** (exponent - 3)
+
+
+@pytest.mark.parametrize("stepsize, exponent", [(2.0 ** -14, -8), (2.0 ** -3, 1), (32.0, 8)])
+def test_static_powers_of_two_of_activations_stay_within_the_limits_of_xmax(stepsize, exponent):
+    spec = activations("pow2", stepsize=stepsize)
+    x = np.concatenate([np.zeros(1), np.geomspace(2.0 ** -20, 2.0 ** 12, 999)])[np.newaxis].astype(np.float32)
+    y = forward(quantized_activation(nn.Variable.from_numpy_array(x), spec))
+    assert y.max() == 2.0 ** exponent and y[y > 0].min() == 2.0 ** (exponent - 7) == forward(spec.smallest("A"))
+
+
 @static
 def test_bias_is_quantized_with_the_step_size_of_its_matrix(name):
     set_weights("quantized_affine/W", (75, 7), 0.9)

@@ -324,7 +324,8 @@ def test_every_first_value_must_be_given(name):
 
 def static(name, step_size, bitwidth, sign):
     x = nn.Variable.from_numpy_array(np.concatenate([GRID, GRID * 100]))
-    y = STATIC_QUANTIZERS[name].quantize(x, step_size, bitwidth, sign)
+    quantizer = STATIC_QUANTIZERS[name]
+    y = quantizer.quantize(x, *quantizer.grid.range_for(step_size, bitwidth, sign), bitwidth, sign)
     y.forward()
     return np.unique(y.d)
 

@@ -60,7 +60,7 @@ def levels_of(tensor: QuantizedTensor, bits: int,
         nn.forward_all(ends)
         low, high = (float(end.d) for end in ends)
     else:
-        low, high = spec.grid.range_for(_fixed_step_size(tensor, parameters), bits, spec.sign)
+        low, high = spec.fixed_range(_fixed_step_size(tensor, parameters))
     if spec.grid is POWER_OF_TWO:
         return low, high, bits
     levels = math.floor(high / low + 0.5)

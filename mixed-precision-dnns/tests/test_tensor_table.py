@@ -66,7 +66,7 @@ def levels_of(tensor, parameters):
         y = spec.parametrization.quantize(x, *tensor.scalars.values(), limits=spec.limits,
                                           **spec.grid.settings(spec.sign))
     else:
-        y = STATIC_QUANTIZERS[spec.quantizer].quantize(x, step_size, spec.bitwidth, spec.sign)
+        y = STATIC_QUANTIZERS[spec.quantizer].quantize(x, *spec.fixed_range(step_size), spec.bitwidth, spec.sign)
     y.forward()
     return np.unique(y.d.astype(np.float64))
 
