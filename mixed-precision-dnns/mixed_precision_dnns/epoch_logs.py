@@ -1,7 +1,7 @@
 """What a run writes after each epoch: its log, and the files of the published script, for tools that read them.
 
-`results.csv` has the errors and losses of each epoch; `res_{n,d,min,max}_{w,a,b}.csv` the scalars of the quantizers of
-weights, activations and biases, a line for each tensor and epoch.
+`results.csv` has the steps so far, the errors and the losses of each epoch; `res_{n,d,min,max}_{w,a,b}.csv` the scalars
+of the quantizers of weights, activations and biases, a line for each tensor and epoch.
 """
 from collections.abc import Sequence
 
@@ -17,20 +17,22 @@ PANELS = (("error [share]", ("train_error", "valid_error", "valid_top5_error")),
 _KINDS = {"w": "weights", "a": "activations", "b": "bias"}    # letter in the file name -> kind of tensor
 
 
-def log_epoch(run: Run, cfg: QuantizationConfig, errors: Sequence[float], sizes: tuple[float, float],
+def log_epoch(run: Run, cfg: QuantizationConfig, steps: int, errors: Sequence[float], sizes: tuple[float, float],
               learning_rate: float, tensors: Sequence[QuantizedTensor]) -> None:
     """Log the epoch that ends, save, and print a line.
 
-    `errors` are of the images that the best parameters are chosen by, one for each of `cfg.tops`; `sizes` are those of
-    weights and of activations, in kB; `tensors` are those whose scalars are learned.
+    `steps` is their number in an epoch; `errors` are of the images that the best parameters are chosen by, one for each
+    of `cfg.tops`; `sizes` are those of weights and of activations, in kB; `tensors` have scalars that are learned.
     """
     weight_kbytes, activation_kbytes = sizes
-    values = run.last if cfg.as_published else run.means()
+    values = run.means()
+    if cfg.as_published:    # its means of losses are of views of one buffer, which holds the last one
+        values.update({name: run.last[name] for name in LOSSES})
     others = list(zip(cfg.tops[1:], errors[1:], strict=True))
     row = {"train_error": values.pop("error"), "valid_error": errors[0],
            **{f"valid_top{k}_error": error for k, error in others}, **values,
            "weight_kbytes": weight_kbytes, "activation_kbytes": activation_kbytes, "learning_rate": learning_rate}
-    run.finish_epoch(row, PANELS, scalar_values(tensors), lambda: write_published_logs(run, cfg, tensors))
+    run.finish_epoch(row, PANELS, scalar_values(tensors), lambda: write_published_logs(run, cfg, steps, tensors))
     valid_errors = f"{errors[0]:.2%}" + "".join(f", top {k} {error:.2%}" for k, error in others)
     print(f"epoch {len(run.rows)}/{cfg.epochs}: loss {row['loss']:.4f}, train error {row['train_error']:.2%}, "
           f"validation error {valid_errors}, weights {weight_kbytes:.1f} kB, activations {activation_kbytes:.1f} kB",
@@ -42,11 +44,11 @@ def scalar_values(tensors: Sequence[QuantizedTensor]) -> list[dict[str, float]]:
     return [{name: float(scalar.d) for name, scalar in tensor.scalars.items()} for tensor in tensors]
 
 
-def write_published_logs(run: Run, cfg: QuantizationConfig, tensors: Sequence[QuantizedTensor]) -> None:
-    """Write the files of the published script, where there is one for such experiments."""
+def write_published_logs(run: Run, cfg: QuantizationConfig, steps: int, tensors: Sequence[QuantizedTensor]) -> None:
+    """Write the files of the published script, where there is one for such experiments; `steps` are of an epoch."""
     if not cfg.has_published_script:
         return
-    lines = [",".join(f"{value:10.8f}" for value in (row["epoch"] - 1, row["train_error"], row["valid_error"],
+    lines = [",".join(f"{value:10.8f}" for value in (row["epoch"] * steps, row["train_error"], row["valid_error"],
                                                      *(row[loss] for loss in LOSSES))) for row in run.rows]
     write_text(run.folder / "results.csv",
                "\n".join([",".join(("iter", "train_err", "val_err", *LOSSES)), *lines]) + "\n")

@@ -79,7 +79,7 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
         # A network over budget is no result, however accurate: only those within it compete for the best.
         if cfg.within_budget(*sizes):
             run.keep_best(errors[0])
-        log_epoch(run, cfg, errors, sizes, solver.learning_rate(), tensors)
+        log_epoch(run, cfg, len(train_data), errors, sizes, solver.learning_rate(), tensors)
     if world().rank == 0:
         report_best(run, cfg, valid_net, valid_data, test_data)
         print_skipped(train_data, valid_data, test_data)

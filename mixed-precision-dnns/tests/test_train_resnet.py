@@ -111,8 +111,8 @@ def test_log_of_the_published_format(finished):
     columns = ("train_error", "valid_error", "loss", "loss1", "loss2", "loss3")
     log = rows_of(finished / "log.csv")
     assert [row["epoch"] for row in log] == ["1", "2"] and len(lines) == 2
-    for epoch, (line, row) in enumerate(zip(lines, log, strict=True)):
-        assert line == ",".join(f"{value:10.8f}" for value in (epoch, *(float(row[column]) for column in columns)))
+    for steps, line, row in zip((2, 4), lines, log, strict=True):
+        assert line == ",".join(f"{value:10.8f}" for value in (steps, *(float(row[column]) for column in columns)))
 
 
 @pytest.mark.parametrize("name, kind, scalar, num", [
@@ -348,18 +348,19 @@ def test_published_trains_on_all_images_and_chooses_by_the_test_images(cifar):
     np.testing.assert_array_equal(valid.pixels, test.pixels)
 
 
-def test_published_reports_the_test_error_and_the_last_step(command, tmp_path, monkeypatch):
-    losses, step = [], train_resnet.clipped_update
+def test_published_reports_the_test_error_and_the_losses_of_the_last_step(command, tmp_path, monkeypatch):
+    losses, step, errors = [], train_resnet.clipped_update, iter([0.5, 0.25])
 
     def clipped_update(*args):
         losses.append(step(*args)["loss"]())
-        return {"error": 1.0, "loss": losses[-1], "loss1": losses[-1], "loss2": 0.0, "loss3": 0.0}
+        return {"error": next(errors), "loss": losses[-1], "loss1": losses[-1], "loss2": 0.0, "loss3": 0.0}
 
     monkeypatch.setattr(train_resnet, "clipped_update", clipped_update)
     assert command("DEFAULT", tmp_path, "--published", "true", "--epochs", 1)[0] == 0
     result, log = json.loads((tmp_path / "result.json").read_text()), rows_of(tmp_path / "log.csv")
     assert result["valid_error"] == result["test_error"] == float(log[0]["valid_error"])
     assert float(log[0]["loss"]) == losses[-1] != losses[0]
+    assert float(log[0]["train_error"]) == 0.375
 
 
 def test_the_learning_rate_falls_after_a_half_and_three_quarters_of_the_epochs():
