@@ -92,7 +92,7 @@ def summarize(folder: str | Path) -> Measures:
     measures = collect(folder)
     removals = sorted({removed for method, removed in measures if method != NONE})
     groups = {key: by_seed for key, by_seed in measures.items() if key[0] != NONE}
-    groups.update({(NONE, removed): measures[NONE, 0] for removed in removals or [0] if (NONE, 0) in measures})
+    groups.update({(NONE, removed): measures[NONE, 0] for removed in (0, *removals) if (NONE, 0) in measures})
     rows = [(method, seed, removed, *by_seed[seed]) for (method, removed), by_seed in groups.items()
             for seed in sorted(by_seed)]
     stacks = {key: np.stack(list(by_seed.values())) for key, by_seed in groups.items()}
