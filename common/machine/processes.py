@@ -162,15 +162,27 @@ def _error_of(name, process, connection):
 
 
 def _work_apart(connection):
-    """Do the piece of work that `connection` brings, in a process of its own, and send what it ended with."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Do the piece of work that `connection` brings, in a process of its own, and send what it ended with.
+
+    Within `_attempt` a SIGTERM interrupts the work; before and after it ends the process, which prints nothing.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with printing():
-        error = _attempt(connection)
+        try:
+            signal.signal(signal.SIGTERM, _interrupt_once)
+            error = _attempt(connection)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        except KeyboardInterrupt as interrupt:    # as the work began or ended
+            error = interrupt
     forget_partial_nnabla()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     with contextlib.suppress(ConnectionError):    # the parent is gone
         connection.send(error)
+
+
+def _interrupt_once(number, frame):
+    """Interrupt this process; the next signal ends it."""
+    signal.signal(number, signal.SIG_DFL)
+    raise KeyboardInterrupt
 
 
 def _attempt(connection):

@@ -69,6 +69,15 @@ def _are_interrupted_in_nnabla(item):
     _Interrupted(nn.Context())(nn.Variable((1,))).forward()
 
 
+def _are_interrupted_as_the_work_ends(item):
+    def interrupt(frame, event, argument):
+        if event == "return" and frame.f_code.co_name == "_attempt":
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    sys.setprofile(interrupt)
+
+
 def _pieces(count):
     return {f"piece {item}": (item,) for item in range(count)}
 
@@ -99,6 +108,12 @@ def test_names_can_be_printed(capfd, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii:strict")
     for_each(_print_a_name, _pieces(2), 2)
     assert capfd.readouterr() == (2 * "na\\x1b[31mme \\xff\n", "")
+
+
+def test_an_interrupt_as_the_work_ends_is_one(capfd):
+    with pytest.raises(KeyboardInterrupt):
+        list(in_processes(_are_interrupted_as_the_work_ends, _pieces(1).items(), 1))
+    assert capfd.readouterr().err == ""
 
 
 def test_an_interrupt_within_nnabla_is_one(capfd):
