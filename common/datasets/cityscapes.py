@@ -4,6 +4,7 @@
     <root>/gtFine/{train,val}/<city>/<id>_gtFine_labelTrainIds.png    or, without those, <id>_gtFine_labelIds.png
     <root>/{train,val}.txt    optional: which images to take, `<city>/<id>` in each line
 """
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -13,6 +14,7 @@ from common.datasets.table import SYNTHETIC
 from common.machine.errors import UsageError, UserError
 from common.pictures import image_files as images
 from common.reading.texts import read_text
+from common.runs.comparison import fingerprint
 
 SPLITS = ("train", "val")
 IGNORE = 255
@@ -68,6 +70,11 @@ class Pair:
     name: str
     image: Path | SceneFile
     label: Path | SceneFile
+
+
+def identity(pairs: Sequence[Pair]) -> tuple[int, str]:
+    """How many pairs there are, and a hash of their names."""
+    return len(pairs), fingerprint([pair.name for pair in pairs])
 
 
 def find_pairs(root: str | Path, split: str) -> list[Pair]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.datasets.published import PublishedArchive, PublishedFiles
 from common.machine.errors import UsageError
+from common.runs.comparison import fingerprint
 
 SPLITS = ("train", "test")
 
@@ -62,6 +63,11 @@ class Dataset:
         """(channels, height, width)."""
         _, channels, height, width = self.pixels.shape
         return channels, height, width
+
+    @property
+    def identity(self) -> tuple[int, str]:
+        """How many examples there are, and a hash of them and of the names of their classes."""
+        return len(self), fingerprint(self.pixels, self.labels, self.class_names)
 
     def subset(self, index: np.ndarray) -> "Dataset":
         """Return the examples at `index`, int (k,), in that order."""

@@ -20,6 +20,7 @@ from common.datasets.table import DATASETS, SYNTHETIC
 from common.machine.distributed import World
 from common.machine.errors import UsageError, UserError
 from common.reading.texts import read_text
+from common.runs.comparison import fingerprint
 
 SPLITS = ("train", "val")
 SYNTHETIC_NUM, SYNTHETIC_SIZE = {"train": 160, "val": 80}, 96    # pictures, pixels
@@ -45,6 +46,13 @@ class Pictures:
 
     def __len__(self) -> int:
         return len(self.sources)
+
+    @property
+    def identity(self) -> tuple[int, str]:
+        """How many pictures there are, and a hash of their names, or of those in memory themselves, and their classes.
+        """
+        sources = [fingerprint(source) if isinstance(source, np.ndarray) else source.name for source in self.sources]
+        return len(self), fingerprint(sources, self.labels, self.class_names)
 
     def subset(self, index: np.ndarray) -> "Pictures":
         """Return the `Pictures` at `index`, int (k,), in that order."""

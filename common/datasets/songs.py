@@ -10,6 +10,7 @@ from common.datasets.remixing import AUGMENTATIONS, GAINS, TrainingBatches
 from common.datasets.spectrogram_statistics import spectrogram_statistics
 from common.machine.distributed import world
 from common.machine.errors import UsageError
+from common.runs.comparison import fingerprint
 from common.runs.config import flag, integer, names, text
 
 MixtureAndTargets = tuple[np.ndarray, np.ndarray]
@@ -85,6 +86,13 @@ class Songs:
             self._check_length(f"validation track '{track.name}'", track.duration)
         self._batches = TrainingBatches(self.train_tracks, cfg.sources, cfg.batch_size, cfg.seq_dur, cfg.seed,
                                         cfg.samples_per_track, gains, cfg.source_augmentations, cfg.workers, world())
+
+    @property
+    def identities(self) -> dict[str, tuple[int, str]]:
+        """What songs are called, for `common.runs.training.Run` -> how many, and a hash of names and lengths."""
+        splits = {"training songs": self.train_tracks, "validation songs": self.valid_tracks}
+        return {name: (len(tracks), fingerprint([(track.name, track.num_frames) for track in tracks]))
+                for name, tracks in splits.items()}
 
     def _check_length(self, name, seconds):
         if round(seconds * self.sample_rate) < self.shortest:

@@ -18,6 +18,7 @@ from common.machine.errors import UserError
 from common.machine.launching import launched_rank
 from common.machine.locks import share_lock, try_lock
 
+_REMOVED = ".removed-"    # how names of folders begin that are being removed
 UNFINISHED = ".unfinished-"    # how names of files begin that are being written: hidden, and of no format
 
 
@@ -155,6 +156,16 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[o
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that is in it; a kill leaves it as it was, or none of that name.
+
+    What a killed process has left under another name is removed with the next folder beside it.
+    """
+    path.rename(path.with_name(f"{_REMOVED}{uuid.uuid4().hex}"))
+    for removed in path.parent.glob(f"{_REMOVED}*"):
+        shutil.rmtree(removed)
 
 
 def make_folder(path: str | Path) -> Path:

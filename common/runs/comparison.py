@@ -1,7 +1,10 @@
 """Whether a run goes on, and as it was begun."""
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from common.machine.errors import UsageError
 from common.machine.files import make_folder, write_json
@@ -46,6 +49,47 @@ def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: 
     more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
     raise UsageError(f"{folder}: was {done} with {quoted}{more}; go on with the former configuration, or add "
                      "--overwrite to start anew")
+
+
+def require_nothing_to_lose(weights: Iterable[Path], folder: str | Path, may_go: bool) -> None:
+    """Raise a UsageError if one of some files exists, which to start anew in a folder without a checkpoint removes.
+
+    `may_go` is true where they are known to be of a run that stopped before its first checkpoint.
+    """
+    found = [path for path in weights if path.exists()]
+    if found and not may_go:
+        raise UsageError(f"{found[0]}: is there already, and no checkpoint to go on from in {folder}; add --overwrite "
+                         "to replace it, or choose another --output")
+
+
+def require_same_data(folder: str | Path, before: Mapping[str, Sequence], now: Mapping[str, Sequence]) -> None:
+    """Raise a UsageError if a run is to go on with other examples: another order would follow, or another loss.
+
+    Parameters
+    ----------
+    folder : path
+        For the error.
+    before, now : dict
+        What examples are called -> how many there are, and a `fingerprint` of them.
+    """
+    for name in filter(before.__contains__, now):
+        (num_before, _), (num_now, _) = before[name], now[name]
+        if before[name] != now[name]:
+            change = f"{num_before}, and now there are {num_now}" if num_before != num_now else f"{num_now}, but others"
+            raise UsageError(f"{folder}: was trained with other {name} ({change}); go on with the former ones, or add "
+                             "--overwrite to start anew")
+
+
+def fingerprint(*values: object) -> str:
+    """Hash arrays, and whatever has a faithful `repr`; returns hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, np.ndarray):
+            digest.update(f"{value.dtype} {value.shape}".encode())
+            digest.update(np.ascontiguousarray(value).data)
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
 
 
 def check_settings(folder: str | Path, values: Mapping[str, object], done: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from common.machine.files import write_text
 from common.pictures.figures import figure_style, legend_beside, save_figure
 
+SERIES_SUFFIX = ".series.txt"    # of the files of nnabla's monitors
 _DASHES = ("-", (0, (4, 2)), ":")
 
 
@@ -59,4 +60,4 @@ def write_series(folder: str | Path, name: str, values: Sequence[float], indices
     """
     indices = range(len(values)) if indices is None else indices
     lines = (f"{index} {value:g}\n" for index, value in zip(indices, values, strict=True))
-    write_text(Path(folder) / f"{name.replace(' ', '-')}.series.txt", "".join(lines))
+    write_text(Path(folder) / f"{name.replace(' ', '-')}{SERIES_SUFFIX}", "".join(lines))

@@ -4,7 +4,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,15 @@ from common.machine.distributed import world
 from common.machine.errors import TrainingError, UsageError
 from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
-from common.reading.texts import as_read_back, check_fields
+from common.reading.texts import as_read_back, check_fields, read_text
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
-from common.runs.comparison import holds_a_run, require_same
-from common.runs.curves import plot_curves
+from common.runs.comparison import holds_a_run, require_nothing_to_lose, require_same, require_same_data
+from common.runs.curves import SERIES_SUFFIX, plot_curves
 from common.runs.readings import scalar_later
 
 MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rests
 CHECKPOINT = Path("checkpoint") / "latest.h5"
-BEST = "params_best.h5"
+BEST, CONFIG, LOG, CURVES = "params_best.h5", "config.json", "log.csv", "curves.png"
 _MINUTES_BETWEEN_CHECKPOINTS = 10
 STEPS_BETWEEN_READS = 50    # on a GPU
 Value = float | Callable[[], float]
@@ -55,21 +55,29 @@ class Run:
         `rate_of(epochs, epoch)` is the learning rate within an epoch of a run of `config["epochs"]` epochs; not given
         where that does not depend on their number. A run that is resumed may become longer if the epochs that are done
         would have been the same: it then has the bits of a run that was so long from the start.
+    data
+        What examples are called -> how many there are, and a hash of them, wherever they lie; compared when the run is
+        resumed.
+    weights
+        Files with weights that the run leaves beside its best ones. They vanish where a run is started anew.
 
     Raises
     ------
     UsageError
-        The folder holds a run and neither is asked for, or it was made with another configuration, or cannot be made
-        longer.
+        The folder holds a run, or weights of none, and no flag says what to do with them; or it was made with another
+        configuration or with other data, or cannot be made longer.
     UserError
         The folder cannot be written to, or its checkpoint cannot be read.
     """
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], resume: bool = False,
-                 overwrite: bool = False, rate_of: Callable[[int, int], float] = lambda epochs, epoch: 0.0) -> None:
+                 overwrite: bool = False, rate_of: Callable[[int, int], float] = lambda epochs, epoch: 0.0,
+                 data: Mapping[str, tuple[int, str]] | None = None, weights: Iterable[Path] = ()) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
         self.config = config = as_read_back(config)
+        self._weights = (self.folder / BEST, *weights)
+        self._data = as_read_back(data or {})
         self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
         # (step, then, values) that `record` has not read
         self._unread: list[tuple[int, Callable[[dict[str, float]], object] | None, Mapping[str, Value]]] = []
@@ -78,10 +86,27 @@ class Run:
             self.state = read_state(self.checkpoint)
             extended = ("epochs",) if self._is_extended(rate_of) else ()
             require_same(self.folder, self.state["config"], config, (*MAY_DIFFER, *extended))
+            require_same_data(self.folder, self.state.get("data", {}), self._data)
             self._share_steps()
-        elif self.checkpoint.exists() and not overwrite:
-            raise holds_a_run(self.folder, f" (epoch {read_state(self.checkpoint)['epoch']})")
+        elif not overwrite:
+            if self.checkpoint.exists():
+                raise holds_a_run(self.folder, f" (epoch {read_state(self.checkpoint)['epoch']})")
+            require_nothing_to_lose(self._weights, self.folder, resume and self._is_in_its_first_epoch())
+        if resume:
+            print(f"{self.folder}: {self._where_it_goes_on()}", flush=True)
         make_folder(self.checkpoint.parent)
+
+    def _is_in_its_first_epoch(self):
+        """Whether a run has begun here that may have left weights and a row of the log, but not yet a checkpoint."""
+        log = self.folder / LOG
+        rows = read_text(log).splitlines()[1:] if log.exists() else []
+        return (self.folder / CONFIG).exists() and len(rows) <= 1
+
+    def _where_it_goes_on(self):
+        epoch, step = self.state["epoch"], self.state["step"]
+        if not self._resuming:
+            return "no checkpoint to go on from, so the training begins"
+        return f"going on in epoch {epoch + 1} after step {step}" if step else f"going on after epoch {epoch}"
 
     def _is_extended(self, rate_of):
         """Tell whether the run is to have more epochs than before; raise a UsageError if it cannot."""
@@ -99,9 +124,13 @@ class Run:
         """Count the steps of an interrupted epoch as those of the present ranks."""
         before, step = self.state.get("ranks", 1), self.state["step"]
         if step and before != world().size:
-            self.state["step"] = step * before // world().size
-            share = self.state["step"] / step
-            self.state["sums"] = {name: total * share for name, total in self.state["sums"].items()}
+            self._count_as(step * before // world().size)
+
+    def _count_as(self, step):
+        """Go on in the epoch as if `step` steps were done, with sums in proportion."""
+        share = step / self.state["step"]
+        self.state["step"] = step
+        self.state["sums"] = {name: total * share for name, total in self.state["sums"].items()}
 
     @property
     def best(self) -> float | None:
@@ -122,11 +151,12 @@ class Run:
         if self._resuming:
             restore(self.checkpoint, self.parameters, solver)
         world().sum(0)    # all have read before one removes
-        if not self._resuming:
-            for path in (self.checkpoint, self.folder / BEST):
+        if not self._resuming and world().rank == 0:
+            series = self.folder.glob(f"*{SERIES_SUFFIX}")
+            for path in (self.folder / LOG, self.folder / CURVES, *series, self.checkpoint, *self._weights):
                 path.unlink(missing_ok=True)
-        self.state.update(config=self.config, ranks=world().size)
-        write_json(self.folder / "config.json", self.config)
+        self.state.update(config=self.config, ranks=world().size, data=self._data)
+        write_json(self.folder / CONFIG, self.config)
 
     def epochs(self, num: int) -> Iterator[int]:
         """Yield the epochs up to `num` that are not done."""
@@ -138,6 +168,8 @@ class Run:
         `batches.epoch(epoch, start)` is an iterable of `len(batches) - start` batches. An interrupt waits for the end
         of the step, saves, and then ends the run.
         """
+        if self.state["step"] > len(batches):    # of fewer ranks, where the number of steps is given
+            self._count_as(len(batches))
         epoch, start, rank = self.state["epoch"], self.state["step"], world().rank
         saved = time.monotonic()
         bar = progress(batches.epoch(epoch, start), total=len(batches), initial=start, desc=f"epoch {epoch + 1}")
@@ -256,8 +288,8 @@ class Run:
         self.rows.append({"epoch": self.state["epoch"] + 1, **row})
         self.extras.append(extra)
         self.state.update(epoch=self.state["epoch"] + 1, step=0, sums={})
-        write_csv(self.folder / "log.csv", list(self.rows[0]), [list(row.values()) for row in self.rows])
-        plot_curves(self.folder / "curves.png", self.rows, panels)
+        write_csv(self.folder / LOG, list(self.rows[0]), [list(row.values()) for row in self.rows])
+        plot_curves(self.folder / CURVES, self.rows, panels)
         write()
         self.save()
 

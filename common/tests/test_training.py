@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import nnabla as nn
 import nnabla.functions as F
@@ -18,6 +19,7 @@ import pytest
 from common.machine.errors import UsageError, UserError
 from common.runs import training
 from common.runs.checkpoint import load_parameters, load_state, save_checkpoint
+from common.runs.curves import write_series
 from common.runs.readings import read_later, scalar_later
 from common.runs.training import BEST, CHECKPOINT, Run
 from common.workbench.testing import content
@@ -379,11 +381,14 @@ def test_a_run_does_not_become_longer_where_its_rates_would_have_been_others(fol
         start(folder, {**CONFIG, "epochs": 5}, resume=True, **drops)
 
 
-def test_overwrite_removes_what_was_there_before(folder, uninterrupted):
+def test_overwrite_removes_what_was_there_before(folder, uninterrupted, tmp_path):
+    weights = tmp_path / "beside.h5"
     train(folder, config={"other": 1})
-    run, _ = start(folder, overwrite=True)
-    assert not (folder / BEST).exists()
-    assert not (folder / CHECKPOINT).exists()
+    write_series(folder, "Training loss", [1.0])
+    for path in (folder / "mine.txt", weights):
+        path.write_text("")
+    run, _ = start(folder, overwrite=True, weights=[weights])
+    assert sorted(content(tmp_path)) == ["run/config.json", "run/mine.txt"]
     assert run.best is None
     assert result(train(folder, overwrite=True)) == uninterrupted
 
@@ -393,6 +398,79 @@ def test_overwrite_keeps_everything_until_a_run_is_attached(folder):
     Run(folder, CONFIG, overwrite=True)
     assert (folder / BEST).exists()
     assert (folder / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("name", [BEST, "other.h5"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_weights_without_a_checkpoint_are_not_removed_unasked(folder, name, resume):
+    folder.mkdir()
+    (folder / name).write_bytes(b"days of work")
+    for config in (False, True):    # a finished run whose checkpoint was removed has a log of more than one epoch
+        if config:
+            (folder / "config.json").write_text("{}")
+            (folder / "log.csv").write_text("epoch\n1\n2\n")
+        before = content(folder)
+        with pytest.raises(UsageError, match=rf"{name}: is there already, and no checkpoint.*--overwrite") as caught:
+            start(folder, resume=resume, weights=[folder / "other.h5"])
+        assert "\n" not in str(caught.value) and content(folder) == before
+
+
+def test_a_run_that_stops_before_its_first_checkpoint_can_be_resumed(folder, uninterrupted, monkeypatch):
+    with monkeypatch.context() as full, pytest.raises(OSError, match="full"):
+        full.setattr(training, "save_checkpoint", mock.Mock(side_effect=OSError("full")))
+        train(folder)
+    assert (folder / BEST).exists() and not (folder / CHECKPOINT).exists()
+    with pytest.raises(UsageError, match="is there already"):
+        start(folder)
+    assert result(train(folder, resume=True)) == uninterrupted
+
+
+@pytest.mark.parametrize("now, change", [((5, "a"), "4, and now there are 5"), ((4, "b"), "4, but others")])
+def test_other_data_are_refused(folder, now, change):
+    train(folder, epochs=1, data={"training songs": (4, "a"), "validation songs": (1, "c")})
+    before = content(folder)
+    with pytest.raises(UsageError, match=rf"was trained with other training songs \({change}\); go on") as caught:
+        start(folder, resume=True, data={"training songs": now, "validation songs": (1, "c")})
+    assert "\n" not in str(caught.value) and content(folder) == before
+    train(folder, epochs=2, resume=True, data={"training songs": (4, "a"), "validation songs": (1, "c")})
+
+
+def test_a_checkpoint_of_an_earlier_version_says_nothing_of_data(folder):
+    run = train(folder, epochs=1)
+    del run.state["data"]
+    save_checkpoint(folder / CHECKPOINT, run.parameters, run.solver, run.state)
+    train(folder, epochs=2, resume=True, data={"songs": (4, "a")})
+    assert load_state(folder / CHECKPOINT)["data"] == {"songs": [4, "a"]}
+
+
+def test_fewer_ranks_do_no_more_steps_than_an_epoch_has(folder):
+    def interrupt(epoch, step):
+        if step == STEPS - 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, disturb=interrupt)
+    run, _ = start(folder, resume=True)
+    loss = run.means()["loss"]
+    save_checkpoint(folder / CHECKPOINT, run.parameters, run.solver, {**run.state, "ranks": 2})
+    run, _ = start(folder, resume=True)
+    assert run.state["step"] == 2 * (STEPS - 1) > STEPS
+    assert list(run.steps(Batches())) == []
+    assert run.state["step"] == STEPS and run.means()["loss"] == pytest.approx(loss)
+
+
+def test_resuming_says_where_the_training_is(folder, capsys):
+    def interrupt(epoch, step):
+        if (epoch, step) == (1, 1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(folder, disturb=interrupt, resume=True)
+    train(folder, resume=True)
+    train(folder, resume=True)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{folder}: no checkpoint to go on from, so the training begins",
+        f"{folder}: going on in epoch 2 after step 2", f"{folder}: going on after epoch 3"]
 
 
 def test_a_damaged_checkpoint_is_one_line(folder):

@@ -11,7 +11,6 @@ Each training that has ended leaves its scores in the output folder. --resume tr
 before, too.
 """
 import argparse
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +26,8 @@ from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, IGNORE, SYNTHETIC, find_pairs, read_pair
 from common.layers import relu
 from common.machine.context import use_context
-from common.machine.files import write_json
+from common.machine.errors import TrainingError
+from common.machine.files import remove_tree, write_json
 from common.machine.output_folders import claimed
 from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
@@ -123,8 +123,8 @@ def open_folder(folder: Path, args: argparse.Namespace) -> Path:
     """
     place = folder / "trainings"
     if args.overwrite and place.exists():
-        shutil.rmtree(place)
         (folder / RESULT).unlink(missing_ok=True)
+        remove_tree(place)
     elif place.exists() and not args.resume:
         raise holds_a_run(folder)
     check_settings(place, {"task": args.task, "steps": args.steps, "data_dir": args.data_dir or SYNTHETIC},
@@ -148,7 +148,10 @@ class Training:
     def score(self) -> dict[str, float]:
         use_context(self.context, self.device_id)
         task = TASKS[self.task]
-        train(task, self.variant, *self.train_data, self.seed, self.steps)
+        losses = train(task, self.variant, *self.train_data, self.seed, self.steps)
+        if not np.isfinite(losses).all():
+            raise TrainingError(f"{self.variant}, seed {self.seed}: the loss is not finite in step "
+                                f"{np.flatnonzero(~np.isfinite(losses))[0] + 1}; check the images")
         return evaluate(task, self.variant, *self.valid_data)
 
 

@@ -122,6 +122,16 @@ def test_a_comparison_that_was_killed_goes_on_to_the_same_numbers(tmp_path, caps
     assert "2 trainings each" in out and "pair by pair" in out
 
 
+def test_a_training_that_diverges_is_one_line_and_leaves_no_scores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(compare, "RATE", 1e30)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(lambda: compare.main([*FEW[:2], "--steps", "3", "-c", "cpu", "--seeds", "1", "--jobs", "1", "-o",
+                                      str(tmp_path / "out")]))
+    err = capsys.readouterr().err
+    assert caught.value.code == 1 and "seed 0: the loss is not finite in step 2" in err and err.count("\n") == 1
+    assert not list(tmp_path.glob("out/trainings/*-0.json"))
+
+
 @pytest.mark.parametrize("flags, word", [((), "holds a run already; add --resume"),
                                          (("--resume", "--steps", "2"), "was trained with steps = 1, not 2"),
                                          (("--resume", "--task", "scenes"), "was trained with task = 'marks'")])

@@ -346,7 +346,8 @@ def test_weights_of_no_run_are_not_replaced_unasked(command, tmp_path):
     nn.parameter.set_parameter("w", nn.Variable((1,)))
     save_parameters(tmp_path / "run/vocals.h5")
     before = content(tmp_path)
-    assert_one_line(command(tmp_path / "run"), 2, "vocals.h5: is there already", "--overwrite")
+    for flags in ((), ("--resume",)):
+        assert_one_line(command(tmp_path / "run", *flags), 2, "vocals.h5: is there already", "--overwrite")
     assert content(tmp_path) == before
     assert command(tmp_path / "run", "--overwrite", "--epochs", 1)[0] == 0
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import attrs
 import cv2
+import h5py
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from common.runs.checkpoint import load_state, save_parameters
 from common.runs.schedules import poly_decay
+from common.runs.training import CHECKPOINT
 from common.workbench.testing import (
     assert_one_line,
     assert_same_files,
@@ -377,6 +379,23 @@ def test_an_existing_run_is_not_touched_unasked(command, copy):
     assert_one_line(command(copy), 2, f"{copy}: holds a run already (epoch 2)", "--resume", "--overwrite")
     assert_one_line(command(copy, "--resume", "--seed", 1), 2, "seed = 42, not 1")
     assert content(copy) == before
+
+
+def test_other_images_are_refused(command, scenes, copy, tmp_path):
+    shutil.copytree(scenes, tmp_path / "scenes")
+    assert command(copy, "--resume", "--data-dir", tmp_path / "scenes")[0] == 0    # the same in another place
+    write_pair(tmp_path / "scenes", "val/c/3", np.random.default_rng(0))
+    result = command(copy, "--resume", "--data-dir", tmp_path / "scenes")
+    assert_one_line(result, 2, "other validation images (2, and now there are 3)")
+
+
+def test_another_number_of_processes_is_refused(command, copy):
+    """The number of updates follows from it, and an epoch has a number of updates."""
+    with h5py.File(copy / CHECKPOINT, "r+") as file:
+        state = json.loads(bytes(file["state"][()])) | {"ranks": 2}
+        del file["state"]
+        file["state"] = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    assert_one_line(command(copy, "--resume"), 2, "was trained by 2 processes", "not by 1", "mpirun -n 2")
 
 
 def test_an_output_folder_that_cannot_be_made_is_one_line(command, tmp_path):

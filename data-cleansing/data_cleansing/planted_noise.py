@@ -38,10 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed(experiment.output) as folder:
         print(f"{experiment.name}: computing on {experiment.choose_context()}", flush=True)
         started = time.perf_counter()
-        for share in shares:
+        cfgs = [attrs.evolve(experiment.cfg, flip_labels=share) for share in shares]
+        # All at first: the last one may be refused, and the first takes long.
+        places = [open_run(folder / f"noise_{100 * share:g}", cfg, experiment.resume, experiment.overwrite)
+                  for share, cfg in zip(shares, cfgs, strict=True)]
+        for share, cfg, place in zip(shares, cfgs, places, strict=True):
             title = f"{100 * share:g} % wrong labels"
             print(f"{title}, {time.perf_counter() - started:.0f} s", flush=True)
-            runs[title] = _run(experiment, attrs.evolve(experiment.cfg, flip_labels=share), folder)
+            runs[title] = _run(experiment, cfg, place)
             write_csv(folder / "planted_noise.csv", ("wrong_labels", *paired.HEADER),
                       [(title, *comparison.row()) for title, found in runs.items() for comparison in found])
             save_figure(folder / "planted_noise.png", paired.draw(runs))
@@ -67,9 +71,8 @@ def shares_of(noise: Iterable[str]) -> list[float]:
     return list(dict.fromkeys(shares))
 
 
-def _run(experiment: Experiment, cfg: Config, folder: Path) -> list[paired.Comparison]:
-    """Train, score and judge with one share of wrong labels, in a folder of its own."""
-    run = open_run(folder / f"noise_{100 * cfg.flip_labels:g}", cfg, experiment.resume, experiment.overwrite)
+def _run(experiment: Experiment, cfg: Config, run: Path) -> list[paired.Comparison]:
+    """Train, score and judge with one share of wrong labels, in the folder `run`."""
     run_trials(cfg, run, experiment.choose_context, Trial.train, Trial.score, Trial.retrain)
     run_new_trainings(cfg, run, experiment.choose_context)
     accuracy.write_figure(run, accuracy.summarize(run), cfg.dataset)

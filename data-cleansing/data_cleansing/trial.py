@@ -20,12 +20,11 @@ from common.reading.arrays import read_npz
 from common.reading.files import decoding
 from common.reading.texts import read_rows
 from common.runs.checkpoint import save_parameters
-from common.runs.comparison import check_settings
+from common.runs.comparison import check_settings, fingerprint
 from data_cleansing.config import AUTO, Config
 from data_cleansing.data.sets import load_data
 from data_cleansing.influence import influence_scores
 from data_cleansing.influence.methods import METHODS
-from data_cleansing.influence.snapshot import fingerprint
 from data_cleansing.labels.cross_validation import Evidence, Plan, cross_validate
 from data_cleansing.results.score_files import (
     MEASURES,
@@ -173,7 +172,15 @@ class Trial:
                 self.cache.store(step)
 
         losses = self.trainer.run(start, stop, before_step=store)
-        return (epoch + 1, float(np.mean(losses)), *evaluate(self.trainer.network, self.valid_images))
+        return (epoch + 1, float(np.mean(losses)), *self._measure(self.valid_images))
+
+    def _measure(self, images):
+        """Return loss and accuracy of the current parameters; the last step may have made these useless."""
+        loss, accuracy = evaluate(self.trainer.network, images)
+        if not math.isfinite(loss):
+            raise UserError(f"seed {self.seed}: the loss is {loss} on images that are not trained on: lower the "
+                            "learning rate")
+        return loss, accuracy
 
     def _write_predictions(self):
         """Store the classes and losses of the training images, which the report shows."""
@@ -292,9 +299,15 @@ class Trial:
         return rows
 
     def measure(self) -> list[float]:
-        """Measure the current parameters: `MEASURES`."""
+        """Measure the current parameters: `MEASURES`.
+
+        Raises
+        ------
+        UserError
+            A loss is not finite.
+        """
         (valid_loss, valid_accuracy), (test_loss, test_accuracy) = (
-            evaluate(self.trainer.network, images) for images in (self.valid_images, self.test_images))
+            self._measure(images) for images in (self.valid_images, self.test_images))
         return [valid_loss, test_loss, valid_accuracy, test_accuracy]
 
     def _print_measures(self, method, removed, row):

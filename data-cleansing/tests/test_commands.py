@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from common.machine.errors import UsageError
+from common.machine.files import make_folder, write_text
 from common.runs.config import find_cfg, load_section, section_names
 from common.workbench.pages import Page
 from common.workbench.testing import content, disturbed, rows_of, script_of
@@ -25,7 +26,7 @@ from data_cleansing.data.sets import load_data
 from data_cleansing.influence import METHODS, walk
 from data_cleansing.results.cleaned_lists import read_cleaned
 from data_cleansing.results.html_report import cache_sizes
-from data_cleansing.results.run_folder import read_config
+from data_cleansing.results.run_folder import open_run, read_config
 from data_cleansing.results.score_files import SIGN, influence_path, read_influence
 from data_cleansing.training.parameters import ParameterCache
 from data_cleansing.training.record import published_record
@@ -416,6 +417,36 @@ def test_overwrite_starts_anew_and_leaves_other_files(finished, pictures, tmp_pa
     (tmp_path / "run" / "notes.txt").write_text("mine")
     assert command(train, "--data-dir", pictures, "-o", tmp_path / "run", *SHORT, "--overwrite")[0] == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "notes.txt", "training"]
+
+
+def test_a_kill_while_a_run_is_overwritten_leaves_it_whole_or_gone(tmp_path, monkeypatch):
+    """Parts of it would be taken for results of the new run when that is resumed."""
+    def be_killed(folder):
+        raise KeyboardInterrupt
+
+    cfg, parts = Config(), ("influence", "score", "training")
+    for name in parts:
+        for file in ("settings.json", "scores.csv"):
+            write_text(make_folder(tmp_path / name) / file, "")
+    open_run(tmp_path, cfg)
+    for left in (parts[1:], parts[2:], ()):
+        with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
+            killed.setattr(shutil, "rmtree", be_killed)
+            open_run(tmp_path, cfg, overwrite=True)
+        assert {name: len(list((tmp_path / name).iterdir())) for name in left} == dict.fromkeys(left, 2)
+        assert {path.name for path in tmp_path.iterdir() if path.name[0] != "."} == {*left, "config.json"}
+    make_folder(tmp_path / "training")
+    open_run(tmp_path, cfg, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_last_step_that_diverges_is_one_line(tmp_path, refused):
+    """No later step tells it."""
+    status, line = refused(train, "--dataset", "digits", "--n-train", "8", "--batch-size", "8", "--n-epochs", "1",
+                           "--n-trials", "1", "--lr", "1e6", "--augment", "false", "--width", "0.1", "-c", "cpu", "-o",
+                           tmp_path / "run")
+    assert status == 1 and "the loss is nan on images that are not trained on: lower the learning rate" in line
+    assert not list((tmp_path / "run").rglob("final_model.h5"))
 
 
 @pytest.mark.parametrize("key, value, says", [("width", 0.2, "another network"), ("lr", 0.1, "lr = 0.05, not 0.1"),

@@ -185,6 +185,8 @@ def test_planted_noise(tmp_path, command):
     before = content(tmp_path / "planted")
     assert command(planted_noise, *argv)[0] == 2    # it is there
     assert command(planted_noise, *argv, "--resume")[0] == 0 and content(tmp_path / "planted") == before
+    status, out, _ = command(planted_noise, *argv[:-5], "--noise", "0.1", "0.2", *argv[-2:])
+    assert status == 2 and "10 % wrong labels" not in out    # it is refused before anything is trained
 
 
 @pytest.mark.parametrize("share", ["-1", "1", "some"])

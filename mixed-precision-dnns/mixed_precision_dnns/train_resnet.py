@@ -47,7 +47,8 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
     with world().main_first():
         weights = folder / CHECKPOINT if goes_on else find_weights(cfg, folder)
         train_data, valid_data, test_data = load_data(cfg)
-    run = Run(folder, to_dict(cfg), resume, overwrite, functools.partial(learning_rate, cfg.initial_learning_rate))
+    run = Run(folder, to_dict(cfg), resume, overwrite, functools.partial(learning_rate, cfg.initial_learning_rate),
+              {"training images": train_data.dataset.identity, "validation images": valid_data.dataset.identity})
     seed_everything(cfg.seed)
     if weights:
         load_starting_weights(weights, cfg, train_data, goes_on)

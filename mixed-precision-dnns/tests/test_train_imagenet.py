@@ -122,6 +122,15 @@ def test_photographs_of_all_kinds_and_damaged_ones(photographs, tmp_path, capsys
     assert json.loads((tmp_path / "run" / "layers.json").read_text())[-1]["elements"] == 2    # classes
 
 
+def test_other_pictures_are_refused(photographs, tmp_path):
+    command = ["RESNET18", *SHORT[2:], "--data-dir", str(photographs), "--epochs", "1", "--batch-size", "2",
+               "--steps-per-epoch", "1", "--held-out", "0.1", "-o", str(tmp_path / "run")]
+    train_imagenet.main(command)
+    (photographs / "train/n02/3.JPEG").unlink()
+    with pytest.raises(UsageError, match=r"other training images \(7, and now there are 6\)"):
+        train_imagenet.main([*command, "--resume"])
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["RESNET18"], "--data-dir synthetic"), (["RESNET18", "--data-dir", "nowhere"], "no such folder"),
     (["RESNET50", "--data-dir", "synthetic"], "RESNET50"), (["RESNET18", "--image-size", "16"], "image-size"),

@@ -200,6 +200,13 @@ def load_data(cfg: Config) -> tuple[ReadBatches | None, ReadBatches | None, int 
             SceneBatches(valid_pairs, segmentation_scene, cfg.batch_size, cfg.size), None)
 
 
+def identities(train: ReadBatches | None, valid: ReadBatches | None) -> dict[str, tuple[int, str]]:
+    """What images are called, for `common.runs.training.Run` -> how many there are, and a hash of their names."""
+    found = {"training images": train, "validation images": valid}
+    return {name: batches.dataset.identity if isinstance(batches.dataset, imagenet.Pictures)
+            else cityscapes.identity(batches.dataset) for name, batches in found.items() if batches is not None}
+
+
 def _pictures(cfg, settings):
     height, width = cfg.size
     if height != width:

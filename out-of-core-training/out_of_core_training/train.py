@@ -27,7 +27,7 @@ from common.runs.readings import scalar_later
 from common.runs.training import Run
 from out_of_core_training import models
 from out_of_core_training.config import Config, learning_rate
-from out_of_core_training.data import RandomBatches, load_data, validate
+from out_of_core_training.data import RandomBatches, identities, load_data, validate
 
 PANELS = (("loss", ("loss", "loss_generator", "loss_discriminator")), ("validation error [share]", ("valid_error",)))
 RANDOM_STEPS = 10    # of an epoch
@@ -70,7 +70,8 @@ def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = 
     with world().main_first():
         train_data, valid_data, num_classes = load_data(cfg)
     run = Run(folder, to_dict(cfg), resume, overwrite,
-              lambda epochs, epoch: learning_rate(attrs.evolve(cfg, epochs=epochs), epoch, 1, 2))    # in its middle
+              lambda epochs, epoch: learning_rate(attrs.evolve(cfg, epochs=epochs), epoch, 9, 10),    # at its end
+              data=identities(train_data, valid_data))
     seed_everything(cfg.seed)
     options: dict[str, Any] = cfg.network_options | ({"num_classes": num_classes} if num_classes else {})
     network = models.build(cfg.network, cfg.batch_size, cfg.size, **options)

@@ -121,6 +121,23 @@ def test_a_run_is_not_overwritten_unasked(run, tmp_path):
     assert run(*flags, "--overwrite")[0] == 0
 
 
+def test_other_pictures_are_refused(run, pictures, tmp_path):
+    flags = (*SMALL["resnet50"], "--data-dir", pictures, "--epochs", 1, "-o", tmp_path / "run", "-c", "cpu")
+    assert run(*flags)[0] == 0
+    (pictures / "val/n00000000/0.JPEG").rename(pictures / "val/n00000000/9.JPEG")
+    assert_one_line(run(*flags, "--resume"), 2, "other validation images (6, but others)")
+
+
+def test_a_linear_schedule_does_not_become_longer_once_its_rate_has_begun_to_fall(run, tmp_path):
+    flags = (*SMALL["resnet50"], *SHORT[:4], "-c", "cpu", "--schedule", "linear", "--warmup-epochs", 0, "-o",
+             tmp_path / "run")
+    assert run(*flags, "--epochs", 3)[0] == 0    # it falls from the middle of the second epoch on
+    assert_one_line(run(*flags, "--epochs", 4, "--resume"), 2, "of 4 epochs the first 3 would have had others")
+    with disturbed(models, "iterate", 3, signal.SIGINT):
+        assert run(*flags, "--epochs", 3, "--overwrite")[0] == 130    # in the second one
+    assert_one_line(run(*flags, "--epochs", 4, "--resume"), 2, "of 4 epochs the first 2 would have had others")
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 

@@ -335,7 +335,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path
 
 def test_resuming_a_finished_run_changes_nothing_but_the_time(command, copy, finished):
     code, out, err = command(copy, "--resume")
-    assert (code, err) == (0, "") and "epoch" not in out
+    assert (code, err) == (0, "") and "epoch 2/2" not in out and f"{copy}: going on after epoch 2" in out
     assert_same_run(finished, copy)
 
 
@@ -413,6 +413,23 @@ def test_an_existing_run_is_not_touched_unasked(command, copy):
     assert_one_line(command(copy, "--resume", "--seed", 1), 2, "seed = 42, not 1")
     assert_one_line(command(copy, "UMX", "--resume"), 2, "umx_train = False, not True")
     assert content(copy) == before
+
+
+def test_weights_of_no_run_are_not_removed_unasked(command, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best_xumx.h5").write_bytes(b"mine")
+    for flags in ((), ("--resume",)):
+        assert_one_line(command(tmp_path / "run", *flags), 2, "best_xumx.h5: is there already", "--overwrite")
+    assert content(tmp_path / "run") == {"best_xumx.h5": b"mine"}
+
+
+def test_other_songs_are_refused(command, copy, tmp_path):
+    root = make_songs(tmp_path / "songs", train=2, valid=1)    # the same in another place
+    assert command(copy, "--resume", "--epochs", 3, root=root)[0] == 0
+    (root / "train/song 1").rename(root / "train/another")
+    assert_one_line(command(copy, "--resume", "--epochs", 4, root=root), 2, "other training songs (2, but others)")
+    (root / "train/another").rename(root / "valid/another")
+    assert_one_line(command(copy, "--resume", "--epochs", 4, root=root), 2, "songs (2, and now there are 1)")
 
 
 def test_divergence_keeps_the_last_good_state(command, copy, monkeypatch, tmp_path):

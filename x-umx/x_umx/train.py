@@ -60,7 +60,8 @@ def train(cfg: Config, folder: Path, memory: InCore | OutOfCore, resume: bool = 
     statistics = songs.statistics(cfg.nfft, cfg.nhop)
     if not songs.valid_tracks:
         print("no validation songs: the training loss takes the place of theirs", flush=True)
-    run = Run(folder, to_dict(cfg), resume, overwrite)
+    run = Run(folder, to_dict(cfg), resume, overwrite, data=songs.identities,
+              weights=[folder / name for name in (BEST_XUMX, BEST_UMX)])
     nn.clear_parameters()
     seed_everything(cfg.seed)
     initialize_statistics(cfg.sizes, *statistics, (None,) if cfg.umx_train else cfg.sources)
@@ -71,9 +72,6 @@ def train(cfg: Config, folder: Path, memory: InCore | OutOfCore, resume: bool = 
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
     memory.attach(solver)
-    if run.best is None:
-        for name in (BEST_XUMX, BEST_UMX):
-            (folder / name).unlink(missing_ok=True)    # of a run that is overwritten
 
     for _ in run.epochs(cfg.epochs):
         history = [row["valid_loss"] for row in run.rows]

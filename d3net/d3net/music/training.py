@@ -29,7 +29,7 @@ from common.runs.checkpoint import save_parameters
 from common.runs.config import to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
-from common.runs.training import CHECKPOINT, Run, train_step
+from common.runs.training import Run, train_step
 from common.separation.training import Losses, LossGraph, finish_epoch, scaled_rates, validate
 from d3net.hyperparameters import MSSHyperParameters, load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
@@ -61,7 +61,9 @@ def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool
     songs = open_songs(cfg, hparams)
     if not songs.valid_tracks:
         print("no validation songs: the training loss takes the place of theirs", flush=True)
-    run = open_run(cfg, hparams, output, resume, overwrite)
+    best, final = output / f"{cfg.target}.h5", output / f"{cfg.target}_final.h5"
+    run = Run(output / cfg.target, attrs.asdict(hparams) | to_dict(cfg), resume, overwrite, data=songs.identities,
+              weights=(best, final))
     nn.clear_parameters()
     seed_everything(cfg.seed)
     network = D3NetMSS(hparams, cfg.target)
@@ -74,6 +76,10 @@ def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
     memory.attach(solver)
+    if world().rank == 0:
+        final.unlink(missing_ok=True)    # of a shorter run, which goes on
+    with replacing(best.with_suffix(".yaml")) as temporary:
+        save_hyper_parameters(temporary, hparams)
 
     for epoch in run.epochs(cfg.epochs):
         solver.set_learning_rate(step_decay(learning_rate, epoch, drops=(cfg.lr_drop_epoch,)))
@@ -87,10 +93,10 @@ def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool
         with memory.validation():
             valid_loss = validate(valid_losses, songs.validation()) if songs.valid_tracks else train_loss
         finish_epoch(run, {"train_loss": train_loss, "valid_loss": valid_loss, "learning_rate": solver.learning_rate()},
-                     output / f"{cfg.target}.h5", seconds, per="epoch")
+                     best, seconds, per="epoch")
         print(f"epoch {len(run.rows)}/{cfg.epochs}: training loss {train_loss:.4f}, validation loss {valid_loss:.4f}, "
               f"lowest {run.best:.4f}, {seconds:.1f} s", flush=True)
-    save_parameters(output / f"{cfg.target}_final.h5", run.parameters)
+    save_parameters(final, run.parameters)
 
 
 def open_songs(cfg: MSSConfig, hparams: MSSHyperParameters) -> Songs:
@@ -116,21 +122,6 @@ def usable_frames(samples: int, hparams: MSSHyperParameters) -> int:
     """Count the frames of an excerpt that the network can take: the first ones, in a multiple of its own."""
     frames = num_frames(samples, hparams.fft_size, hparams.hop_size)
     return frames // hparams.frame_multiple * hparams.frame_multiple
-
-
-def open_run(cfg: MSSConfig, hparams: MSSHyperParameters, output: Path, resume: bool, overwrite: bool) -> Run:
-    """Start or resume the run of a target in a folder that it may share with others."""
-    folder, weights = output / cfg.target, output / f"{cfg.target}.h5"
-    if weights.exists() and not (resume or overwrite or (folder / CHECKPOINT).exists()):
-        raise UsageError(f"{weights}: is there already, and of no run in {folder}; add --overwrite to replace it, or "
-                         "choose another --output")
-    run = Run(folder, attrs.asdict(hparams) | to_dict(cfg), resume, overwrite)
-    if run.best is None and world().rank == 0:
-        for old in (weights, output / f"{cfg.target}_final.h5"):
-            old.unlink(missing_ok=True)    # of a run that is overwritten
-    with replacing(weights.with_suffix(".yaml")) as temporary:
-        save_hyper_parameters(temporary, hparams)
-    return run
 
 
 def build_graph(network: D3NetMSS, test: bool, patch_length: int, batch_size: int, num_samples: int) -> LossGraph:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.datasets.cityscapes import CLASSES, SYNTHETIC, Pair, find_pairs, read_pair
+from common.datasets.cityscapes import CLASSES, SYNTHETIC, Pair, find_pairs, identity, read_pair
 from common.datasets.prefetching import parallel_map, prefetch
 from common.machine.distributed import world
 from common.machine.errors import UsageError
@@ -51,6 +51,11 @@ class Scenes:
         self.valid_pairs: list[Pair] = []    # stays empty if the data set has no such folder
         if cfg.data_dir == SYNTHETIC or (Path(cfg.data_dir) / "leftImg8bit" / "val").is_dir():
             self.valid_pairs = find_pairs(cfg.data_dir, "val")[:cfg.valid_images or None]
+
+    @property
+    def identities(self) -> dict[str, tuple[int, str]]:
+        """What images are called, for `common.runs.training.Run` -> how many there are, and a hash of their names."""
+        return {"training images": identity(self.train_pairs), "validation images": identity(self.valid_pairs)}
 
     def __len__(self) -> int:
         return min(self.cfg.epoch_length, self.steps)

@@ -80,7 +80,9 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
     if not scenes.valid_pairs:
         print("no validation images: the lowest training loss is the best", flush=True)
 
-    run = Run(folder, to_dict(cfg) | attrs.asdict(hparams), resume, overwrite)
+    run = Run(folder, to_dict(cfg) | attrs.asdict(hparams), resume, overwrite, data=scenes.identities,
+              weights=(*sorted(folder.glob("model_param_*.h5")), folder / SOLVER_STATES, folder / FINAL))
+    require_same_ranks(run)
     nn.clear_parameters()
     seed_everything(cfg.seed)
     image, label, loss = build_loss(hparams, cfg.recompute)
@@ -90,8 +92,6 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
     memory.attach(solver)
-    if run.state["epoch"] == run.state["step"] == 0:
-        remove_snapshots(folder)
     with replacing(folder / HPARAMS) as temporary:
         save_hyper_parameters(temporary, hparams)
     predictor = Predictor(hparams)
@@ -135,18 +135,19 @@ def build_loss(hparams: SegmentationHyperParameters, recompute: bool = False
     return image, label, F.mean(F.softmax_cross_entropy(logits, label, axis=1))
 
 
+def require_same_ranks(run: Run) -> None:
+    """Raise a UsageError if the updates that are done were of another number of ranks: these count otherwise."""
+    ranks = run.state.get("ranks", world().size)
+    if ranks != world().size:
+        raise UsageError(f"{run.folder}: was trained by {ranks} processes, on which the number of updates depends, and "
+                         f"not by {world().size}; start as many (mpirun -n {ranks}), or add --overwrite to start anew")
+
+
 def load_backbone(name_or_path: str) -> None:
     """Give the backbone, whose graph exists, the values of a file."""
     with nn.parameter_scope(BACKBONE):
         shapes = {name: parameter.shape for name, parameter in nn.get_parameters(grad_only=False).items()}
         load_parameters(pretrained_backbone(name_or_path), shapes)
-
-
-def remove_snapshots(folder: Path) -> None:
-    """Remove the weights that an earlier run left where this one begins."""
-    if world().rank == 0:
-        for path in (*folder.glob("model_param_*.h5"), folder / SOLVER_STATES, folder / FINAL):
-            path.unlink(missing_ok=True)
 
 
 def validation_scores(predictor: Predictor, scenes: Scenes) -> dict[str, float]:

@@ -29,12 +29,12 @@ import numpy as np
 
 from common.machine.errors import UsageError, UserError
 from common.machine.threads import NNABLA
+from common.runs.comparison import fingerprint
 from data_cleansing.data.images import Images
 from data_cleansing.data.samples import Samples
 from data_cleansing.graphs.rewriting import Network, trace
 from data_cleansing.influence.methods import FINAL, METHODS, choose
 from data_cleansing.influence.problem import Problem
-from data_cleansing.influence.snapshot import fingerprint
 from data_cleansing.training.parameters import Layout, ParameterCache, velocity_of
 from data_cleansing.training.record import TrainingRecord
 

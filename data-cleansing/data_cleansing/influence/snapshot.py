@@ -1,5 +1,4 @@
 """The state of a long computation in a file, from which it goes on to the same bits."""
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -72,15 +71,3 @@ class Snapshot:
 
     def __exit__(self, *error: object) -> None:
         self.save()
-
-
-def fingerprint(*values: object) -> str:
-    """Hash arrays, and whatever has a faithful `repr`; returns hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
-    for value in values:
-        if isinstance(value, np.ndarray):
-            digest.update(f"{value.dtype} {value.shape}".encode())
-            digest.update(np.ascontiguousarray(value).data)
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()

@@ -10,10 +10,10 @@ import numpy as np
 from common.machine.errors import UserError, printable
 from common.pages.pictures import picture_uri
 from common.pictures.image_files import read_image_as
+from common.runs.comparison import fingerprint
 from data_cleansing.data.images import Images
 from data_cleansing.data.sets import list_path
 from data_cleansing.influence.methods import RANDOM
-from data_cleansing.influence.snapshot import fingerprint
 from data_cleansing.labels.decisions import LABEL, Judgement
 from data_cleansing.labels.merging import mean_by_row
 from data_cleansing.results.score_files import influence_path, methods_with_scores, read_influence

@@ -1,20 +1,20 @@
 """The output folder of a run: its configuration, and what was made with which settings."""
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import attrs
 
 from common.machine.errors import UsageError
-from common.machine.files import make_folder, write_json
+from common.machine.files import make_folder, remove_tree, write_json
 from common.reading.texts import read_json
 from common.runs.comparison import holds_a_run, require_same
 from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
 
 CONFIG = "config.json"
-FOLDERS = ("training", "influence", "score", "new_trainings", "summary", "fig", "cleaned")    # folders that a run makes
-FILES = ("report.html", "detection.csv", "list_comparison.csv", "cache.csv", "leave_one_out.csv", CONFIG)
+# What a run makes. It is removed in this order: as long as there are trainings, they and their configuration are whole.
+FILES = ("report.html", "detection.csv", "list_comparison.csv", "cache.csv", "leave_one_out.csv")
+FOLDERS = ("influence", "score", "new_trainings", "summary", "fig", "cleaned", "training")
 # Data may move while a run rests; the other keys only say how much there is to do.
 MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "new_trainings", "n_trials", "jobs")
 
@@ -38,17 +38,17 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
         require_same(folder, to_dict(read_config(folder)), to_dict(cfg), MAY_DIFFER)
     make_folder(folder)
     if overwrite:
-        remove(folder, (*FOLDERS, *FILES))
+        remove(folder, (*FILES, *FOLDERS, CONFIG))
     write_json(path, to_dict(cfg))
     return folder
 
 
 def remove(folder: str | Path, names: Iterable[str]) -> None:
-    """Remove folders and files that a run has made."""
+    """Remove folders and files that a run has made, one after the other; a kill leaves each as it was, or nothing."""
     for name in names:
         path = Path(folder) / name
         if path.is_dir():
-            shutil.rmtree(path)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)
 
