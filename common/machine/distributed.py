@@ -2,7 +2,8 @@
 
 One process needs no MPI. Several compute as one process with the whole batch would: gradients are averaged after every
 backward pass, and batch normalization takes its statistics over all processes. On CPUs they talk through mpi4py, on
-GPUs through nnabla's communicator (NCCL), which averages gradients while others are still computed.
+GPUs through nnabla's communicator (NCCL), which averages gradients while others are still computed, or all of them
+afterwards where a loss uses a parameter more than once.
 
 A process is called a rank, as in MPI. Rank 0 alone writes files and prints; see `common.machine.files` and
 `common.console.cli`.
@@ -142,8 +143,26 @@ class GPUWorld(World):
 
     def backward(self, loss: nn.Variable, solver: Any) -> None:
         gradients = [parameter.grad for parameter in solver.get_parameters().values()]
+        if _any_used_twice(loss, gradients):
+            # The callback averages a gradient after the first function that adds to it, and does not wait for others.
+            loss.backward(clear_buffer=True)
+            self.communicator.all_reduce(gradients, division=True, inplace=False)
+            return
         averaging = self.communicator.all_reduce_callback(gradients, _PACK, division=True)
         loss.backward(clear_buffer=True, communicator_callbacks=averaging)
+
+
+def _any_used_twice(loss, gradients):
+    """Whether functions that lead to `loss` use a parameter more than once; `gradients` are the parameters' own."""
+    uses = dict.fromkeys(map(hash, gradients), 0)
+
+    def count(f):
+        for v in f.inputs:
+            if v.need_grad and v.parent is None and hash(v.grad) in uses:
+                uses[hash(v.grad)] += 1
+
+    loss.visit(count)
+    return any(number > 1 for number in uses.values())
 
 
 _joined = World()

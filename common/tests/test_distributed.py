@@ -6,9 +6,14 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
 import numpy as np
 import pytest
 
+from common.machine.context import use_context
 from common.machine.distributed import GPUWorld, World, join_ranks, world
 from common.machine.errors import UsageError
 from common.machine.launching import find_mpirun, launched_rank, launched_size, start_ranks
@@ -148,3 +153,36 @@ def test_sums_over_gpus_are_those_of_double_precision(values):
     for found in results:
         np.testing.assert_array_equal(found, np.sum(values, axis=0))
         assert (found.dtype, found.shape) == (np.float64, np.shape(values[0]))
+
+
+class Watching:
+    """A communicator of one rank that notes how gradients are averaged, and what they are then."""
+
+    rank, size = 0, 1
+
+    def __init__(self):
+        self.calls = []
+
+    def all_reduce_callback(self, gradients, pack, division):
+        self.calls.append(("callback", None))
+
+    def all_reduce(self, gradients, division, inplace):
+        assert division
+        self.calls.append(("afterwards", [gradient.data.copy() for gradient in gradients]))
+
+
+@pytest.mark.parametrize("uses, way", [(1, "callback"), (2, "afterwards"), (3, "afterwards")])
+def test_gradients_of_parameters_that_are_used_twice_are_averaged_when_they_are_whole(uses, way):
+    use_context("cpu")
+    nn.clear_parameters()
+    x = nn.Variable.from_numpy_array(np.ones((2, 3), np.float32))
+    loss = F.sum(sum(PF.affine(x, 4, name="shared", with_bias=False) for _ in range(uses)))
+    solver, communicator = S.Sgd(0.1), Watching()
+    solver.set_parameters(nn.get_parameters())
+    loss.forward()
+    solver.zero_grad()
+    GPUWorld(communicator).backward(loss, solver)
+    (found, gradients), = communicator.calls
+    assert found == way
+    for gradient in gradients or [nn.get_parameters()["shared/affine/W"].g]:
+        np.testing.assert_array_equal(gradient, np.full((3, 4), 2 * uses, np.float32))
