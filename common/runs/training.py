@@ -106,6 +106,8 @@ class Run:
         epoch, step = self.state["epoch"], self.state["step"]
         if not self._resuming:
             return "no checkpoint to go on from, so the training begins"
+        if epoch >= self.config.get("epochs", math.inf):
+            return "the training has ended"
         return f"going on in epoch {epoch + 1} after step {step}" if step else f"going on after epoch {epoch}"
 
     def _is_extended(self, rate_of):

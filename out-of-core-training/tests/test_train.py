@@ -179,9 +179,11 @@ def test_one_image_that_has_no_variance_is_refused_before_anything_is_trained(fl
 def test_too_small_a_budget_is_one_line_and_keeps_what_was_trained(run, tmp_path):
     folder = tmp_path / "run"
     assert run(*SMALL["resnet50"], *SHORT, "-o", folder)[0] == 0
-    shutil.rmtree(tmp_path / "run/checkpoint")
-    status, _, err = run(*SMALL["resnet50"], *SHORT, "-o", folder, "--out-of-core", "100kB")
+    trained = {name: (folder / name).read_bytes() for name in ("params_best.h5", "checkpoint/latest.h5", "log.csv")}
+    longer = ("--epochs", 3, "--resume", "--out-of-core", "100kB")
+    status, _, err = run(*SMALL["resnet50"], *SHORT, "-o", folder, *longer)
     assert status == 1, err
+    assert {name: (folder / name).read_bytes() for name in trained} == trained
     errors = [line for line in err.splitlines() if not line.startswith("out-of-core: ")]
     assert len(errors) == 1, err
     assert "smallest feasible" in errors[0]
