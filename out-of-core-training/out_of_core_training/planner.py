@@ -1,4 +1,5 @@
 """Plan out-of-core training of a graph without running it: the memory it needs, and its swaps by nnabla's scheduler."""
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,15 +55,19 @@ class Plan:
         """What each block computes."""
         return self.record.labels
 
+    @functools.cached_property
+    def _smallest(self) -> tuple[int, int]:    # where inputs are converted, plans are tried for it
+        return smallest_budget(self.record)
+
     @property
     def minimum_budget(self) -> int:
         """Smallest feasible budget in bytes."""
-        return smallest_budget(self.record)[0]
+        return self._smallest[0]
 
     @property
     def minimum_function(self) -> str:
         """What sets the smallest feasible budget."""
-        return self.labels[smallest_budget(self.record)[1]]
+        return self.labels[self._smallest[1]]
 
     @property
     def in_core_bytes(self) -> int:

@@ -1,5 +1,4 @@
 """The command that trains: files, the same bits through the scheduler and after an interrupt, what it refuses."""
-import shutil
 import signal
 
 import h5py

@@ -111,28 +111,18 @@ def test_weights_beside_a_strange_configuration_are_taken_by_their_name(tmp_path
 # Old files ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_transform_with_parameters_is_ignored_with_a_note(tmp_path, capsys):
+@pytest.mark.parametrize("names, number, shown", [
+    (("conv_r", "conv_i", "conv_cos", "conv_sin"), "4 parameters ignored", "(conv_cos, conv_i, conv_r, conv_sin)"),
+    (("fc4/affine/W", "a", "b", "c", "solver/step"), "5 parameters ignored", "(a, b, c, fc4/affine/W, ...)")])
+def test_names_that_the_network_does_not_have_are_ignored_with_a_note(names, number, shown, tmp_path, capsys):
     path = save(tmp_path / "vocals.h5", OpenUnmix(SIZES))
     wanted = arrays_in(path)
     with h5py.File(path, "a") as file:
-        for name in ("conv_r", "conv_i", "conv_cos", "conv_sin"):
-            file[name] = np.zeros((33, 1, 64), np.float32)
-    values = loaded(find_weights(path)[0])
-    assert values.keys() == wanted.keys()
-    assert capsys.readouterr().err == (
-        f"note: {path}: 4 parameters ignored that this network does not have (conv_cos, conv_i, conv_r, conv_sin)\n")
-
-
-def test_names_that_the_network_does_not_have_are_ignored_with_a_note(tmp_path, capsys):
-    path = save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES))
-    wanted = arrays_in(path)
-    with h5py.File(path, "a") as file:
-        for name in ("fc4_bass/affine/W", "a", "b", "c", "solver/step"):
+        for name in names:
             file[name] = np.full((2, 2), np.nan, np.float32)
     values = loaded(find_weights(path)[0])
     assert values.keys() == wanted.keys()
-    assert capsys.readouterr().err == (
-        f"note: {path}: 5 parameters ignored that this network does not have (a, b, c, fc4_bass/affine/W, ...)\n")
+    assert capsys.readouterr().err == f"note: {path}: {number} that this network does not have {shown}\n"
 
 
 def test_lstm_weights_of_another_shape_are_taken_in_their_order_with_a_warning(tmp_path, capsys):
