@@ -335,7 +335,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path
 
 def test_resuming_a_finished_run_changes_nothing_but_the_time(command, copy, finished):
     code, out, err = command(copy, "--resume")
-    assert (code, err) == (0, "") and "epoch 2/2" not in out and f"{copy}: going on after epoch 2" in out
+    assert (code, err) == (0, "") and "epoch 2/2" not in out and f"{copy}: the training has ended" in out
     assert_same_run(finished, copy)
 
 
