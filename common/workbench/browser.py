@@ -30,6 +30,13 @@ def _starts(path):
     return False
 
 
+def _until(condition, what):
+    end = time.monotonic() + _SECONDS
+    while not condition():
+        assert time.monotonic() < end, f"never {what}"
+        time.sleep(0.02)
+
+
 class Browser:
     """One page in a browser of its own; a context manager.
 
@@ -95,8 +102,20 @@ class Browser:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         features = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=features)
-        self.call("Page.navigate", url=Path(page).resolve().as_uri())
-        self.wait("document.readyState === 'complete' && location.href !== 'about:blank'")
+        loader = self.call("Page.navigate", url=Path(page).resolve().as_uri())["loaderId"]
+        # The answer comes before the page: what was there until now is complete, too.
+        _until(lambda: self.call("Page.getFrameTree")["frameTree"]["frame"]["loaderId"] == loader, f"opened: {page}")
+        self.wait("document.readyState === 'complete'")
+
+    def open_until(self, page: str | Path, condition: str, width: int = 1280) -> None:
+        """Load a page again and again until an expression is true in it.
+
+        For what a page has stored: as the browser stores it in a process of its own, the next page may be there before.
+        """
+        def holds():
+            self.open(page, width)
+            return self.evaluate(condition)
+        _until(holds, condition)
 
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression in the page, JSON-able; of what it promises, if it promises one."""
@@ -109,17 +128,12 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Wait until an expression is true in the page."""
-        end = time.monotonic() + _SECONDS
-        while not self.evaluate(condition):
-            assert time.monotonic() < end, f"never: {condition}"
-            time.sleep(0.02)
+        _until(lambda: self.evaluate(condition), condition)
 
     def downloaded(self, name: str) -> Path:
         """Wait for a file that a page offers, and return its path."""
-        path, end = self._downloads / name, time.monotonic() + _SECONDS
-        while not path.exists():    # until it is whole it has another name
-            assert time.monotonic() < end, f"never downloaded: {name}"
-            time.sleep(0.02)
+        path = self._downloads / name
+        _until(path.exists, f"downloaded: {name}")    # until it is whole it has another name
         return path
 
     def screenshot(self, path: str | Path, whole: bool = False) -> None:

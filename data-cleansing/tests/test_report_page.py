@@ -141,6 +141,10 @@ def press(browser, row, mark):
     browser.evaluate(f"document.querySelector('[data-row=\"{row}\"] [data-set={mark}]').click()")
 
 
+def mark_of(row):
+    return f"document.querySelector('[data-row=\"{row}\"]').dataset.mark"
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_images_are_sorted_filtered_enlarged_marked_and_exported(browser, page, images, width):
     browser.open(page, width)
@@ -165,8 +169,7 @@ def test_images_are_sorted_filtered_enlarged_marked_and_exported(browser, page, 
     press(browser, 11, "relabel")
     browser.evaluate("document.querySelector('[data-row=\"11\"] .enlarge').click()")
     assert browser.evaluate("get('large').open && get('picture').src.startsWith('data:image/png')")
-    browser.open(page, width)    # marks survive
-    assert browser.evaluate("document.querySelector('[data-row=\"5\"]').dataset.mark") == "remove"
+    browser.open_until(page, f"{mark_of(5)} === 'remove'", width)    # marks survive
     choose(browser, "group", "marked")
     assert sorted(rows_shown(browser)) == [5, 11, 198]
     browser.evaluate("get('export').click()")
@@ -177,6 +180,18 @@ def test_images_are_sorted_filtered_enlarged_marked_and_exported(browser, page, 
         ["train/5", CLASSES[2], "5", "remove", ""], [images.paths[11], CLASSES[2], "11", "relabel", CLASSES[0]],
         ["train/198", CLASSES[0], "198", "keep", ""]]
     assert not browser.errors and all(address == page.as_uri() for address in browser.requests)
+
+
+def test_two_tabs_do_not_lose_marks_of_one_another(browser, page):
+    browser.open(page)
+    # What a browser does when another tab stores a mark.
+    browser.evaluate("localStorage.setItem(STORE, JSON.stringify({5: ['remove', null]}));"
+                     "dispatchEvent(new StorageEvent('storage', {key: STORE}))")
+    assert browser.evaluate(mark_of(5)) == "remove"
+    assert browser.evaluate("get('count').textContent") == "3 images, 1 marked"
+    press(browser, 8, "keep")
+    browser.open_until(page, f"{mark_of(8)} === 'keep'")
+    assert browser.evaluate("marks") == {"5": ["remove", None], "8": ["keep", None]}
 
 
 def test_a_new_label_is_chosen_among_all_others_and_keys_go_through_the_list(browser, page):

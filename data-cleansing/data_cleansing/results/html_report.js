@@ -5,7 +5,7 @@ const KEEP = "keep", REMOVE = "remove", RELABEL = "relabel";
 const STORE = `data-cleansing ${data.key}`;
 const get = id => document.getElementById(id);
 const group = get("group"), label = get("label"), predicted = get("predicted"), order = get("order");
-let marks = load(), chosen = [], shown = 0, enlarged = null;
+let marks = load() || {}, chosen = [], shown = 0, enlarged = null;
 
 // Marks: {row: [mark, new class or null]}, kept by the browser under the name of this report.
 
@@ -15,8 +15,16 @@ function load() {
     const known = new Set(data.images.map(image => String(image.row)));
     return Object.fromEntries(Object.entries(stored).filter(([row]) => known.has(row)));
   } catch {
-    return {};
+    return null;   // nothing is stored by this browser
   }
+}
+
+// What another tab with this report has marked is seen here, and kept when this one stores its own.
+function follow() {
+  marks = load() || marks;
+  const images = new Map(data.images.map(image => [String(image.row), image]));
+  for (const marked of document.querySelectorAll("[data-row]")) showMark(marked, images.get(marked.dataset.row));
+  count();
 }
 
 function setMark(image, mark, target = null) {
@@ -213,6 +221,7 @@ function save() {
 fillChoices();
 choose();
 for (const select of [group, label, predicted, order]) select.addEventListener("change", choose);
+for (const event of ["storage", "pageshow"]) addEventListener(event, follow);   // pageshow: gone back to
 get("more").addEventListener("click", showMore);
 get("export").addEventListener("click", save);
 get("large").addEventListener("keydown", onKey);
