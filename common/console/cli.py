@@ -19,6 +19,7 @@ INTERRUPTED = 130
 _OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file
 _OF_PATHLIB = "Symlink loop", "Could not determine home"    # errors that it makes of names which cannot be
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
+_RANKS = "_runs_on_ranks"    # in what is parsed, until it is looked at
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
 
 
@@ -36,6 +37,18 @@ class _Parser(argparse.ArgumentParser):
             if self._bare and self._needs_arguments:
                 self.error("no arguments are given")
         return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        return self._checked(super().parse_args(args, namespace))
+
+    def _checked(self, parsed: argparse.Namespace) -> argparse.Namespace:
+        """Refuse several processes, unless `allow_ranks` lets them do this together."""
+        allowed = vars(parsed).pop(_RANKS, lambda args: False)
+        if launched_size() > 1 and not allowed(parsed):
+            jobs = ", with --jobs N for N at a time" if "--jobs" in self._option_string_actions else ""
+            raise UsageError(f"mpirun started {launched_size()} processes, and {self.prog} is for one: each would do "
+                             f"the same; start without mpirun{jobs}")
+        return parsed
 
     def error(self, message: str) -> NoReturn:
         """Raise `UsageError`, which is one line; who gave no arguments at all is first told what there is to give."""
@@ -57,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
         end = words.index("--") if "--" in words else len(words)
         # argparse parses twice here, and takes the words after `--` for flags the second time: names stand in for them.
         stand_ins = {f"\0{index}": word for index, word in enumerate(words[end + 1:])}
-        parsed = super().parse_intermixed_args([*words[:end], *stand_ins], namespace)
+        parsed = self._checked(super().parse_intermixed_args([*words[:end], *stand_ins], namespace))
         for name, value in vars(parsed).items():
             if isinstance(value, list):
                 setattr(parsed, name, [stand_ins.get(item, item) for item in value])
@@ -71,6 +84,7 @@ def parser(doc: str | None, needs_arguments: bool = False, **kwargs: Any) -> arg
     A call that gives no arguments, but needs some, prints the docstring on stdout before that: its examples have the
     shortest real command, and how long it takes. `needs_arguments` is for a script of which no single argument is
     required, but which cannot do without all of them.
+    A script that mpirun starts several times is refused when it has parsed its arguments, but for `allow_ranks`.
     """
     return _Parser(description=doc, needs_arguments=needs_arguments, **kwargs)
 
@@ -79,6 +93,15 @@ def show_without_arguments(arguments: argparse.ArgumentParser, lists: Callable[[
     """Let a call that gives no arguments, but needs some, print what `lists` returns below the description."""
     assert isinstance(arguments, _Parser), type(arguments)
     arguments.lists = lists
+
+
+def allow_ranks(arguments: argparse.ArgumentParser,
+                when: Callable[[argparse.Namespace], bool] = lambda args: True) -> None:
+    """Let the processes that mpirun starts do together what the parsed arguments ask for, where `when(args)` is true.
+
+    Such a script calls `common.machine.distributed.join_ranks`.
+    """
+    arguments.set_defaults(**{_RANKS: when})
 
 
 def add_context_flags(arguments: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ C = TypeVar("C")    # an attrs class
 
 
 def add_experiment_flags(parser: argparse.ArgumentParser, cls: type, cfg: str, default: str | None = None,
-                         default_text: str | None = None, swaps: bool = True) -> None:
+                         default_text: str | None = None, swaps: bool = True, ranks: bool = True) -> None:
     """Add CONFIG, --cfg, and the flags of the context, the run, and every key of a configuration class.
 
     Parameters
@@ -31,6 +31,8 @@ def add_experiment_flags(parser: argparse.ArgumentParser, cls: type, cfg: str, d
         What the help says of the default, where the script chooses it.
     swaps
         Whether the script can train out of core.
+    ranks
+        Whether several processes can train together (mpirun).
     """
     cli.show_without_arguments(parser, lambda: list_sections(find_cfg(cfg, cls.__module__)))
     default_text = default_text or default
@@ -40,6 +42,8 @@ def add_experiment_flags(parser: argparse.ArgumentParser, cls: type, cfg: str, d
                         help="file of experiments, looked for here and beside the script (default: %(default)s)")
     if swaps:
         add_out_of_core_flag(parser)
+    if ranks:
+        cli.allow_ranks(parser)
     cli.add_context_flags(parser)
     cli.add_run_flags(parser)
     add_config_flags(parser, cls)

@@ -81,6 +81,7 @@ def train(folder, batch_size, normalize, epochs, fail, resume, memory):
 
 def main():
     parser = cli.parser(__doc__)
+    cli.allow_ranks(parser)
     for flag, kind in (("--folder", str), ("--batch-size", int), ("--epochs", int), ("--fail", str)):
         parser.add_argument(flag, type=kind)
     parser.add_argument("--normalize", action="store_true")

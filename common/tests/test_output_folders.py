@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from common.console.commands import commands_of
-from common.machine.errors import UserError
+from common.machine import distributed
+from common.machine.errors import UsageError, UserError
 from common.machine.files import UNFINISHED, make_folder, remove_leftovers, write_json, write_text
 from common.machine.output_folders import LOCK, claimed
 from common.runs.config import to_dict
@@ -231,17 +232,22 @@ WRITERS = {
     ("x_umx", "separate"): ["song.wav", "--out-dir", "RUN"],
     ("x_umx", "train"): ["SYNTHETIC", "-o", "RUN"],
 }
-# They print, or replace a single file; `export` is in the tests of its own.
-OTHERS = {("d3net", "benchmark"), ("d3net", "plot_scene"), ("d3net", "plot_stems"), ("data_cleansing", "benchmark"),
-          ("x_umx", "benchmark"),
-          ("mixed_precision_dnns", "benchmark"), ("mixed_precision_dnns", "eval"), ("mixed_precision_dnns", "export"),
-          ("mixed_precision_dnns", "plot"), ("mixed_precision_dnns", "report"), ("out_of_core_training", "plan"),
-          ("x_umx", "convert"), ("x_umx", "export")}
+# Those of commands that print, or replace a single file; `export` is in the tests of its own.
+OTHERS = {
+    ("d3net", "benchmark"): [], ("d3net", "plot_scene"): ["-o", "scene.png"],
+    ("d3net", "plot_stems"): ["song.wav", "stems"], ("data_cleansing", "benchmark"): [],
+    ("mixed_precision_dnns", "benchmark"): [], ("mixed_precision_dnns", "eval"): ["RUN"],
+    ("mixed_precision_dnns", "export"): ["RUN"], ("mixed_precision_dnns", "plot"): ["bits", "RUN"],
+    ("mixed_precision_dnns", "report"): ["RUN"], ("out_of_core_training", "plan"): ["resnet50"],
+    ("x_umx", "benchmark"): [], ("x_umx", "convert"): ["a.h5", "b.pth"], ("x_umx", "export"): []}
+# The processes of mpirun train together in these; all else is for one.
+ON_RANKS = {("d3net", "train"), ("mixed_precision_dnns", "train_imagenet"), ("mixed_precision_dnns", "train_resnet"),
+            ("out_of_core_training", "train"), ("x_umx", "train")}
 
 
 def test_the_table_has_all_commands():
     packages = {package for package, _ in WRITERS}
-    assert {(package, command) for package in packages for command in commands_of(package)} == set(WRITERS) | OTHERS
+    assert {(package, command) for package in packages for command in commands_of(package)} == set(WRITERS) | set(OTHERS)
 
 
 @pytest.mark.parametrize("package, command", [
@@ -258,3 +264,16 @@ def test_a_command_does_not_write_to_a_folder_that_another_process_writes_to(pac
             main(WRITERS[package, command])
         assert type(caught.value) is UserError    # status 1
         assert names(Path("RUN")) == [LOCK, "config.json"] and Path("RUN/config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("package, command", [*WRITERS, *OTHERS])
+def test_a_command_trains_on_all_ranks_or_says_that_it_is_for_one(package, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    # What joins the ranks notices that there are no others; nobody else asks.
+    monkeypatch.setattr(distributed, "_world_of", lambda gpu: distributed.World())
+    main = importlib.import_module(f"{package}.{command}").main
+    says = "and MPI connects 1" if (package, command) in ON_RANKS else "is for one: .*; start without mpirun"
+    with pytest.raises(UsageError, match=f"^mpirun started 2 processes, .*{says}"):
+        main({**WRITERS, **OTHERS}[package, command])
+    assert not list(tmp_path.iterdir())

@@ -10,8 +10,6 @@ import attrs
 from common.console import cli
 from common.datasets import CIFAR10
 from common.machine.context import use_context
-from common.machine.errors import UsageError
-from common.machine.launching import launched_size
 from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
 from common.runs.experiments import add_experiment_flags
 from data_cleansing.config import FILES, Config
@@ -63,7 +61,7 @@ def read_experiment(doc: str | None, argv: Sequence[str] | None = None) -> Exper
     Raises
     ------
     UsageError
-        There is no such section, or a value is not allowed; several processes were started by mpirun.
+        There is no such section, or a value is not allowed.
     """
     return experiment_of(experiment_parser(doc).parse_args(argv))
 
@@ -72,7 +70,7 @@ def experiment_parser(doc: str | None) -> argparse.ArgumentParser:
     """Start the parser of a script that begins with an experiment; `experiment_of` reads what it parsed."""
     parser = cli.parser(doc)
     add_experiment_flags(parser, Config, CFG, default_text="that of --dataset; FILES with only --data-dir",
-                         swaps=False)
+                         swaps=False, ranks=False)    # scores follow the steps of one process
     add_published_flags(parser, *PUBLISHED_FLAGS)
     return parser
 
@@ -85,8 +83,6 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
     UsageError
         As `read_experiment`.
     """
-    if launched_size() > 1:    # scores follow the steps of one process
-        raise UsageError("trials are trained in one process each; start without mpirun, with --jobs N for N at a time")
     overrides, path = overrides_of(args, Config), find_cfg(args.cfg, "data_cleansing")
     name = args.experiment or _section_for(overrides, path)
     return Experiment(name, load_section(Config, path, name, overrides), Path(args.output or name), args.resume,

@@ -132,6 +132,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
                         help="print the peak memory of one network in MB")
     parser.add_argument("--throughput-on", type=positive_int, metavar="N",
                         help="print the images per second of training the float network on N cores, also under mpirun")
+    cli.allow_ranks(parser, lambda args: args.throughput_on is not None)
     args = parser.parse_args(argv)
     _refuse_without_effect(args, parser)
     return args
