@@ -247,7 +247,8 @@ ON_RANKS = {("d3net", "train"), ("mixed_precision_dnns", "train_imagenet"), ("mi
 
 def test_the_table_has_all_commands():
     packages = {package for package, _ in WRITERS}
-    assert {(package, command) for package in packages for command in commands_of(package)} == set(WRITERS) | set(OTHERS)
+    commands = {(package, command) for package in packages for command in commands_of(package)}
+    assert commands == {*WRITERS, *OTHERS}
 
 
 @pytest.mark.parametrize("package, command", [

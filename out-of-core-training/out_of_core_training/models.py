@@ -163,7 +163,8 @@ def check_statistics(network: TrainingGraph) -> None:
     of the smallest images. A plan or a benchmark does not mind.
     """
     for f in (f for loss, _ in network.steps for f in functions_of(loss) if f.info.type_name == "BatchNormalization"):
-        if f.info.args["batch_stat"] and f.inputs[0].size == f.inputs[1].size:
+        # Our own function, which normalizes over the values of several ranks, has no such argument.
+        if f.info.args.get("batch_stat") and f.inputs[0].size == f.inputs[1].size:
             batch, _, height, width = network.inputs[0].shape
             maps = " x ".join(map(str, f.inputs[0].shape))
             raise UsageError(f"batch size {batch} of {height} x {width} pixels: the batch normalization of {maps} has "

@@ -1,5 +1,6 @@
 """The command that trains: files, the same bits through the scheduler and after an interrupt, what it refuses."""
 import signal
+import sys
 
 import h5py
 import numpy as np
@@ -7,8 +8,9 @@ import pytest
 from PIL import Image
 
 from common.machine.files import beside_scripts
+from common.machine.launching import find_mpirun, start_ranks
 from common.runs.config import load_section, section_names
-from common.workbench.testing import arrays_in, assert_one_line, disturbed, log_of, same_arrays
+from common.workbench.testing import arrays_in, assert_one_line, disturbed, log_of, same_arrays, script_of
 from out_of_core_training import models, train
 
 CFG = beside_scripts("out_of_core_training", "train.cfg")
@@ -187,3 +189,12 @@ def test_too_small_a_budget_is_one_line_and_keeps_what_was_trained(run, tmp_path
     assert len(errors) == 1, err
     assert "smallest feasible" in errors[0]
     assert "3072000 bytes" in errors[0]    # weight, gradient and momentum of the classifier: 3 x 256 x 1000 x 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_mpirun() is None, reason="no mpirun: pip install -r requirements-distributed.txt")
+def test_two_processes_train_together(tmp_path):
+    command = [sys.executable, script_of(train), "SMALL", "--epochs", "1", "--steps-per-epoch", "1", "-c", "cpu"]
+    done = start_ranks(2, [*map(str, command), "-o", str(tmp_path)], "--oversubscribe")
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout and done.stdout.count("epoch 1/1") == 1 == len(log_of(tmp_path))
