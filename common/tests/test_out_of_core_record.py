@@ -8,6 +8,7 @@ import pytest
 from nnabla.lms import SwapInOutScheduler
 
 from common.machine.context import use_context
+from common.out_of_core import schedule as scheduling
 from common.out_of_core.accesses import UPDATES
 from common.out_of_core.observer import split_passes
 from common.out_of_core.record import Access, Record
@@ -216,6 +217,48 @@ def test_a_block_without_room_is_named():
         make_schedule(record, 159)
     assert error.value.block == 2
     assert record.minimum() == (160, 2)
+
+
+def random_record(seed):
+    """Arrays of one or two types, used, written and cleared in any order, some of them temporary."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 12, rng.integers(5, 20)).tolist()
+    types = [rng.choice(["float32", "float64", "float16"], rng.integers(1, 3)).tolist() for _ in sizes]
+
+    def access(kinds):
+        kind, array = rng.choice(kinds), int(rng.integers(len(sizes)))
+        return Access(kind, array, sizes[array], "bool" if kind == "clear" else rng.choice(types[array]),
+                      transfers=bool(rng.random() < 0.7), temporary=bool(kind != "clear" and rng.random() < 0.05))
+
+    blocks = [[access(["get", "get", "cast", "cast", "clear"] if number else ["get", "cast"])
+               for _ in range(rng.integers(5))] for number in range(rng.integers(2, 80))]
+    return Record(blocks, [""] * len(blocks), {array: kinds[0] for array, kinds in enumerate(types) if array % 5})
+
+
+def planned(record, budget, seed):
+    """The schedule of a record, or the block that has no room; the number of tries."""
+    tries, plan = [], scheduling._Planner.plan
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(scheduling._Planner, "plan", lambda self, saved: tries.append(0) or plan(self, saved))
+            result = make_schedule(record, budget, budget * 4 if seed % 3 else None, save_host_memory=seed % 2 == 0)
+    except PlanError as error:
+        result = error.block, error.reason
+    return result, len(tries)
+
+
+def test_a_plan_that_goes_on_after_cancelled_prefetches_is_the_one_made_from_the_beginning(monkeypatch):
+    cancelled = 0
+    for seed in range(40):
+        record = random_record(seed)
+        budget = int(record.minimum()[0] * (1 + seed % 4 / 10))
+        found, tries = planned(record, budget, seed)
+        for saved in (1, 10**6):    # no copy on the way, or one after each block
+            with monkeypatch.context() as patch:
+                patch.setattr(scheduling, "_SAVED", saved)
+                assert planned(record, budget, seed) == (found, tries)
+        cancelled += tries > 1
+    assert cancelled > 5
 
 
 def test_in_core_counts_what_lives_at_a_time():
