@@ -39,6 +39,29 @@ class PadCropFlip:
         return offsets, (rng.random(num) < 0.5) & self.flip
 
 
+def check_batch_size(batch_size: int, num: int, ranks: int, things: str, whole: bool = True) -> None:
+    """Raise a UsageError if so many processes find no batch in an epoch of `num` examples.
+
+    Parameters
+    ----------
+    batch_size
+        Of each process.
+    num, ranks
+    things
+        What the examples are called, for the error.
+    whole
+        Whether a batch has to be whole.
+    """
+    if whole and num < ranks:
+        raise UsageError(f"{num} {things} for {ranks} process{'es' if ranks > 1 else ''}: each needs at least one; add "
+                         f"some{', or start fewer processes' if ranks > 1 else ''}")
+    if whole and not 1 <= batch_size <= num // ranks:
+        raise UsageError(f"batch size {batch_size}: choose 1 to {num // ranks}, the number of {things}"
+                         f"{' for each process' if ranks > 1 else ''}")
+    if batch_size < 1:
+        raise UsageError(f"batch size {batch_size}: choose at least 1")
+
+
 class Batches:
     """Batches of a data set, epoch by epoch.
 
@@ -74,10 +97,7 @@ class Batches:
                  normalize: np.ndarray = CENTERED, drop_last: bool = False, steps: int | None = None,
                  world: World | None = None):
         self.world = world or World()
-        largest = len(dataset) // self.world.size if drop_last else np.inf
-        if not 1 <= batch_size <= largest:
-            raise UsageError(f"batch size {batch_size}: choose 1 to {len(dataset) // self.world.size}, the number of "
-                             f"examples{' for each rank' if self.world.size > 1 else ''}")
+        check_batch_size(batch_size, len(dataset), self.world.size, "examples", whole=drop_last)
         if self.world.size > 1 and not drop_last:
             raise ValueError("a batch that is smaller than the others cannot be shared")
         if steps is not None and steps < 1:

@@ -130,11 +130,22 @@ def hold_out(dataset: Examples, num: int, seed: int = 0) -> tuple[Examples, Exam
     UsageError
         `num` does not leave at least one example on either side.
     """
-    if not 0 < num < len(dataset):
-        raise UsageError(f"{num} examples cannot be held out of {len(dataset)}: choose 1 to {len(dataset) - 1}")
+    check_held_out(num, len(dataset), "examples")
     held = np.zeros(len(dataset), dtype=bool)
     held[np.random.default_rng(seed).choice(len(dataset), num, replace=False)] = True
     return dataset.subset(np.flatnonzero(~held)), dataset.subset(np.flatnonzero(held))
+
+
+def check_held_out(num: int, total: int, things: str) -> None:
+    """Raise a UsageError if to hold `num` of `total` examples out leaves none on one of both sides.
+
+    `things` is what they are called.
+    """
+    if total < 2:
+        raise UsageError(f"{total} {things}: some are held out for validation and others trained with, so 2 are needed "
+                         "at least; add some")
+    if not 0 < num < total:
+        raise UsageError(f"{num} {things} cannot be held out of {total}: choose 1 to {total - 1}")
 
 
 def enlarge(images: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 import numpy as np
 
+from common.datasets.batches import check_batch_size
 from common.datasets.multitrack import Track
 from common.datasets.prefetching import parallel_map, prefetch
 from common.machine.distributed import World
@@ -115,10 +116,7 @@ class TrainingBatches:
         self.num_batches = len(self.tracks) * samples_per_track // (batch_size * self.world.size)
 
     def _check_batches(self, items):
-        largest = items // self.world.size
-        if not 1 <= self.batch_size <= largest:
-            raise UsageError(f"batch size {self.batch_size}: choose 1 to {largest}, the number of items in an epoch"
-                             f"{' for each rank' if self.world.size > 1 else ''}")
+        check_batch_size(self.batch_size, items, self.world.size, "excerpts in an epoch (songs x --samples-per-track)")
         if self.seq_dur <= 0 and self.batch_size > 1:
             raise UsageError(f"batch size {self.batch_size} with --seq-dur {self.seq_dur:g}, which asks for whole "
                              "tracks: their lengths differ, so choose batch size 1")

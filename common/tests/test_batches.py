@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from common.datasets import Dataset
-from common.datasets.batches import CENTERED, Batches, PadCropFlip
+from common.datasets.batches import CENTERED, Batches, PadCropFlip, check_batch_size
 from common.machine.errors import UsageError
 
 
@@ -163,6 +163,19 @@ def test_two_epochs_can_run_side_by_side():
 def test_sizes_that_make_no_batch_are_one_line(arguments, message):
     with pytest.raises(UsageError, match=message):
         Batches(make_dataset(), **arguments)
+
+
+@pytest.mark.parametrize("num, ranks, message", [
+    (0, 1, "0 songs for 1 process: each needs at least one; add some"),
+    (3, 4, "3 songs for 4 processes: each needs at least one; add some, or start fewer processes"),
+    (5, 2, "batch size 3: choose 1 to 2, the number of songs for each process"),
+])
+def test_what_is_too_little_for_all_processes_says_what_to_do(num, ranks, message):
+    with pytest.raises(UsageError) as caught:
+        check_batch_size(3, num, ranks, "songs")
+    assert str(caught.value) == message
+    check_batch_size(3, 3 * ranks, ranks, "songs")
+    check_batch_size(3, ranks, ranks, "songs", whole=False)
 
 
 def test_wrong_use_is_noticed_at_once():

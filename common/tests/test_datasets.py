@@ -97,6 +97,11 @@ def test_both_sides_keep_an_example(num):
         hold_out(small_dataset(), num)
 
 
+def test_one_example_cannot_be_on_both_sides():
+    with pytest.raises(UsageError, match="^1 examples: .* so 2 are needed at least; add some$"):
+        hold_out(small_dataset(1), 1)
+
+
 # by name
 
 

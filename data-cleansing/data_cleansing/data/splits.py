@@ -1,7 +1,7 @@
 """Which images are for validation."""
 import numpy as np
 
-from common.machine.errors import UsageError
+from common.datasets.dataset import check_held_out
 
 
 def permutation(num: int, seed: int) -> np.ndarray:
@@ -21,7 +21,6 @@ def split(num: int, valid_size: int, seed: int) -> tuple[np.ndarray, np.ndarray]
     UsageError
         `valid_size` does not leave at least one image on either side.
     """
-    if not 0 < valid_size < num:
-        raise UsageError(f"{valid_size} validation images cannot be taken from {num}: choose 1 to {num - 1}")
+    check_held_out(valid_size, num, "images")
     order = permutation(num, seed)
     return np.sort(order[valid_size:]), order[:valid_size]
