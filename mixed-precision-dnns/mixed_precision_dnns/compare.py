@@ -10,7 +10,7 @@ The first row trains it further in float.
 """
 import argparse
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -31,6 +31,7 @@ from mixed_precision_dnns.finished_run import read_result
 from mixed_precision_dnns.starting_weights import find_weights
 from mixed_precision_dnns.train_resnet import train
 
+RESULT = "result.json"
 UNIFORM, POW2 = "train_resnet_quant_fp.cfg", "train_resnet_quant_pow2.cfg"
 
 
@@ -97,16 +98,28 @@ def compare(experiments: Mapping[str, Config], args: argparse.Namespace, folder:
             cfg = attrs.evolve(experiment, seed=experiment.seed + number)
             trainings[f"{ROWS[key].title}, seed {cfg.seed}"] = key, cfg, folder / f"{key}-{cfg.seed}"
     work = {name: (name, cfg, path, args) for name, (_, cfg, path) in trainings.items()}
-    results = {key: {} for key in experiments}
+    results, found = {}, {}    # the latter by name, in the order in which trainings end
+    if args.overwrite:
+        (folder / RESULT).unlink(missing_ok=True)    # of trainings that begin anew
     with contextlib.closing(attempts(_train, work, args.jobs)) as ended:
         for name, error in ended:
             if error is not None and not isinstance(error, TrainingError):
                 raise error
-            key, cfg, path = trainings[name]
             if error is not None:
                 print(f"{name}: {error}", flush=True)
-            results[key][cfg.seed] = str(error) if error else read_result(path, "result.json")
-            write_json(folder / "result.json", results)
+            found[name] = str(error) if error else read_result(trainings[name][2], RESULT)
+            results = in_order([(each, key, cfg.seed) for each, (key, cfg, _) in trainings.items()], found)
+            write_json(folder / RESULT, results)
+    return results
+
+
+def in_order(trainings: Iterable[tuple[str, str, int]], found: Mapping[str, Mapping[str, float] | str]) -> Results:
+    """Sort what was found by row and seed, in the order of `trainings`: (name, row, seed)."""
+    results: dict[str, dict[int, Mapping[str, float] | str]] = {}
+    for name, row, seed in trainings:
+        of_row = results.setdefault(row, {})
+        if name in found:
+            of_row[seed] = found[name]
     return results
 
 

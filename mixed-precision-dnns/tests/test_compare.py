@@ -1,9 +1,11 @@
 """The comparison of parametrizations: its table, trainings without a result, and going on after an interrupt."""
 import json
 import shutil
+from unittest import mock
 
 import pytest
 
+from common.machine.files import make_folder
 from common.workbench.testing import assert_one_line
 from mixed_precision_dnns import compare, train_resnet
 
@@ -84,3 +86,18 @@ def test_without_weights_to_start_from_nothing_is_trained(run_main, cifar, own_f
     assert_one_line(result, 2, "DEFAULT/params_best.h5: no such weight file", "--weightfile names another")
     assert "--pretrain" not in result[2]    # this command has no such flag
     assert not list(own_folder.iterdir())
+
+
+def test_results_are_in_the_order_of_seeds_whichever_ends_first():
+    trainings = [(f"{row}{seed}", row, seed) for seed in (7, 8) for row in ("U1", "P1")]
+    results = compare.in_order(trainings, {"U18": "late", "P18": "c", "U17": "a"})
+    assert [(row, list(seeds.items())) for row, seeds in results.items()] == [
+        ("U1", [(7, "a"), (8, "late")]), ("P1", [(8, "c")])]
+
+
+def test_a_comparison_that_begins_anew_leaves_no_former_result(command, own_folder, monkeypatch):
+    make_folder(own_folder / "compare")
+    (own_folder / "compare/result.json").write_text("{}")
+    monkeypatch.setattr(compare, "train", mock.Mock(side_effect=KeyboardInterrupt))
+    assert command("--rows", "float", "--overwrite")[0] == 130
+    assert not (own_folder / "compare/result.json").exists()

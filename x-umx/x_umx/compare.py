@@ -30,6 +30,7 @@ from x_umx.config import Config
 from x_umx.separator import Separator
 from x_umx.train import train
 
+RESULT = "result.json"
 VARIANTS = {
     "umx": ("UMX, one for each source", {"umx_train": True}),
     "xumx": ("X-UMX", {}),
@@ -71,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def compare(base: Config, args: argparse.Namespace, folder: Path) -> Results:
     """Train the variants of `base` that the flags name in `folder`; returns the SDRs, as of `sdr_of_songs`, of each."""
+    if args.overwrite:
+        (folder / RESULT).unlink(missing_ok=True)    # of trainings that begin anew
     results = {MIXTURE: [sdr_of_songs(base, args.split, lambda mixture: dict.fromkeys(base.sources, mixture))]}
     for seed in range(base.seed, base.seed + args.seeds):
         for key in args.variants:
@@ -81,7 +84,7 @@ def compare(base: Config, args: argparse.Namespace, folder: Path) -> Results:
             separator = Separator(place, cfg.sources, niter=0, chunk_seconds=None, engine="nnabla")
             results.setdefault(name, []).append(sdr_of_songs(
                 cfg, args.split, lambda mixture, separator=separator: separator.separate(mixture, base.sample_rate)))
-            write_json(folder / "result.json", results)
+            write_json(folder / RESULT, results)
     return results
 
 
