@@ -159,13 +159,16 @@ def write_csv(path: str | Path, header: Sequence[str], rows: Iterable[Iterable[o
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder with all that is in it; a kill leaves it as it was, or none of that name.
+    """Remove a folder with all that is in it, or a link to one; a kill leaves it as it was, or none of that name.
 
     What a killed process has left under another name is removed with the next folder beside it.
     """
     path.rename(path.with_name(f"{_REMOVED}{uuid.uuid4().hex}"))
     for removed in path.parent.glob(f"{_REMOVED}*"):
-        shutil.rmtree(removed)
+        if removed.is_symlink():
+            removed.unlink()    # what it leads to is not ours
+        else:
+            shutil.rmtree(removed)
 
 
 def make_folder(path: str | Path) -> Path:

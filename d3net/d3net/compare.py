@@ -26,13 +26,13 @@ from common.console.values import positive_int
 from common.datasets.cityscapes import CLASSES, IGNORE, SYNTHETIC, find_pairs, read_pair
 from common.layers import relu
 from common.machine.context import use_context
-from common.machine.errors import TrainingError
+from common.machine.errors import TrainingError, UsageError
 from common.machine.files import remove_tree, write_json
 from common.machine.output_folders import claimed
 from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
 from common.reading.texts import read_json
-from common.runs.comparison import check_settings, holds_a_run
+from common.runs.comparison import check_settings, holds_a_run, read_settings
 from common.runs.schedules import poly_decay
 from common.runs.significance import describe_pairs
 from common.runs.training import train_step
@@ -123,6 +123,9 @@ def open_folder(folder: Path, args: argparse.Namespace) -> Path:
     """
     place = folder / "trainings"
     if args.overwrite and place.exists():
+        if "task" not in (read_settings(place) or {}):
+            raise UsageError(f"{place}: holds no trainings of this comparison, and is not removed; choose another "
+                             "--output")
         (folder / RESULT).unlink(missing_ok=True)
         remove_tree(place)
     elif place.exists() and not args.resume:

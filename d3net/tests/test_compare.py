@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from common.console import cli
+from common.machine.errors import UsageError
 from common.workbench.testing import content, train_until_killed
 from d3net import compare, marked_regions
 from d3net.blocks import DILATIONS
@@ -149,6 +150,14 @@ def test_a_comparison_is_begun_anew_where_that_is_asked_for(one_comparison, tmp_
     compare.main([*FEW, "--steps", "2", "--seeds", "1", "--jobs", "1", "-o", str(copy), "--overwrite"])
     assert content(copy).keys() == content(one_comparison).keys()
     assert all(content(copy)[name] != text for name, text in content(one_comparison).items())
+
+
+def test_a_folder_of_others_is_not_removed(tmp_path):
+    (tmp_path / "trainings").mkdir()
+    (tmp_path / "trainings/shoulders.txt").write_text("3 x 10")
+    with pytest.raises(UsageError, match="trainings: holds no trainings of this comparison"):
+        compare.main([*FEW, "--seeds", "1", "-o", str(tmp_path), "--overwrite"])
+    assert content(tmp_path) == {"trainings/shoulders.txt": b"3 x 10"}
 
 
 @pytest.fixture(scope="module")

@@ -425,10 +425,10 @@ def test_a_kill_while_a_run_is_overwritten_leaves_it_whole_or_gone(tmp_path, mon
         raise KeyboardInterrupt
 
     cfg, parts = Config(), ("influence", "score", "training")
+    open_run(tmp_path, cfg)
     for name in parts:
         for file in ("settings.json", "scores.csv"):
             write_text(make_folder(tmp_path / name) / file, "")
-    open_run(tmp_path, cfg)
     for left in (parts[1:], parts[2:], ()):
         with monkeypatch.context() as killed, pytest.raises(KeyboardInterrupt):
             killed.setattr(shutil, "rmtree", be_killed)
@@ -438,6 +438,27 @@ def test_a_kill_while_a_run_is_overwritten_leaves_it_whole_or_gone(tmp_path, mon
     make_folder(tmp_path / "training")
     open_run(tmp_path, cfg, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("config", [None, "{}", '{"model": "of another program"}', "no JSON"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_is_not_of_a_run_is_never_removed(tmp_path, config, overwrite):
+    write_text(make_folder(tmp_path / "score") / "of a match.txt", "3:2")
+    if config is not None:
+        write_text(tmp_path / "config.json", config)
+    before = content(tmp_path)
+    with pytest.raises(UsageError, match="score: is there already, and .* nothing is removed") as caught:
+        open_run(tmp_path, Config(), overwrite=overwrite)
+    assert "\n" not in str(caught.value) and content(tmp_path) == before
+
+
+def test_a_link_to_a_folder_is_removed_and_the_folder_stays(tmp_path):
+    write_text(make_folder(tmp_path / "elsewhere") / "a.txt", "mine")
+    open_run(tmp_path / "run", Config())
+    (tmp_path / "run" / "training").symlink_to(tmp_path / "elsewhere")
+    open_run(tmp_path / "run", Config(), overwrite=True)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert (tmp_path / "elsewhere" / "a.txt").read_text() == "mine"
 
 
 def test_a_last_step_that_diverges_is_one_line(tmp_path, refused):

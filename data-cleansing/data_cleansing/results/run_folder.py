@@ -4,7 +4,7 @@ from pathlib import Path
 
 import attrs
 
-from common.machine.errors import UsageError
+from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_tree, write_json
 from common.reading.texts import read_json
 from common.runs.comparison import holds_a_run, require_same
@@ -15,6 +15,7 @@ CONFIG = "config.json"
 # What a run makes. It is removed in this order: as long as there are trainings, they and their configuration are whole.
 FILES = ("report.html", "detection.csv", "list_comparison.csv", "cache.csv", "leave_one_out.csv")
 FOLDERS = ("influence", "score", "new_trainings", "summary", "fig", "cleaned", "training")
+_ALWAYS = {"dataset", "n_epochs", "n_trials", "remove_n_list"}    # keys of the configuration in all versions
 # Data may move while a run rests; the other keys only say how much there is to do.
 MAY_DIFFER = ("data_dir", "valid_dir", "test_dir", "methods", "remove_n_list", "new_trainings", "n_trials", "jobs")
 
@@ -25,7 +26,8 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
     Raises
     ------
     UsageError
-        It holds a run and neither is asked for, or one of another configuration.
+        It holds a run and neither is asked for, or one of another configuration; or it holds none, but files and
+        folders that are called like those of a run.
     UserError
         It cannot be written to, or its configuration cannot be read.
     """
@@ -36,11 +38,32 @@ def open_run(folder: str | Path, cfg: Config, resume: bool = False, overwrite: b
         if not resume:
             raise holds_a_run(folder)
         require_same(folder, to_dict(read_config(folder)), to_dict(cfg), MAY_DIFFER)
+    else:
+        _require_nothing_of_others(folder)
     make_folder(folder)
     if overwrite:
         remove(folder, (*FILES, *FOLDERS, CONFIG))
     write_json(path, to_dict(cfg))
     return folder
+
+
+def _require_nothing_of_others(folder):
+    """Raise a UsageError if files called like those of a run lie where no run is: a new one would take their place."""
+    if _is_configuration(folder / CONFIG):    # of a run that stopped early
+        return
+    found = [folder / name for name in (*FILES, *FOLDERS, CONFIG) if (folder / name).exists()]
+    if found:
+        raise UsageError(f"{found[0]}: is there already, and {folder} holds no run with its {CONFIG}; nothing is "
+                         "removed, choose another --output")
+
+
+def _is_configuration(path):
+    """Whether a file is a configuration of data cleansing, of whatever version."""
+    try:
+        values = read_json(path)
+    except UserError:
+        return False
+    return isinstance(values, dict) and values.keys() >= _ALWAYS
 
 
 def remove(folder: str | Path, names: Iterable[str]) -> None:
