@@ -13,6 +13,7 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import write_json
 from common.runs.checkpoint import parameter_shapes, save_parameters
 from x_umx import convert
+from x_umx.asteroid import listed_sources, not_kept
 from x_umx.model import SOURCES, CrossNetOpenUnmix, OpenUnmix, Sizes
 from x_umx.torch_layout import from_torch, sizes_of, sources_of, to_torch, torch_shapes
 from x_umx.weights import find_weights
@@ -199,6 +200,60 @@ def test_other_state_dicts_are_refused(change):
         sizes_of(state)
 
 
+# What else a checkpoint says ----------------------------------------------------------------------------------------
+
+NO_NUMBERS = (-1, 0, float("nan"), float("inf"), 10 ** 5000, "8", [8], {"a": 8}, np.ones(2), 1e-400j)
+
+
+def refused(check, *arguments):
+    with pytest.raises(UserError) as caught:
+        check(*arguments)
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("listed", [0, -1, float("nan"), "vocals", [], [1], [["vocals"]], {"vocals": 1}, np.ones(2),
+                                    [None], True, 10 ** 5000], ids=lambda listed: type(listed).__name__)
+def test_sources_that_are_no_list_of_names_are_refused(listed):
+    assert "sources of model_args = " in refused(listed_sources, {"sources": listed})
+
+
+def test_the_sources_listed_or_else_the_published_ones():
+    assert listed_sources({"sources": ["b", "a"]}) == ("b", "a")
+    assert listed_sources({}) == listed_sources({"sources": None}) == SOURCES
+
+
+@pytest.mark.parametrize("value", NO_NUMBERS, ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("name", ["n_hop", "sample_rate", "spec_power", "window_length", "in_chan", "hidden_size",
+                                  "nb_channels", "nb_layers", "max_bin", "bidirectional"])
+def test_numbers_that_make_no_sense_are_refused(name, value):
+    assert f"{name} of model_args = " in refused(not_kept, {name: value}, SIZES["stereo"])
+
+
+@pytest.mark.parametrize("settings, found", [
+    ({}, {}), ({"n_hop": None, "max_bin": None}, {}), ({"n_hop": 8, "sample_rate": 44100.0, "spec_power": 1}, {}),
+    ({"n_hop": 4, "sample_rate": 16000, "spec_power": 2},
+     {"n_hop": (4, 8), "sample_rate": (16000, 44100), "spec_power": (2, 1)}),
+    ({"window_length": 32, "in_chan": 32, "hidden_size": 6, "nb_channels": 2, "nb_layers": 3, "max_bin": 11,
+      "bidirectional": True}, {})])
+def test_numbers_that_files_of_ours_do_not_hold_are_found(settings, found):
+    assert not_kept(settings, SIZES["stereo"]) == found
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"output_mean": np.ones(16)}, "n_fft = 30"), ({"output_mean": np.ones(1)}, "n_fft = 0 is not allowed"),
+    ({"fc1.weight": np.ones((7, 22))}, "hidden_size = 7 must be even"),
+    ({"fc1.weight": np.ones((0, 22))}, "hidden_size = 0 is not allowed"),
+    ({"fc1.weight": np.ones((6, 33))}, "nb_channels = 3 is not allowed (an integer from 1 to 2)"),
+    ({"input_mean": np.ones(18), "fc1.weight": np.ones((6, 36))}, "max_bin = 18")])
+def test_weights_of_sizes_that_no_network_has_are_refused(change, said):
+    state = {**state_dict(SIZES["stereo"]), **change}
+    if said == "n_fft = 30":    # a network may have these, but its other weights are of another one
+        assert sizes_of(state).n_fft == 30
+    else:
+        assert said in refused(sizes_of, state)
+
+
 # The command --------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +403,23 @@ def test_damaged_files_are_refused(torch, tmp_path, content):
     torch.save(checkpoint(torch, state_dict(SIZES["stereo"]), UMX), tmp_path / "a.pth")
     (tmp_path / "a.pth").write_bytes((tmp_path / "a.pth").read_bytes()[:-500] if content is None else content)
     assert "a damaged one" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("args, message", [
+    (3, "its model_args are no dict, but of type int"), ({"sources": 3}, "sources of model_args = 3: a list of names"),
+    ({"n_hop": float("nan")}, "n_hop of model_args = nan: a number from 1 to 10 is wanted"),
+    ({"hidden_size": -1}, "hidden_size of model_args = -1, but 6 by its weights")])
+def test_settings_that_make_no_sense_are_refused(torch, tmp_path, args, message):
+    content = checkpoint(torch, state_dict(SIZES["stereo"], SOURCES), SOURCES)
+    content["model_args"] = {**content["model_args"], **args} if isinstance(args, dict) else args
+    torch.save(content, tmp_path / "a.pth")
+    assert message in refusal(tmp_path)
+
+
+def test_a_tensor_that_promises_more_than_the_file_holds_is_refused(torch, tmp_path):
+    state = {name: torch.from_numpy(value) for name, value in state_dict(SIZES["stereo"]).items()}
+    torch.save({**state, "fc3.bias": torch.ones(1).half().expand(10 ** 6, 10 ** 6)}, tmp_path / "a.pth")
+    assert "fc3.bias promises 1000000000000 numbers" in refusal(tmp_path)
 
 
 def test_nothing_in_a_checkpoint_is_executed(torch, tmp_path):

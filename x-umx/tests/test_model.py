@@ -399,3 +399,34 @@ def test_a_name_in_place_of_a_list_of_sources_is_refused():
     """Its letters would be the sources."""
     with pytest.raises(ValueError, match=r"sources 'vocals': a list of names is wanted, as \['vocals'\]"):
         CrossNetOpenUnmix(sources="vocals")
+
+
+@pytest.mark.parametrize("sources", [(), ("a", "a"), ("",), (1,), ("a/b",), ("..",), ("a b",), ("a\n",)])
+def test_sources_that_cannot_be_names_are_refused(sources):
+    with pytest.raises(ValueError, match="different names without blanks and slashes are wanted"):
+        CrossNetOpenUnmix(sources=sources)
+
+
+@pytest.mark.parametrize("values, says", [
+    ({"n_fft": 15}, "n_fft = 15"), ({"n_fft": 33}, "n_fft = 33 must be even"), ({"n_fft": 0}, "n_fft = 0"),
+    ({"n_fft": 1 << 21}, "n_fft = 2097152"), ({"hidden_size": 0}, "hidden_size = 0"),
+    ({"hidden_size": 7}, "hidden_size = 7 must be even"), ({"hidden_size": 1 << 20}, "hidden_size = 1048576"),
+    ({"nb_channels": 0}, "nb_channels = 0"), ({"nb_channels": 3}, "nb_channels = 3"),
+    ({"nb_layers": 0}, "nb_layers = 0"), ({"nb_layers": 10 ** 6}, "nb_layers = 1000000"),
+    ({"max_bin": 0}, "max_bin = 0"), ({"max_bin": 2050}, "has 2049 bins"), ({"unidirectional": 2}, "unidirectional"),
+    *(({name: value}, f"{name} = ") for name in ("n_fft", "nb_channels", "hidden_size", "nb_layers", "max_bin")
+      for value in (-2, 2.5, float("nan"), float("inf"), None, True, "x", [2]))])
+def test_sizes_that_no_network_has_are_refused(values, says):
+    with pytest.raises(ValueError, match=says):
+        Sizes(**values)
+
+
+def test_one_direction_may_have_an_odd_size():
+    assert Sizes(hidden_size=7, unidirectional=True).lstm_size == 7
+
+
+@pytest.mark.parametrize("values", [{"hop_length": 0}, {"hop_length": 1.5}, {"dropout": 1}, {"dropout": float("nan")},
+                                    {"sizes": None}])
+def test_other_values_that_make_no_sense_are_refused(values):
+    with pytest.raises((ValueError, TypeError), match=next(iter(values))):
+        OpenUnmix(**values)

@@ -291,9 +291,20 @@ def test_a_folder_with_weights_of_two_models_is_no_model(tmp_path):
     ("{", "cannot be read as the configuration of a training run"), ("[]", "holds a list, no fields"),
     ('{"nhop": "fast"}', "'nhop' is str, not int"), ('{"nhop": 0}', "nhop = 0 is not within 1 to 65536"),
     ('{"nhop": 100000000000}', "nhop = 100000000000 is not within"), ('{"sample_rate": -1}', "sample_rate = -1 is not"),
+    ('{"nhop": 22}', "nhop = 22 is more than a third of n_fft = 64, that of best_xumx.h5"),
     ('{"crossing": 1}', "'crossing' is int, not bool"), ('{"source": null}', "'source' is NoneType, not str")])
 def test_a_strange_configuration_of_a_run(text, said, tmp_path):
     save(tmp_path / "best_xumx.h5", CrossNetOpenUnmix(SIZES))
     (tmp_path / "config.json").write_text(text)
     message = refused(UserError, tmp_path)
     assert message.startswith(f"{tmp_path / 'config.json'}: ") and said in message
+
+
+@pytest.mark.parametrize("name", ["..", "../a", "a b"])
+def test_weights_of_a_source_that_cannot_be_a_name_are_refused(name, tmp_path):
+    path = save(tmp_path / "xumx.h5", CrossNetOpenUnmix(SIZES, sources=("one", "two")))
+    with h5py.File(path, "a") as file:
+        for key in list(file):
+            if key.endswith("_two"):
+                file.move(key, f"{key.removesuffix('_two')}_{name}")
+    assert "different names without blanks and slashes are wanted" in refused(UserError, path)

@@ -23,7 +23,8 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
 from common.reading.files import open_regular
 from common.runs.checkpoint import check_fit, parameter_shapes, save_parameters
-from x_umx.model import SAMPLE_RATE, SOURCES, CrossNetOpenUnmix
+from x_umx.asteroid import listed_sources, not_kept
+from x_umx.model import CrossNetOpenUnmix
 from x_umx.torch_layout import NO_WEIGHT, Sources, from_torch, sizes_of, sources_of, to_torch, torch_shapes
 from x_umx.weights import WeightFile, find_weights
 
@@ -67,9 +68,10 @@ def import_torch() -> Any:
 def import_weights(torch: Any, path: Path, target: Path) -> str:
     """Convert a checkpoint of PyTorch to a file of ours; return what it holds, in words."""
     state, settings = read_torch(torch, path)
-    sources = sources_of(state, settings.get("sources") or SOURCES)
     try:
+        sources = sources_of(state, listed_sources(settings))
         sizes = sizes_of(state, sources[0])
+        left_out = not_kept(settings, sizes)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     shapes = torch_shapes(sizes, sources)
@@ -78,10 +80,9 @@ def import_weights(torch: Any, path: Path, target: Path) -> str:
     for name in shapes:
         if not np.isfinite(state[name]).all():
             raise UserError(f"{path}: {name} holds values that are not finite")
-    for name, read in (("n_hop", sizes.n_fft // 4), ("sample_rate", SAMPLE_RATE), ("spec_power", 1)):
-        if settings.get(name, read) != read:
-            print(f"warning: {path}: {name} = {settings[name]}, which {target.suffix} files do not hold: it will be "
-                  f"taken for {read}", file=sys.stderr)
+    for name, (given, taken) in left_out.items():
+        print(f"warning: {path}: {name} = {given:g}, which {target.suffix} files do not hold: it will be taken for "
+              f"{taken:g}", file=sys.stderr)
     save_parameters(target, {
         name: nn.Variable.from_numpy_array(value).apply(need_grad=not name.endswith(("bn/mean", "bn/var")))
         for name, value in from_torch(state, sizes, sources).items()})
@@ -108,10 +109,18 @@ def read_torch(torch: Any, path: Path) -> tuple[dict[str, np.ndarray], dict[str,
         with text, open_regular(path) as stream:
             content = torch.load(stream, map_location="cpu", weights_only=True)
         state, settings = content.get("state_dict", content), content.get("model_args", {})
-        return {name: x.detach().float().numpy() for name, x in state.items() if torch.is_tensor(x)}, dict(settings)
+        stored = {name: x for name, x in state.items() if isinstance(name, str) and torch.is_tensor(x)}
+        for name, x in stored.items():
+            if x.numel() > path.stat().st_size:    # a stride of 0 makes any number of one
+                raise UserError(f"{path}: {name} promises {x.numel()} numbers, more than the file has bytes")
+        tensors = {name: x.detach().float().numpy() for name, x in stored.items()}
     except (UnpicklingError, RuntimeError, OSError, EOFError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: no checkpoint of PyTorch, a damaged one, or one that holds objects beside tensors; "
                         "save its state dict alone") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}: its model_args are no dict, but of type {type(settings).__name__}; save its state "
+                        "dict alone")
+    return tensors, settings
 
 
 def export(torch: Any, path: Path, target: Path) -> str:

@@ -5,6 +5,7 @@ which needs no parameters. Spectrograms are (frames, batch, channels, bins).
 """
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -18,6 +19,7 @@ from common.audio.stft_functions import masked_inverse, spectrum
 from common.layers import affine, average, feature_normalization, relu, scale_shift, tanh
 from common.layers.recurrent import lstm
 from common.machine.errors import UserError
+from common.runs.config import flag, integer, number
 
 SOURCES = ("bass", "drums", "vocals", "other")    # the order in which X-UMX stacks them
 SAMPLE_RATE = 44100
@@ -34,14 +36,27 @@ class Sizes:
 
     The published ones are the defaults: bins up to 16 kHz enter, all are estimated. `hidden_size` counts both
     directions of an LSTM; with `unidirectional` there is one.
+
+    Raises
+    ------
+    ValueError
+        There is no network of these sizes.
     """
 
-    n_fft: int = 4096
-    nb_channels: int = 2
-    hidden_size: int = 512
-    nb_layers: int = 3
-    max_bin: int = 1487
-    unidirectional: bool = False
+    n_fft: int = integer(4096, at_least=16, at_most=1 << 20)
+    nb_channels: int = integer(2, at_least=1, at_most=2)
+    hidden_size: int = integer(512, at_least=1, at_most=1 << 14)
+    nb_layers: int = integer(3, at_least=1, at_most=64)
+    max_bin: int = integer(1487, at_least=1)
+    unidirectional: bool = flag(False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.n_fft % 2:
+            raise ValueError(f"n_fft = {self.n_fft} must be even")
+        if self.max_bin > self.bins:
+            raise ValueError(f"max_bin = {self.max_bin}: a spectrum with n_fft = {self.n_fft} has {self.bins} bins")
+        if self.hidden_size % 2 and not self.unidirectional:
+            raise ValueError(f"hidden_size = {self.hidden_size} must be even: half of it is for each direction")
 
     @property
     def bins(self) -> int:
@@ -77,8 +92,11 @@ def sizes_from_shapes(shapes: Mapping[str, tuple[int, ...]], source: str | None 
                         f"{'the source ' + source if source else 'UMX'} in it") from error
     if not 0 < used <= bins or rows % used:
         raise UserError(f"weights of another network: fc1 takes {rows} values, input_mean has {used}")
-    sizes = Sizes(n_fft=2 * (bins - 1), nb_channels=rows // used, hidden_size=hidden, nb_layers=layers, max_bin=used,
-                  unidirectional=directions == 1)
+    try:
+        sizes = Sizes(n_fft=2 * (bins - 1), nb_channels=rows // used, hidden_size=hidden, nb_layers=layers,
+                      max_bin=used, unidirectional=directions == 1)
+    except ValueError as error:
+        raise UserError(f"weights of another network: {error}") from error
     needed = hidden * (2 * hidden + sizes.nb_channels * bins) + layers * 4 * sizes.lstm_size * hidden
     present = sum(map(math.prod, shapes.values()))
     if 4 * present < needed:    # to build it, and then to say which are missing, would take more memory than there is
@@ -97,11 +115,16 @@ class OpenUnmix:
         Distance of frames in samples.
     dropout
         Share of what the LSTM passes between layers that is dropped in training.
+
+    Raises
+    ------
+    ValueError
+        A value is not allowed.
     """
 
-    sizes: Sizes = attrs.field(factory=Sizes)
-    hop_length: int = 1024
-    dropout: float = 0.4
+    sizes: Sizes = attrs.field(factory=Sizes, validator=attrs.validators.instance_of(Sizes))
+    hop_length: int = integer(1024, at_least=1, at_most=1 << 20)
+    dropout: float = number(0.4, at_least=0, at_most=0.9)
 
     def __call__(self, mixture: nn.Variable, train: bool = False,
                  center: bool = True) -> tuple[nn.Variable, nn.Variable]:
@@ -157,7 +180,12 @@ class OpenUnmix:
 def _names(sources: Sequence[str]) -> tuple[str, ...]:
     if isinstance(sources, str):
         raise ValueError(f"sources {sources!r}: a list of names is wanted, as [{sources!r}]")
-    return tuple(sources)
+    found = tuple(sources)
+    # A name is part of the names of parameters and of files.
+    if not found or len(set(found)) < len(found) or not all(
+            isinstance(name, str) and re.fullmatch(r"[^\s/\\.][^\s/\\]*", name) for name in found):
+        raise ValueError(f"sources {found!r}: different names without blanks and slashes are wanted")
+    return found
 
 
 @attrs.frozen
@@ -175,7 +203,7 @@ class CrossNetOpenUnmix(OpenUnmix):
     """
 
     sources: tuple[str, ...] = attrs.field(default=SOURCES, converter=_names)
-    crossing: bool = True
+    crossing: bool = flag(True)
 
     def __call__(    # pyright: ignore[reportIncompatibleMethodOverride] - waveforms come out as well
             self, mixture: nn.Variable, train: bool = False) -> tuple[nn.Variable, nn.Variable, nn.Variable]:

@@ -177,5 +177,8 @@ def sizes_of(state: Arrays, source: str | None = None) -> Sizes:
         raise UserError("neither weights of UMX, as open-unmix-pytorch names them, nor of X-UMX, as asteroid does"
                         ) from error
     layers = next(k for k in itertools.count() if _theirs(f"lstm.weight_ih_l{k}", source) not in state)
-    return Sizes(n_fft=2 * (bins - 1), nb_channels=channels, hidden_size=hidden, nb_layers=max(layers, 1),
-                 max_bin=used, unidirectional=_theirs("lstm.weight_ih_l0_reverse", source) not in state)
+    try:
+        return Sizes(n_fft=2 * (bins - 1), nb_channels=channels, hidden_size=hidden, nb_layers=max(layers, 1),
+                     max_bin=used, unidirectional=_theirs("lstm.weight_ih_l0_reverse", source) not in state)
+    except ValueError as error:
+        raise UserError(f"weights of another network than UMX and X-UMX: {error}") from error

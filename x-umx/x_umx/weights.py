@@ -17,6 +17,7 @@ from x_umx.separation import NETWORK
 PUBLISHED = {name: model.url for name, model in NETWORK.published.items()}
 BEST_XUMX, BEST_UMX = "best_xumx.h5", "best_umx.h5"    # the published names of what a training leaves
 _LARGEST = 1 << 30    # bytes that a weight file may have
+_REMEDY = "remove it to use the defaults"    # of a configuration beside weights
 _NUM_SHOWN = 4    # names that a note lists before it only counts
 _KINDS = {"nhop": int, "sample_rate": int, "crossing": bool, "source": str}    # what is read of a configuration
 _LIMITS = {"nhop": 1 << 16, "sample_rate": 1 << 20}
@@ -136,9 +137,15 @@ def _describe(path: Path, name: str) -> WeightFile:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     hop_length = config.get("nhop", sizes.n_fft // 4)
+    if 3 * hop_length > sizes.n_fft:
+        raise UserError(f"{path.parent / 'config.json'}: nhop = {hop_length} is more than a third of n_fft = "
+                        f"{sizes.n_fft}, that of {path.name}; {_REMEDY}")
     rate = config.get("sample_rate", SAMPLE_RATE)
     if bridged:
-        network = CrossNetOpenUnmix(sizes, hop_length, sources=bridged, crossing=config.get("crossing", True))
+        try:
+            network = CrossNetOpenUnmix(sizes, hop_length, sources=bridged, crossing=config.get("crossing", True))
+        except ValueError as error:
+            raise UserError(f"{path}: weights of another network: {error}") from error
         return WeightFile(path, network, bridged, rate)
     return WeightFile(path, OpenUnmix(sizes, hop_length), (config.get("source", name),), rate)
 
@@ -148,7 +155,7 @@ def _run_config(path: Path) -> dict[str, Any]:
     config = path.parent / "config.json"
     if path.name not in (BEST_XUMX, BEST_UMX, BEST) or not config.is_file():
         return {}
-    what, remedy = "the configuration of a training run", "remove it to use the defaults"
+    what, remedy = "the configuration of a training run", _REMEDY
     values = check_fields(read_json(config, what, remedy), {}, config, what, remedy)
     present = {key: kind for key, kind in _KINDS.items() if key in values}
     check_fields(values, present, config, what, remedy)
