@@ -49,7 +49,7 @@ class Hooks:
             unset_hook(self._name)
         if self._failure is not None:
             raise self._failure from None
-        if error_type is SystemError and isinstance(_first(error), EOFError) and self._last is not None:
+        if isinstance(error, SystemError) and isinstance(first_error(error), EOFError) and self._last is not None:
             raise UserError(f"{self._last.info.type_name} runs functions of its own, which nnabla cannot show to what "
                             "watches an iteration: build it from simpler functions to train out of core") from None
 
@@ -64,8 +64,8 @@ class Hooks:
         return hook and call
 
 
-def _first(error):
-    """The exception that others followed."""
+def first_error(error: BaseException) -> BaseException:
+    """The exception that others followed: nnabla raises a SystemError for any that leaves a function in Python."""
     while (before := error.__cause__ or error.__context__) is not None:
         error = before
     return error

@@ -34,7 +34,7 @@ from common.out_of_core.device import (
     parse_bytes,
     prepare_contexts,
 )
-from common.out_of_core.hooks import Hooks
+from common.out_of_core.hooks import Hooks, first_error
 from common.out_of_core.meter import Meter
 from common.out_of_core.observer import Observer
 from common.out_of_core.record import Record
@@ -55,7 +55,8 @@ class OutOfCore:
     As a context manager it surrounds a training iteration: inputs, forward, `zero_grad`, backward, update. The results
     are the same as without it, bit for bit. The first iteration is recorded and slow. Where a later one runs other
     functions, or more, it is recorded again. Values read within the block (`loss.d`) in some
-    iterations and not in others make the plan miss its aim for that iteration; read them after the block.
+    iterations and not in others make the plan miss its aim for that iteration; read them after the block. While a block
+    runs, no other thread may use nnabla: what it touches would be recorded, and nnabla ends the process.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ class OutOfCore:
             try:
                 with self:
                     return step(*args)
-            except RuntimeError as error:
+            except (RuntimeError, SystemError) as error:
                 if not (self.automatic and _is_out_of_memory(error)) or self._training.updated:
                     raise
                 self._fall_back()
@@ -196,7 +197,7 @@ class _Iteration:
         self.owner, self.kind = owner, kind
         self.updated = False
         self._longest, self._changes = [], 0
-        self._in_core = self._told = False
+        self._told = False
         self._observer = Observer(owner.solvers)
         self._hooks = Hooks("out_of_core", self._before_function, before_update=self._before_update)
         self._size = owner.budget    # bytes of arrays that the scheduler plans with
@@ -204,7 +205,8 @@ class _Iteration:
         self.forget()
 
     def forget(self) -> None:
-        """Give up the plan: the next iteration is recorded."""
+        """Give up the plan, or that all arrays fit: the next iteration is recorded."""
+        self._in_core = False
         self._size = min(self._size, self.owner.budget)
         self._scheduler: Any = None
         self._recorded: list | None = None
@@ -232,7 +234,7 @@ class _Iteration:
             self._end(whole=False)
             raise
         self._end(whole=error_type is None)
-        if error_type is RuntimeError and _CLEARED in str(error):
+        if isinstance(error, (RuntimeError, SystemError)) and _CLEARED in _reason(error):
             raise UserError(f"a value was read in a {self.kind} iteration after the plan had cleared it: read it after "
                             "the block, or in every iteration from the first") from None
 
@@ -393,8 +395,13 @@ def _is_too_small(error):
 
 
 def _is_out_of_memory(error):
-    text = str(error)
+    text = _reason(error)
     return "memory error" in text or "out of memory" in text.lower() or "bad_alloc" in text
+
+
+def _reason(error):
+    """Text of an error; for one that left a function in Python, that of what happened there."""
+    return str(first_error(error) if isinstance(error, SystemError) else error)
 
 
 def _print_note(text):

@@ -7,6 +7,7 @@ import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 import pytest
+from nnabla.function import PythonFunction
 
 from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
@@ -275,6 +276,83 @@ class TestBudget:
         gpu.taken = 5 * MB
         training.run(20)
         assert sum("no plan for this iteration takes less" in note for note in notes) == 1
+
+
+class Exhausted(PythonFunction):
+    """A function of nnabla in Python that passes its input on, and before that may find no memory."""
+
+    name = "Exhausted"
+
+    def __init__(self, finds_memory):
+        super().__init__()
+        self.finds_memory = finds_memory
+
+    def min_outputs(self):
+        return 1
+
+    def setup_impl(self, inputs, outputs):
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def grad_depends_output_data(self, i, o):
+        return False
+
+    def grad_depends_input_data(self, i, j):
+        return False
+
+    def forward_impl(self, inputs, outputs):
+        if not self.finds_memory():
+            raise RuntimeError("memory error in alloc\nout of memory")    # as nnabla's own has it
+        outputs[0].data.copy_from(inputs[0].data)
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        inputs[0].grad.copy_from(outputs[0].grad)
+
+
+class Exhausting(Training):
+    """Memory runs out in iteration `at`, once or always."""
+
+    def __init__(self, memory, at, times=1):
+        super().__init__(memory)
+        self.calls, self.failing = 0, range(at, at + times)
+        self.loss = Exhausted(self.finds_memory)(self.loss)
+
+    def finds_memory(self):
+        self.calls += 1
+        return self.calls - 1 not in self.failing
+
+
+class TestMemoryThatRunsOut:
+    @pytest.fixture
+    def automatic(self, monkeypatch):
+        """`auto` on a device of 2 MB, on which all arrays fit."""
+        monkeypatch.setattr(scheduler, "device_memory", lambda: (2 * MB, 2 * MB))
+        notes = []
+        memory = OutOfCore("auto", note=notes.append)
+        monkeypatch.setattr(scheduler, "on_gpu", lambda: True)
+        return memory, notes
+
+    @pytest.mark.parametrize("at", [0, 1, 3])
+    def test_less_is_taken_and_results_stay(self, at, automatic):
+        memory, notes = automatic
+        expected = Exhausting(InCore(), 100).run(6)
+        training = Exhausting(memory, at)
+        assert_same(training.run(6), expected)
+        assert training.calls == 7 and sum("memory ran out" in note for note in notes) == 1
+        assert memory.budget == int(0.8 * 0.9 * 2 * MB)
+
+    def test_what_fits_no_more_is_swapped(self, automatic, monkeypatch):
+        memory, notes = automatic
+        expected = Exhausting(InCore(), 100).run(6)
+        training = Exhausting(memory, 3, times=4)
+        assert_same(training.run(6), expected)
+        assert "does not fit" in [note for note in notes if "all arrays together" in note][-1]
+
+    def test_a_given_budget_is_kept(self):
+        training = Exhausting(OutOfCore("1MB", note=str), 1)
+        training.run(1)
+        with pytest.raises(SystemError):
+            training.run(1)
+        assert training.memory.budget == MB
 
 
 def test_ctrl_c_within_a_hook_ends_the_iteration(monkeypatch):
