@@ -1,7 +1,7 @@
 """Compile the source of kernels for a GPU by NVRTC, NVIDIA's run-time compiler, which needs no GPU itself.
 
-It comes with requirements-cuda.txt, as nnabla's extension does. It is called through ctypes: CuPy or numba-cuda would
-bring allocators, streams and pinned packages of their own for the three calls that are needed here.
+It comes with requirements-cuda.txt, as nnabla's extension does, or with CUDA. It is called through ctypes: CuPy or
+numba-cuda would bring allocators, streams and pinned packages of their own for the three calls that are needed here.
 """
 import ctypes
 from pathlib import Path
@@ -51,9 +51,7 @@ def compile_source(path: Path, capability: tuple[int, int]) -> bytes:
 
 def _load():
     path = find_library(LIBRARY)
-    if path is None:
-        raise OSError(f"{LIBRARY} is not installed")
-    return ctypes.CDLL(str(path))
+    return ctypes.CDLL(Path(LIBRARY).name if path is None else str(path))    # by name: where the loader searches
 
 
 def _check(library, status, what):

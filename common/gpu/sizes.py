@@ -106,7 +106,8 @@ def _table(tensors, first, total, largest):
 def kbytes(tensors: Sequence[SizedTensor], largest: bool = False) -> nn.Variable | None:
     """Size in kB of all tensors together, or of the `largest` one, of shape (); None where kernels cannot be used.
 
-    Of several largest tensors the first one alone gets a gradient.
+    Of several largest tensors the first one alone gets a gradient. No two tensors share a scalar: their gradients are
+    written at the same time.
     """
     kernels = load(SOURCE)
     if kernels is None:

@@ -3,6 +3,7 @@
 That they give the numbers of the published code, and keep the laws of quantizers, is tested beside the other ways to
 compute, by the fixture `engine`.
 """
+import concurrent.futures
 import ctypes
 import itertools
 
@@ -10,7 +11,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from common.gpu import driver, loading, nvrtc, quantizers
+from common.gpu import driver, loading, nvrtc, quantizers, sizes
 from common.gpu.quantizers import BLOCK, ROWS, SOURCE
 from common.machine.context import find_library, native_functions, wants_gpu_kernels
 from common.quantizers import POWER_OF_TWO, QUANTIZERS
@@ -147,14 +148,12 @@ def test_gradients_that_are_not_asked_for_are_left_alone(gpu_kernels):
 # The way to the device ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("missing", ["libcuda_that_is_not_there.so.1", None])
-def test_without_driver_or_compiler_nnablas_functions_compute_and_one_line_says_so(missing, gpu_kernels, monkeypatch,
-                                                                                   capsys):
-    if missing:
-        monkeypatch.setattr(driver, "LIBRARY", missing)
-    else:
-        monkeypatch.setattr(loading, "compile_source", nvrtc.compile_source)
-        monkeypatch.setattr(nvrtc, "find_library", lambda name: None)
+@pytest.mark.parametrize("module, missing", [(driver, "libcuda_that_is_not_there.so.1"),
+                                             (nvrtc, "libnvrtc_that_is_not_there.so.12")])
+def test_without_driver_or_compiler_nnablas_functions_compute_and_one_line_says_so(module, missing, gpu_kernels,
+                                                                                   monkeypatch, capsys):
+    monkeypatch.setattr(loading, "compile_source", nvrtc.compile_source)
+    monkeypatch.setattr(module, "LIBRARY", missing)
     x = np.linspace(-1, 1, 7, dtype=np.float32)
     ours, theirs = both("parametric_fp_d_xmax", x, x, 0.0, True, False)
     run("parametric_pow2_xmin_xmax", x, x, 0.0, True, False)
@@ -162,20 +161,39 @@ def test_without_driver_or_compiler_nnablas_functions_compute_and_one_line_says_
         np.testing.assert_array_equal(found, expected)
     err = capsys.readouterr().err
     assert err.startswith("warning: computing with nnabla's functions") and err.count("\n") == 1
-    assert (missing or nvrtc.LIBRARY) in err and "requirements-cuda.txt" in err
+    assert missing in err and "requirements-cuda.txt" in err
 
 
 def test_errors_of_the_driver_have_their_name_and_number(gpu_kernels):
     with pytest.raises(driver.DeviceError, match=r"^cuDeviceGet: emulated \(101\)$"):
-        driver.Device(1)
+        driver.Device(2)
     device = driver.Device(0)
     assert device.capability == (9, 0)
     with pytest.raises(driver.DeviceError, match=r"^cuModuleGetFunction: emulated \(500\)$"):
         device.kernel(device.load(b"image\0"), "no_kernel")
 
 
+def test_kernels_run_on_the_gpu_of_their_context_from_any_thread(gpu_kernels):
+    x, graphs = np.linspace(-1, 1, 7, dtype=np.float32), []
+    for number in "0101":
+        with nn.context_scope(nn.Context(["cpu:float"], "CpuCachedArray", number)):
+            inputs = [nn.Variable.from_numpy_array(np.float32(value)) for value in (x, 0.25, 1)]
+            graphs.append(QUANTIZERS["parametric_fp_d_xmax"].quantize(*inputs))
+
+    def compute():
+        for y in graphs:    # a forward of one leaves the context of its GPU behind
+            y.forward()
+        return [y.d.copy() for y in graphs]
+
+    before = gpu_kernels()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        found = [*compute(), *pool.submit(compute).result()]
+    assert gpu_kernels() - before == 8
+    assert all(np.array_equal(y, found[0]) for y in found) and len(set(found[0])) > 3
+
+
 def test_structures_fit_into_the_arguments_of_a_kernel():
-    assert ctypes.sizeof(quantizers._Pairs) <= 4096
+    assert ctypes.sizeof(quantizers._Pairs) <= 4096 and ctypes.sizeof(sizes._Tensors) <= 4096
     source = (KERNELS / SOURCE).read_text()
     assert f"#define BLOCK {BLOCK} " in source and f"#define ROWS {ROWS} " in source
 

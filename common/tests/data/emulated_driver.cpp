@@ -3,6 +3,7 @@
 // Threads take turns: each runs to a place where it waits for others, and looks again in the next round. Blocks follow one
 // another, so a shared array is a static one. Those of a cooperative launch run together, each with its own dynamic one:
 // each goes as far as it can before the next one does, so that nothing is right that only happens to be in step.
+// There are two devices. A kernel starts only in a thread whose context is that of the kernel's device.
 #include <cmath>
 #include <cstring>
 #include <memory>
@@ -54,20 +55,24 @@ template <class A, void (*kernel)(A)> struct Unpacked<kernel> {
     static void call(void **parameters) { kernel(*(std::remove_const_t<A> *)parameters[0]); }
 };
 
-struct Kernel { const char *name; Body body; int most_shared; };
-static Kernel table[] = {
-    {"quantize_forward", Unpacked<quantizers::quantize_forward>::call, 0},
-    {"quantize_backward", Unpacked<quantizers::quantize_backward>::call, 0},
-    {"finish_backward", Unpacked<quantizers::finish_backward>::call, 0},
-    {"clip_values", Unpacked<quantizers::clip_values>::call, 0},
-    {"clip_gradients", Unpacked<quantizers::clip_gradients>::call, 0},
-    {"sizes_forward", Unpacked<quantizers::sizes_forward>::call, 0},
-    {"join_sizes", Unpacked<quantizers::join_sizes>::call, 0},
-    {"sizes_backward", Unpacked<quantizers::sizes_backward>::call, 0},
-    {"lstm_forward", Unpacked<lstm::lstm_forward>::call, 0},
-    {"lstm_backward", Unpacked<lstm::lstm_backward>::call, 0},
+struct Kernel { const char *name; Body body; int most_shared; void *context; };
+static const Kernel table[] = {
+    {"quantize_forward", Unpacked<quantizers::quantize_forward>::call, 0, nullptr},
+    {"quantize_backward", Unpacked<quantizers::quantize_backward>::call, 0, nullptr},
+    {"finish_backward", Unpacked<quantizers::finish_backward>::call, 0, nullptr},
+    {"clip_values", Unpacked<quantizers::clip_values>::call, 0, nullptr},
+    {"clip_gradients", Unpacked<quantizers::clip_gradients>::call, 0, nullptr},
+    {"sizes_forward", Unpacked<quantizers::sizes_forward>::call, 0, nullptr},
+    {"join_sizes", Unpacked<quantizers::join_sizes>::call, 0, nullptr},
+    {"sizes_backward", Unpacked<quantizers::sizes_backward>::call, 0, nullptr},
+    {"lstm_forward", Unpacked<lstm::lstm_forward>::call, 0, nullptr},
+    {"lstm_backward", Unpacked<lstm::lstm_backward>::call, 0, nullptr},
 };
 static int launches = 0;
+
+static char contexts[2];
+static thread_local void *current = nullptr;
+static bool is_context(void *context) { return context == contexts || context == contexts + 1; }
 
 static Body running;
 static void **arguments;
@@ -123,10 +128,9 @@ static int occupancy(int shared) { return SHARED_OF_A_PROCESSOR / (shared + 1024
 
 extern "C" {
 int cuInit(unsigned int) { return 0; }
-int cuDeviceGet(int *device, int number) { *device = number; return number == 0 ? 0 : 101; }
-int cuDevicePrimaryCtxRetain(void **context, int) { *context = table; return 0; }
-int cuCtxSetCurrent(void *context) { return context == table ? 0 : 201; }
-int cuModuleLoadData(void **module, const void *image) { *module = table; return std::strcmp((const char *)image, "image"); }
+int cuDeviceGet(int *device, int number) { *device = number; return number < 2 ? 0 : 101; }
+int cuDevicePrimaryCtxRetain(void **context, int device) { *context = contexts + device; return 0; }
+int cuCtxSetCurrent(void *context) { current = context; return is_context(context) ? 0 : 201; }
 int cuGetErrorString(int, const char **text) { *text = "emulated"; return 0; }
 int emulated_launches() { return launches; }
 
@@ -141,10 +145,15 @@ int cuDeviceGetAttribute(int *value, int attribute, int) {
     }
 }
 
+int cuModuleLoadData(void **module, const void *image) {
+    *module = current;
+    return current ? std::strcmp((const char *)image, "image") : 201;
+}
+
 int cuModuleGetFunction(void **function, void *module, const char *name) {
-    for (Kernel &kernel : table)
-        if (module == table && std::string(name) == kernel.name) {
-            *function = &kernel;
+    for (const Kernel &kernel : table)
+        if (is_context(module) && std::string(name) == kernel.name) {
+            *function = new Kernel{kernel.name, kernel.body, kernel.most_shared, module};
             return 0;
         }
     return 500;
@@ -165,6 +174,7 @@ int cuLaunchKernel(void *function, unsigned int gx, unsigned int gy, unsigned in
                    unsigned int bz, unsigned int shared, void *stream, void **parameters, void **extra) {
     if (gx < 1 || gy != 1 || gz != 1 || bx < 1 || bx > MOST_THREADS || by != 1 || bz != 1 || shared || stream || extra)
         return 1;
+    if (((Kernel *)function)->context != current) return 400;
     gridDim = {gx, 1, 1};
     blockDim = {bx, 1, 1};
     ++launches;
@@ -178,6 +188,7 @@ int cuLaunchCooperativeKernel(void *function, unsigned int gx, unsigned int gy, 
                               unsigned int by, unsigned int bz, unsigned int shared, void *stream, void **parameters) {
     const Kernel *kernel = (Kernel *)function;
     if (gx < 1 || gy != 1 || gz != 1 || bx < 1 || bx > MOST_THREADS || by != 1 || bz != 1 || stream) return 1;
+    if (kernel->context != current) return 400;
     if ((int)shared > kernel->most_shared && shared > 48 << 10) return 1;
     if ((int)gx > PROCESSORS * occupancy(shared)) return 720;
     gridDim = {gx, 1, 1};
