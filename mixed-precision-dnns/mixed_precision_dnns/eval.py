@@ -23,7 +23,7 @@ from mixed_precision_dnns.config import Experiment
 from mixed_precision_dnns.data import build_network_for, load_data, require_classes, shape_of_images
 from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
 from mixed_precision_dnns.evaluation import evaluate_run, format_result, top_errors
-from mixed_precision_dnns.finished_run import read_config
+from mixed_precision_dnns.finished_run import find_parameters, read_config
 from mixed_precision_dnns.tensor_table import format_table, tensor_table
 
 EXPORTED = Path("export") / "network.onnx"
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{folder}: computing on {use_context(args.context, args.device_id)}", flush=True)
     _, valid_data, test_data = load_data(cfg)
     shapes = parameter_shapes(lambda: build_network_for(cfg, valid_data, train=False))
-    load_parameters(args.weights or folder / BEST, shapes)
+    load_parameters(find_parameters(folder, args.weights), shapes)
     network = build_network_for(cfg, valid_data, train=False)
     result = evaluate_run(network, cfg, valid_data, test_data)
     print(format_table(tensor_table(cfg)))

@@ -19,13 +19,13 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import new_path
 from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, legend_beside, save_figure
 from common.quantizers import QUANTIZERS, SCALARS
-from common.runs.training import CHECKPOINT, read_state
-from mixed_precision_dnns.finished_run import read_result
+from mixed_precision_dnns.finished_run import read_error_and_size, read_layers, read_scalars
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 KINDS = {"weights": BLUE, "activations": ORANGE}
+TENSOR = {"tensor": str, "kind": str, "quantizer": str}    # columns of layers.json and their types
 NUM_SCALARS = 2    # of each quantizer that learns
 LEGEND_COLUMNS = 2
 MARKERS = "osD^vP*X"
@@ -59,7 +59,7 @@ def draw_bits(run: Path) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    rows = read_result(run, "layers.json")
+    rows = read_layers(run, TENSOR | {"bits": int, "elements": int, "kbytes": float})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind and row["quantizer"] != "float" for row in rows)]
     if not kinds:
         raise UserError(f"{run}: a float network, there are no bit widths to draw")
@@ -97,8 +97,8 @@ def draw_scalars(run: Path) -> "Figure":
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    epochs = read_state(run / CHECKPOINT)["extras"]
-    tensors = [row for row in read_result(run, "layers.json") if row["quantizer"] in QUANTIZERS]
+    tensors = [row for row in read_layers(run, TENSOR) if row["quantizer"] in QUANTIZERS]
+    epochs = read_scalars(run, len(tensors)) if tensors else []
     found = {kind: [k for k, row in enumerate(tensors) if row["kind"] == kind] for kind in KINDS}
     kinds = {kind: indices for kind, indices in found.items() if indices}
     if not kinds or not epochs:
@@ -139,10 +139,9 @@ def draw_tradeoff(*runs: Path) -> "Figure":
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    results = sorted(((read_result(run, "result.json"), run.name) for run in runs),
-                     key=lambda pair: pair[0]["weight_kbytes"])
-    for number, (result, name) in enumerate(results):    # in the order of the legend, colours and markers go round
-        axes.plot(result["weight_kbytes"], 100 * result["test_error"], MARKERS[number % len(MARKERS)], label=name)
+    results = sorted(((*read_error_and_size(run), run.name) for run in runs), key=lambda result: result[1])
+    for number, (error, size, name) in enumerate(results):    # in the order of the legend, colours and markers go round
+        axes.plot(size, 100 * error, MARKERS[number % len(MARKERS)], label=name)
     axes.set_xlabel("size of the weights [kB]")
     axes.set_ylabel("test error [%]")
     axes.set_xscale("log")

@@ -12,7 +12,8 @@ from common.machine.errors import UsageError, UserError
 from common.machine.files import write_json
 from common.runs.checkpoint import save_checkpoint
 from common.runs.config import find_cfg, load_section, overrides_of, to_dict
-from mixed_precision_dnns import benchmark, demo, eval, plot, train_resnet
+from common.runs.training import CHECKPOINT
+from mixed_precision_dnns import benchmark, demo, eval, export, plot, report, train_resnet
 from mixed_precision_dnns.command_line import make_parser
 from mixed_precision_dnns.config import Config
 from mixed_precision_dnns.finished_run import LAST_BIAS, load_finished_run
@@ -64,6 +65,14 @@ def test_evaluation_refuses_a_damaged_configuration(runs, tmp_path):
         eval.main([str(tmp_path / "run")])
 
 
+@pytest.mark.parametrize("command", [eval, export, report])
+def test_a_run_that_was_interrupted_before_it_had_parameters_is_one_line(command, runs, tmp_path):
+    shutil.copytree(runs / "float", tmp_path / "run")
+    (tmp_path / "run/params_best.h5").unlink()
+    with pytest.raises(UsageError, match="params_best.h5: no such file; a run has it from its best epoch on"):
+        command.main([str(tmp_path / "run")])
+
+
 @pytest.mark.parametrize("shape", [(), (1, 10)])
 def test_a_bias_of_another_shape_is_refused_in_a_line(shape, tmp_path):
     write_json(tmp_path / "config.json", to_dict(Config()))
@@ -102,7 +111,7 @@ def test_scalars_of_weights_and_activations_may_be_different_ones(tmp_path):
     scalars = [{"d": 0.125, "xmax": 1.0}, {"xmin": 0.25, "xmax": 4.0}]
     write_json(tmp_path / "layers.json", rows)
     (tmp_path / "checkpoint").mkdir()
-    save_checkpoint(tmp_path / plot.CHECKPOINT, {}, S.Sgd(), {
+    save_checkpoint(tmp_path / CHECKPOINT, {}, S.Sgd(), {
         "epoch": 2, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": [scalars] * 2, "config": {}})
     figure = plot.draw_scalars(tmp_path)
     drawn = [[line.get_ydata()[0] for line in axes.get_lines()] for axes in figure.axes]
@@ -120,6 +129,53 @@ def test_plots_refuse(arguments, error, says, runs, monkeypatch):
     with pytest.raises(error, match=says) as caught:
         plot.main(arguments)
     assert "\n" not in str(caught.value)
+
+
+BITS = {"tensor": "conv1", "kind": "weights", "quantizer": "parametric_fp_d_xmax", "bits": 4, "elements": 9,
+        "kbytes": 0.1}
+
+
+@pytest.mark.parametrize("content, says", [
+    ("", "cannot be read"), ("[", "cannot be read"), ("{}", "holds a dict, no list"), ("null", "no list"),
+    ("[3]", "holds a int, no fields"), (json.dumps([BITS, {}]), "'tensor' is missing"),
+    *((json.dumps([{**BITS, name: [1]}]), f"'{name}' is list") for name in ("tensor", "kind", "quantizer"))])
+@pytest.mark.parametrize("picture", ["bits", "scalars"])
+def test_a_damaged_table_of_layers_is_one_line(picture, content, says, tmp_path):
+    (tmp_path / "layers.json").write_text(content)
+    message = refused_plot(picture, tmp_path)
+    assert message.startswith(f"{tmp_path / 'layers.json'}: ") and says in message
+
+
+def refused_plot(picture, folder):
+    """The one line that refuses a run, of which nothing is drawn."""
+    with pytest.raises(UserError) as caught:
+        plot.main([picture, str(folder), "-o", str(folder / "plot.png")])
+    assert "\n" not in str(caught.value) and not (folder / "plot.png").exists()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name, value", [("bits", None), ("bits", "4"), ("bits", float("nan")), ("kbytes", {})])
+def test_bits_that_are_none_are_one_line(name, value, tmp_path):
+    write_json(tmp_path / "layers.json", [{**BITS, name: value}])
+    assert f"{name!r} is " in refused_plot("bits", tmp_path)
+
+
+@pytest.mark.parametrize("values", [[], {}, {"test_error": 0.1}, {"test_error": "x", "weight_kbytes": 1},
+                                    {"test_error": float("nan"), "weight_kbytes": 1},
+                                    {"test_error": 0.1, "weight_kbytes": 0}, {"test_error": 2, "weight_kbytes": 1}])
+def test_a_damaged_result_is_one_line(values, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    assert refused_plot("tradeoff", tmp_path).startswith(f"{tmp_path / 'result.json'}: ")
+
+
+@pytest.mark.parametrize("extras", [[{}], [[]], [[{"d": 1.0}, {"d": 1.0}]], [["d"]], [[{"d": "x"}]], [[{"d": -1.0}]],
+                                    [[{"d": float("nan")}]], [[{"d": 1.0}], [{"xmax": 1.0}]], [3]])
+def test_scalars_of_another_network_are_one_line(extras, tmp_path):
+    write_json(tmp_path / "layers.json", [BITS])
+    (tmp_path / "checkpoint").mkdir()
+    save_checkpoint(tmp_path / CHECKPOINT, {}, S.Sgd(), {
+        "epoch": 2, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": extras, "config": {}})
+    assert "does not have the scalars of the 1 quantizers" in refused_plot("scalars", tmp_path)
 
 
 def test_the_demo_is_an_experiment_with_a_budget():
