@@ -56,7 +56,7 @@ class OutOfCore:
     are the same as without it, bit for bit. The first iteration is recorded and slow. Where a later one runs other
     functions, or more, it is recorded again. Values read within the block (`loss.d`) in some
     iterations and not in others make the plan miss its aim for that iteration; read them after the block. While a block
-    runs, no other thread may use nnabla: what it touches would be recorded, and nnabla ends the process.
+    runs, no other thread may use nnabla: nnabla would record what it touches, and may end the process.
 
     Parameters
     ----------
