@@ -1,5 +1,6 @@
 """Whether a run goes on, and as it was begun."""
 import hashlib
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from common.machine.errors import UsageError
 from common.machine.files import make_folder, write_json
 from common.reading.texts import as_read_back, check_fields, read_json
 
+FILES = ("pretrained", "weightfile", "features")    # keys that name a file, whose other names are as good
 _SETTINGS = "settings.json"
 _LONGEST = 60    # characters of a value that a message quotes
 
@@ -21,7 +23,7 @@ def holds_a_run(folder: str | Path, how_far: str = "") -> UsageError:
 
 
 def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: Collection[str] = (),
-                 done: str = "run") -> None:
+                 done: str = "run", later: Mapping | None = None) -> None:
     """Compare the configuration or settings that a folder was made with to present ones.
 
     Parameters
@@ -31,16 +33,25 @@ def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: 
     before, now : dict
         As JSON gives them back.
     may_differ : collection of str
-        Keys that are not compared.
+        Keys that are not compared. Those of `FILES` are compared as the files that they name.
     done : str
         What was done with them, for the error.
+    later : dict
+        What keys mean that `before` may lack, as an earlier version had no such keys. Given, `now` has all keys that
+        there are. Not given, a key that is lacking means None.
 
     Raises
     ------
     UsageError
         They differ; quotes the first value that does.
     """
-    different = [key for key in {**before, **now} if key not in may_differ and before.get(key) != now.get(key)]
+    before = {**before, **{key: value for key, value in (later or {}).items() if key not in before}}
+    compared = [key for key in {**before, **now} if key not in may_differ]
+    unknown = [key for key in compared if later is not None and key not in now]
+    if unknown:
+        raise UsageError(f"{folder}: was {done} by another version, with a key {unknown[0]!r} that is not known here; "
+                         "go on with that version, or add --overwrite to start anew")
+    different = [key for key in compared if not _is_same(key, before.get(key), now.get(key))]
     if not different:
         return
     key = different[0]
@@ -49,6 +60,12 @@ def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: 
     more = f" (and {len(different) - 1} more differences)" if len(different) > 1 else ""
     raise UsageError(f"{folder}: was {done} with {quoted}{more}; go on with the former configuration, or add "
                      "--overwrite to start anew")
+
+
+def _is_same(key, before, now):
+    if key in FILES and isinstance(before, str) and isinstance(now, str):
+        return before == now or os.path.realpath(before) == os.path.realpath(now)
+    return before == now
 
 
 def require_nothing_to_lose(weights: Iterable[Path], folder: str | Path, may_go: bool) -> None:
@@ -92,7 +109,8 @@ def fingerprint(*values: object) -> str:
     return digest.hexdigest()
 
 
-def check_settings(folder: str | Path, values: Mapping[str, object], done: str) -> None:
+def check_settings(folder: str | Path, values: Mapping[str, object], done: str, may_differ: Collection[str] = (),
+                   later: Mapping[str, object] | None = None) -> None:
     """Write the settings that the files of a folder are made with, or compare them with those of before.
 
     Parameters
@@ -101,6 +119,8 @@ def check_settings(folder: str | Path, values: Mapping[str, object], done: str) 
         JSON-able.
     done : str
         What was done with them, for the error: `trained`.
+    may_differ, later
+        As for `require_same`.
 
     Raises
     ------
@@ -114,7 +134,7 @@ def check_settings(folder: str | Path, values: Mapping[str, object], done: str) 
     if before is None:
         write_json(Path(folder) / _SETTINGS, values)
     else:
-        require_same(folder, before, values, done=done)
+        require_same(folder, before, values, may_differ, done, later and as_read_back(later))
 
 
 def read_settings(folder: str | Path) -> dict[str, Any] | None:

@@ -254,8 +254,13 @@ def to_dict(cfg: Any) -> dict[str, Any]:
     return attrs.asdict(cfg)
 
 
+def defaults_of(cls: type) -> dict[str, Any]:
+    """Return {key: default} of the keys of an attrs class that have one."""
+    return {field.name: field.default for field in attrs.fields(cls) if field.default is not attrs.NOTHING}
+
+
 def from_dict(cls: type[C], values: object, source: str | Path) -> C:
-    """Read a configuration back that `to_dict` gave.
+    """Read a configuration back that `to_dict` gave; keys that an earlier version did not have get their defaults.
 
     Parameters
     ----------
@@ -268,7 +273,7 @@ def from_dict(cls: type[C], values: object, source: str | Path) -> C:
     Raises
     ------
     UserError
-        A key is unknown or missing, or a value is not allowed.
+        A key is unknown, one without a default or most of them are missing, or a value is not allowed.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source}: not a configuration: its keys and values should stand in one object")
@@ -277,7 +282,8 @@ def from_dict(cls: type[C], values: object, source: str | Path) -> C:
         if key not in keys:
             raise UserError(f"{source}: unknown key {key!r}{suggestion(key, keys)}")
     missing = [key for key in keys if key not in values]
-    if missing:
+    # Without a few keys it is one of an earlier version, without most it is none.
+    if len(missing) > len(values) or any(keys[key].default is attrs.NOTHING for key in missing):
         raise UserError(f"{source}: no {missing[0]!r} in it ({len(missing)} of {len(keys)} keys are missing)")
     try:
         return cls(**values)

@@ -23,7 +23,8 @@ from common.runs.comparison import holds_a_run, require_nothing_to_lose, require
 from common.runs.curves import SERIES_SUFFIX, plot_curves
 from common.runs.readings import scalar_later
 
-MAY_DIFFER = ("data_dir", "root", "workers")    # data may move while a run rests
+# Data may move while a run rests: they are compared by `data`, and hyper-parameters by their values.
+MAY_DIFFER = ("data_dir", "root", "setup_file", "val_labels", "hparams", "workers")
 CHECKPOINT = Path("checkpoint") / "latest.h5"
 BEST, CONFIG, LOG, CURVES = "params_best.h5", "config.json", "log.csv", "curves.png"
 _MINUTES_BETWEEN_CHECKPOINTS = 10
@@ -60,6 +61,8 @@ class Run:
         resumed.
     weights
         Files with weights that the run leaves beside its best ones. They vanish where a run is started anew.
+    later
+        What keys of `config` mean that a run of an earlier version lacks, as of `common.runs.config.defaults_of`.
 
     Raises
     ------
@@ -72,7 +75,8 @@ class Run:
 
     def __init__(self, folder: str | Path, config: Mapping[str, Any], resume: bool = False,
                  overwrite: bool = False, rate_of: Callable[[int, int], float] = lambda epochs, epoch: 0.0,
-                 data: Mapping[str, tuple[int, str]] | None = None, weights: Iterable[Path] = ()) -> None:
+                 data: Mapping[str, tuple[int, str]] | None = None, weights: Iterable[Path] = (),
+                 later: Mapping[str, Any] | None = None) -> None:
         self.folder = Path(folder)
         self.checkpoint = self.folder / CHECKPOINT
         self.config = config = as_read_back(config)
@@ -85,7 +89,8 @@ class Run:
         if self._resuming:
             self.state = read_state(self.checkpoint)
             extended = ("epochs",) if self._is_extended(rate_of) else ()
-            require_same(self.folder, self.state["config"], config, (*MAY_DIFFER, *extended))
+            require_same(self.folder, self.state["config"], config, (*MAY_DIFFER, *extended),
+                         later=None if later is None else as_read_back(later))
             require_same_data(self.folder, self.state.get("data", {}), self._data)
             self._share_steps()
         elif not overwrite:

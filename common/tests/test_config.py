@@ -283,6 +283,13 @@ def test_wrong_dict(change, message):
     assert str(caught.value) == f"runs/config.json: {message}"
 
 
+def test_a_dict_of_an_earlier_version_gets_defaults():
+    values = to_dict(Config(rate=0.3))
+    for key in ("bits_max", "scale"):
+        del values[key]
+    assert from_dict(Config, values, "config.json") == Config(rate=0.3)
+
+
 def test_dict_with_keys_missing_or_no_dict():
     with pytest.raises(UserError, match=r"^config.json: no 'bits_max' in it \(12 of 13 keys are missing\)$"):
         from_dict(Config, {"w_bitwidth": 4}, "config.json")

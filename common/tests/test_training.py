@@ -350,6 +350,26 @@ def test_another_configuration_is_named(folder, config, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_run_of_an_earlier_version_has_the_defaults_of_keys_that_it_lacks(folder):
+    train(folder, epochs=1)
+    later = {"drops": (1, 2), "name": "default"}
+    train(folder, epochs=2, config={**CONFIG, "drops": (1, 2)}, resume=True, later=later)
+    with pytest.raises(UsageError, match=r"drops = \[1, 2\], not \[3\]; go on with the former"):
+        Run(folder, {**CONFIG, "drops": (3,)}, resume=True, later=later)
+    with pytest.raises(UsageError, match=r"by another version, with a key 'learning_rate' .*; go on with that version"):
+        Run(folder, {"name": "tiny", "drops": (1, 2)}, resume=True, later=later)
+
+
+def test_a_file_may_have_another_name(folder, tmp_path, monkeypatch):
+    (tmp_path / "a.h5").write_text("")
+    monkeypatch.chdir(tmp_path)
+    train(folder, epochs=1, config={"pretrained": "a.h5", "hparams": "x.yaml"})
+    train(folder, epochs=2, config={"pretrained": str(tmp_path / "a.h5"), "hparams": "y.yaml"}, resume=True)
+    for other in ("b.h5", None):
+        with pytest.raises(UsageError, match="not (another|'b.h5'|None)"):
+            Run(folder, {"pretrained": other, "hparams": "x.yaml"}, resume=True)
+
+
 def test_a_configuration_with_tuples_can_be_resumed(folder):
     config = {"drops": (80, 120)}
     train(folder, epochs=1, config=config)

@@ -32,7 +32,7 @@ from common.machine.output_folders import claimed
 from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
 from common.reading.texts import read_json
-from common.runs.comparison import check_settings, holds_a_run, read_settings
+from common.runs.comparison import check_settings, fingerprint, holds_a_run, read_settings
 from common.runs.schedules import poly_decay
 from common.runs.significance import describe_pairs
 from common.runs.training import train_step
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def compare(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, float]]]:
     """Train and score as the flags say; returns the scores of all trainings for each of `DILATIONS`."""
     data = [TASKS[args.task].load(args.data_dir or SYNTHETIC, split) for split in ("train", "val")]
-    place = open_folder(folder, args)
+    place = open_folder(folder, args, fingerprint(*data[0], *data[1]))
     trainings = {(variant, seed): Training(args.task, variant, seed, args.steps, args.context, args.device_id, *data)
                  for seed in range(args.seeds) for variant in DILATIONS}
     files = {(variant, seed): place / f"{variant}-{seed}.json" for variant, seed in trainings}
@@ -113,8 +113,10 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, 
                       for seed in range(args.seeds)] for variant in DILATIONS}
 
 
-def open_folder(folder: Path, args: argparse.Namespace) -> Path:
+def open_folder(folder: Path, args: argparse.Namespace, pictures: str) -> Path:
     """Return the folder within `folder` that gets the scores of trainings, or has those of trainings like these.
+
+    `pictures` is a fingerprint of all images and labels.
 
     Raises
     ------
@@ -130,8 +132,8 @@ def open_folder(folder: Path, args: argparse.Namespace) -> Path:
         remove_tree(place)
     elif place.exists() and not args.resume:
         raise holds_a_run(folder)
-    check_settings(place, {"task": args.task, "steps": args.steps, "data_dir": args.data_dir or SYNTHETIC},
-                   "trained")
+    check_settings(place, {"task": args.task, "steps": args.steps, "pictures": pictures}, "trained",
+                   may_differ=("data_dir",), later={"pictures": pictures})    # as earlier versions wrote them
     return place
 
 

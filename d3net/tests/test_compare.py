@@ -8,6 +8,7 @@ import pytest
 
 from common.console import cli
 from common.machine.errors import UsageError
+from common.machine.files import write_json
 from common.workbench.testing import content, train_until_killed
 from d3net import compare, marked_regions
 from d3net.blocks import DILATIONS
@@ -143,6 +144,17 @@ def test_another_comparison_does_not_go_on(flags, word, one_comparison, capsys):
     err = capsys.readouterr().err
     assert caught.value.code == 2 and word in err and err.count("\n") == 1
     assert content(one_comparison) == before
+
+
+def test_a_comparison_of_an_earlier_version_goes_on_and_other_pictures_do_not(one_comparison, tmp_path):
+    copy = shutil.copytree(one_comparison, tmp_path / "copy")
+    settings = json.loads((copy / "trainings/settings.json").read_text())
+    arguments = [*FEW, "--seeds", "1", "-o", str(copy), "--resume"]
+    write_json(copy / "trainings/settings.json", {"task": "marks", "steps": 1, "data_dir": "somewhere"})
+    compare.main(arguments)
+    write_json(copy / "trainings/settings.json", settings | {"pictures": "of others"})
+    with pytest.raises(UsageError, match="was trained with pictures = 'of others', not "):
+        compare.main(arguments)
 
 
 def test_a_comparison_is_begun_anew_where_that_is_asked_for(one_comparison, tmp_path):

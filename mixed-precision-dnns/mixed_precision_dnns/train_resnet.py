@@ -19,7 +19,7 @@ from common.console import cli
 from common.machine.distributed import world
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.config import to_dict
+from common.runs.config import defaults_of, to_dict
 from common.runs.readings import read_later, scalar_later
 from common.runs.schedules import step_decay
 from common.runs.training import CHECKPOINT, Run
@@ -48,7 +48,8 @@ def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: boo
         weights = folder / CHECKPOINT if goes_on else find_weights(cfg, folder)
         train_data, valid_data, test_data = load_data(cfg)
     run = Run(folder, to_dict(cfg), resume, overwrite, functools.partial(learning_rate, cfg.initial_learning_rate),
-              {"training images": train_data.dataset.identity, "validation images": valid_data.dataset.identity})
+              {"training images": train_data.dataset.identity, "validation images": valid_data.dataset.identity,
+               "test images": test_data.dataset.identity}, later=defaults_of(type(cfg)))
     seed_everything(cfg.seed)
     if weights:
         load_starting_weights(weights, cfg, train_data, goes_on)

@@ -21,7 +21,7 @@ from common.machine.distributed import world
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.config import to_dict
+from common.runs.config import defaults_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.readings import scalar_later
 from common.runs.training import Run
@@ -71,7 +71,7 @@ def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = 
         train_data, valid_data, num_classes = load_data(cfg)
     run = Run(folder, to_dict(cfg), resume, overwrite,
               lambda epochs, epoch: learning_rate(attrs.evolve(cfg, epochs=epochs), epoch, 9, 10),    # at its end
-              data=identities(train_data, valid_data))
+              data=identities(train_data, valid_data), later=defaults_of(Config))
     seed_everything(cfg.seed)
     options: dict[str, Any] = cfg.network_options | ({"num_classes": num_classes} if num_classes else {})
     network = models.build(cfg.network, cfg.batch_size, cfg.size, **options)

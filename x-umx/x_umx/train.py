@@ -20,7 +20,7 @@ from common.datasets.songs import Songs
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.config import FLAGS, overrides_of, to_dict
+from common.runs.config import FLAGS, defaults_of, overrides_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import epochs_without_gain, plateau_decay
 from common.runs.training import Run, train_step
@@ -61,7 +61,7 @@ def train(cfg: Config, folder: Path, memory: InCore | OutOfCore, resume: bool = 
     if not songs.valid_tracks:
         print("no validation songs: the training loss takes the place of theirs", flush=True)
     run = Run(folder, to_dict(cfg), resume, overwrite, data=songs.identities,
-              weights=[folder / name for name in (BEST_XUMX, BEST_UMX)])
+              weights=[folder / name for name in (BEST_XUMX, BEST_UMX)], later=defaults_of(Config))
     nn.clear_parameters()
     seed_everything(cfg.seed)
     initialize_statistics(cfg.sizes, *statistics, (None,) if cfg.umx_train else cfg.sources)

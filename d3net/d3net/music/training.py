@@ -26,7 +26,7 @@ from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import save_parameters
-from common.runs.config import to_dict
+from common.runs.config import defaults_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
 from common.runs.training import Run, train_step
@@ -63,7 +63,7 @@ def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool
         print("no validation songs: the training loss takes the place of theirs", flush=True)
     best, final = output / f"{cfg.target}.h5", output / f"{cfg.target}_final.h5"
     run = Run(output / cfg.target, attrs.asdict(hparams) | to_dict(cfg), resume, overwrite, data=songs.identities,
-              weights=(best, final))
+              weights=(best, final), later=defaults_of(MSSConfig))
     nn.clear_parameters()
     seed_everything(cfg.seed)
     network = D3NetMSS(hparams, cfg.target)

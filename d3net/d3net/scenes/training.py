@@ -26,7 +26,7 @@ from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import load_parameters, save_parameters, save_solver_states
-from common.runs.config import to_dict
+from common.runs.config import defaults_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import poly_decay
 from common.runs.training import Run, train_step
@@ -81,7 +81,8 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
         print("no validation images: the lowest training loss is the best", flush=True)
 
     run = Run(folder, to_dict(cfg) | attrs.asdict(hparams), resume, overwrite, data=scenes.identities,
-              weights=(*sorted(folder.glob("model_param_*.h5")), folder / SOLVER_STATES, folder / FINAL))
+              weights=(*sorted(folder.glob("model_param_*.h5")), folder / SOLVER_STATES, folder / FINAL),
+              later=defaults_of(SegmentationConfig))
     require_same_ranks(run)
     nn.clear_parameters()
     seed_everything(cfg.seed)
