@@ -102,6 +102,7 @@ class SampleSource:
     def __init__(self, path: Path, file: BinaryIO, length: DataLength | None):
         self._path, self._stream, self.length = path, file, length
         self._file = self._open()
+        self._file.seek(0)    # raises where libsndfile only goes forward, as in GSM, which FFmpeg reads
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.encoding = _SUBTYPES.get(self._file.subtype)
         self.num_frames = self.estimated_frames = self._file.frames

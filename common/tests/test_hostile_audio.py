@@ -242,3 +242,14 @@ def test_pipes_and_devices_are_refused():
     Path("loop").symlink_to("loop")
     with pytest.raises(UserError):
         AudioReader("loop")
+
+
+@pytest.mark.parametrize("form", ["WAV", "AIFF"])
+def test_sound_that_libsndfile_cannot_seek_in_is_read(form):
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(1600) / 8000)).astype(np.float32)    # 10 blocks of GSM
+    soundfile.write("phone", tone, 8000, format=form, subtype="GSM610")
+    with AudioReader("phone") as reader:
+        read = reader.read()[:1280, 0]
+        reader.seek(0)
+        np.testing.assert_array_equal(reader.read(100)[:, 0], read[:100])
+    assert np.corrcoef(read[320:], tone[320:1280])[0, 1] > 0.9
