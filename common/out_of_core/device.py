@@ -50,8 +50,8 @@ def parse_budget(value: str | float, free: int, total: int) -> int:
     Parameters
     ----------
     value
-        `auto`: what is free, less a tenth. A fraction below 1 of the total, as a float or its text. Otherwise an amount
-        as for `parse_bytes`.
+        `auto`: what is free, less a tenth. A fraction of the total up to 1.0, as a float or its text. Otherwise an
+        amount as for `parse_bytes`.
     free, total
         Memory of the device in bytes.
 
@@ -75,9 +75,10 @@ def parse_budget(value: str | float, free: int, total: int) -> int:
 
 
 def _is_fraction(value):
+    text = str(value).strip()
     try:
-        return not isinstance(value, bool) and 0 < float(value) < 1
-    except (TypeError, ValueError):
+        return 0 < float(text) <= 1 and not text.isdigit()    # 1 is a byte, 1.0 all that there is
+    except ValueError:
         return False
 
 

@@ -62,7 +62,7 @@ class OutOfCore:
     ----------
     budget
         Bytes of the GPU that this process may take beyond what CUDA itself does, as for
-        `common.out_of_core.device.parse_budget`: `auto`, `12GB`, bytes, a fraction below 1. With `auto` nothing is
+        `common.out_of_core.device.parse_budget`: `auto`, `12GB`, bytes, a fraction up to 1.0. With `auto` nothing is
         swapped if all arrays fit. Room that allocators waste is left out of the plan. What is taken is measured before
         each function: above the budget, caches are freed; if that is not enough, the next iteration is recorded anew
         with less for arrays.

@@ -267,7 +267,7 @@ def test_it_needs_no_context_to_be_chosen_before():
 
 @pytest.mark.parametrize("value, expected", [
     ("auto", int(8 * GB * 0.9)), ("12GB", 12 * GB), ("1.5 GiB", int(1.5 * 2**30)), ("800MB", 800 * 10**6), (1000, 1000),
-    ("1000", 1000), (0.5, 8 * GB), ("0.5", 8 * GB), (3.5e9, 3_500_000_000),
+    ("1000", 1000), (0.5, 8 * GB), ("0.5", 8 * GB), (3.5e9, 3_500_000_000), (1.0, 16 * GB), ("1.0", 16 * GB), (1, 1),
 ])
 def test_budgets(value, expected):
     assert parse_budget(value, free=8 * GB, total=16 * GB) == expected
