@@ -18,7 +18,7 @@ from common.machine.streams import flush, printing
 INTERRUPTED = 130
 _OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file
 _OF_PATHLIB = "Symlink loop", "Could not determine home"    # errors that it makes of names which cannot be
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
 _RANKS = "_runs_on_ranks"    # in what is parsed, until it is looked at
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
 

@@ -60,6 +60,11 @@ def test_a_full_disk_behind_stdout_is_one_line():
     assert (status, err) == (1, "error: output: No space left on device\n")
 
 
+def test_a_limit_of_sizes_behind_stdout_is_one_line(tmp_path):
+    status, _, err = shell(f"ulimit -f 0; {code('print(1)')} > {tmp_path / 'out.txt'}")
+    assert (status, err) == (1, "error: output: File too large\n")
+
+
 def test_names_move_no_cursor(capsys):
     with printing():
         print("a\x1b[2Jb\rc\tä\nd\udcff")
