@@ -1,8 +1,6 @@
 """The life of a training run: its folder, epochs, log, checkpoints, and the best parameters so far."""
 import contextlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +19,7 @@ from common.reading.texts import as_read_back, check_fields, read_text
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
 from common.runs.comparison import holds_a_run, require_nothing_to_lose, require_same, require_same_data
 from common.runs.curves import SERIES_SUFFIX, plot_curves
-from common.runs.readings import scalar_later
+from common.runs.interrupts import deferred_interrupts
 
 # Data may move while a run rests: they are compared by `data`, and hyper-parameters by their values.
 MAY_DIFFER = ("data_dir", "root", "setup_file", "val_labels", "hparams", "workers")
@@ -180,7 +178,7 @@ class Run:
         epoch, start, rank = self.state["epoch"], self.state["step"], world().rank
         saved = time.monotonic()
         bar = progress(batches.epoch(epoch, start), total=len(batches), initial=start, desc=f"epoch {epoch + 1}")
-        with _deferred_interrupts() as interrupted, contextlib.closing(bar):
+        with deferred_interrupts() as interrupted, contextlib.closing(bar):
             for batch in bar:
                 seed_everything(derived_seed(self.config.get("seed", 0), epoch, self.state["step"], rank))
                 yield batch
@@ -317,49 +315,3 @@ class Run:
 def read_state(path: Path) -> dict[str, Any]:
     """Read the state of a run from its checkpoint; errors are those of `load_state`, and fields that are not there."""
     return check_fields(load_state(path), _STATE, path, "the checkpoint of a run", "start the run anew")
-
-
-def update_parameters(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> None:
-    """Take a training step: forward and backward pass, weight decay, update.
-
-    Parameters
-    ----------
-    loss : nn.Variable ()
-        A mean over the rows of this rank; gradients are averaged over the ranks.
-    solver : nnabla solver
-    weight_decay
-        Factor of the parameters that are added to their gradients.
-    """
-    loss.forward(clear_no_need_grad=True)
-    solver.zero_grad()
-    world().backward(loss, solver)
-    if weight_decay:
-        solver.weight_decay(weight_decay)
-    solver.update()
-
-
-def train_step(loss: nn.Variable, solver: Any, weight_decay: float = 0.0) -> Callable[[], float]:
-    """Update the parameters once, as `update_parameters` does; the result reads the loss before on this rank."""
-    update_parameters(loss, solver, weight_decay)
-    return scalar_later(loss)
-
-
-@contextlib.contextmanager
-def _deferred_interrupts() -> Iterator[list[int]]:
-    """Yield a list into which a first Ctrl-C or SIGTERM puts its number; only a second one interrupts."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def handle(number, frame):
-        if received:
-            raise KeyboardInterrupt("interrupted; the last checkpoint is as it was")
-        received.append(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -35,7 +35,7 @@ from common.reading.texts import read_json
 from common.runs.comparison import check_settings, fingerprint, holds_a_run, read_settings
 from common.runs.schedules import poly_decay
 from common.runs.significance import describe_pairs
-from common.runs.training import train_step
+from common.runs.steps import train_step
 from d3net import marked_regions
 from d3net.blocks import DILATIONS, Style, convolution, d2_block, normalize
 from d3net.scenes.metrics import ConfusionMatrix

@@ -13,7 +13,7 @@ import numpy as np
 from common.machine.errors import UsageError
 from common.out_of_core.recompute import LEVELS, check_level, recompute_again
 from common.out_of_core.recorder import functions_of
-from common.runs.training import update_parameters
+from common.runs.steps import update_parameters
 from out_of_core_training.networks.deeplab import BACKBONES, deeplab
 from out_of_core_training.networks.densenet import densenet
 from out_of_core_training.networks.pix2pixhd import DISCRIMINATOR, GENERATOR, NUM_LABELS, pix2pixhd

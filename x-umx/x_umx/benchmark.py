@@ -27,7 +27,7 @@ from common.layers.composed_lstm import composed_lstm, run_frames
 from common.layers.recurrent import lstm
 from common.machine.context import native_functions, on_gpu, use_context
 from common.runs.checkpoint import save_parameters
-from common.runs.training import update_parameters
+from common.runs.steps import update_parameters
 from common.separation.training import Losses
 from common.separation.wiener import multichannel_wiener
 from common.workbench.benchmarking import (

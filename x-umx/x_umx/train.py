@@ -23,7 +23,8 @@ from common.out_of_core import InCore, OutOfCore
 from common.runs.config import FLAGS, defaults_of, overrides_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import epochs_without_gain, plateau_decay
-from common.runs.training import Run, train_step
+from common.runs.steps import train_step
+from common.runs.training import Run
 from common.separation.training import Losses, finish_epoch, scaled_rates, validate
 from x_umx.config import Config
 from x_umx.model import initialize_statistics

@@ -29,7 +29,8 @@ from common.runs.checkpoint import save_parameters
 from common.runs.config import defaults_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
-from common.runs.training import Run, train_step
+from common.runs.steps import train_step
+from common.runs.training import Run
 from common.separation.training import Losses, LossGraph, finish_epoch, scaled_rates, validate
 from d3net.hyperparameters import MSSHyperParameters, load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS

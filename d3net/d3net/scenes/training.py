@@ -29,7 +29,8 @@ from common.runs.checkpoint import load_parameters, save_parameters, save_solver
 from common.runs.config import defaults_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import poly_decay
-from common.runs.training import Run, train_step
+from common.runs.steps import train_step
+from common.runs.training import Run
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation, save_hyper_parameters
 from d3net.scenes.config import SegmentationConfig
 from d3net.scenes.data import Scenes
