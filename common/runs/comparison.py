@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from common.machine.errors import UsageError
+from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, write_json
 from common.reading.texts import as_read_back, check_fields, read_json
 
@@ -20,6 +20,27 @@ def holds_a_run(folder: str | Path, how_far: str = "") -> UsageError:
     """Return the error for a folder with a run, of which `how_far` is done, where no flag says what to do with it."""
     return UsageError(f"{folder}: holds a run already{how_far}; add --resume to go on, --overwrite to start anew, or "
                       "choose another --output")
+
+
+def require_own(path: Path, config: Mapping) -> None:
+    """Raise a UsageError if a configuration was written by another script, whose run no flag of this one gives up.
+
+    Versions of a script differ by few keys, scripts share few: so it is another's if less than half are in common. One
+    that is damaged may be of this script.
+
+    Parameters
+    ----------
+    path
+        Of the configuration that is there, if there is one.
+    config
+        The present one.
+    """
+    try:
+        before = read_json(path)
+    except UserError:
+        return
+    if not isinstance(before, dict) or 2 * len(before.keys() & config.keys()) < len(before.keys() | config.keys()):
+        raise UsageError(f"{path}: is there already, and of no run of this script; choose another --output")
 
 
 def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: Collection[str] = (),

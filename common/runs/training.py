@@ -17,7 +17,7 @@ from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
 from common.reading.texts import as_read_back, check_fields, read_text
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
-from common.runs.comparison import holds_a_run, require_nothing_to_lose, require_same, require_same_data
+from common.runs.comparison import holds_a_run, require_nothing_to_lose, require_own, require_same, require_same_data
 from common.runs.curves import SERIES_SUFFIX, plot_curves
 from common.runs.interrupts import deferred_interrupts
 
@@ -65,8 +65,8 @@ class Run:
     Raises
     ------
     UsageError
-        The folder holds a run, or weights of none, and no flag says what to do with them; or it was made with another
-        configuration or with other data, or cannot be made longer.
+        The folder holds a run, or weights of none, and no flag says what to do with them; or a run of another script,
+        whatever the flags; or it was made with another configuration or with other data, or cannot be made longer.
     UserError
         The folder cannot be written to, or its checkpoint cannot be read.
     """
@@ -83,6 +83,8 @@ class Run:
         self.state = {"epoch": 0, "step": 0, "sums": {}, "last": {}, "best": None, "rows": [], "extras": []}
         # (step, then, values) that `record` has not read
         self._unread: list[tuple[int, Callable[[dict[str, float]], object] | None, Mapping[str, Value]]] = []
+        if (self.folder / CONFIG).exists():
+            require_own(self.folder / CONFIG, config)
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
             self.state = read_state(self.checkpoint)

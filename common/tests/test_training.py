@@ -403,7 +403,7 @@ def test_a_run_does_not_become_longer_where_its_rates_would_have_been_others(fol
 
 def test_overwrite_removes_what_was_there_before(folder, uninterrupted, tmp_path):
     weights = tmp_path / "beside.h5"
-    train(folder, config={"other": 1})
+    train(folder, config={**CONFIG, "learning_rate": 0.2})
     write_series(folder, "Training loss", [1.0])
     for path in (folder / "mine.txt", weights):
         path.write_text("")
@@ -420,6 +420,23 @@ def test_overwrite_keeps_everything_until_a_run_is_attached(folder):
     assert (folder / CHECKPOINT).exists()
 
 
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("config", [{"learning_rate": 0.1, "root": "a", "epochs": 3}, {}, [1]])
+def test_a_folder_with_a_configuration_of_something_else_stays_as_it_is(folder, config, flags):
+    train(folder, epochs=1)
+    (folder / "config.json").write_text(json.dumps(config))
+    before = content(folder)
+    with pytest.raises(UsageError, match="config.json: is there already, and of no run of this script"):
+        start(folder, **flags)
+    assert content(folder) == before
+
+
+def test_a_damaged_configuration_can_be_overwritten(folder):
+    train(folder, epochs=1)
+    (folder / "config.json").write_text("{")
+    assert start(folder, overwrite=True)[0].best is None
+
+
 @pytest.mark.parametrize("name", [BEST, "other.h5"])
 @pytest.mark.parametrize("resume", [False, True])
 def test_weights_without_a_checkpoint_are_not_removed_unasked(folder, name, resume):
@@ -427,7 +444,7 @@ def test_weights_without_a_checkpoint_are_not_removed_unasked(folder, name, resu
     (folder / name).write_bytes(b"days of work")
     for config in (False, True):    # a finished run whose checkpoint was removed has a log of more than one epoch
         if config:
-            (folder / "config.json").write_text("{}")
+            (folder / "config.json").write_text(json.dumps(CONFIG))
             (folder / "log.csv").write_text("epoch\n1\n2\n")
         before = content(folder)
         with pytest.raises(UsageError, match=rf"{name}: is there already, and no checkpoint.*--overwrite") as caught:
