@@ -107,16 +107,6 @@ class Browser:
         _until(lambda: self.call("Page.getFrameTree")["frameTree"]["frame"]["loaderId"] == loader, f"opened: {page}")
         self.wait("document.readyState === 'complete'")
 
-    def open_until(self, page: str | Path, condition: str, width: int = 1280) -> None:
-        """Load a page again and again until an expression is true in it.
-
-        For what a page has stored: as the browser stores it in a process of its own, the next page may be there before.
-        """
-        def holds():
-            self.open(page, width)
-            return self.evaluate(condition)
-        _until(holds, condition)
-
     def evaluate(self, expression: str) -> Any:
         """Return the value of an expression in the page, JSON-able; of what it promises, if it promises one."""
         answer = self.call("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True,
