@@ -7,8 +7,8 @@ import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 import pytest
-from nnabla.function import PythonFunction
 
+from common.cpu.host_function import HostFunction
 from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
 from common.out_of_core import InCore, OutOfCore, allocators, device, meter, replay, scheduler
@@ -278,23 +278,12 @@ class TestBudget:
         assert sum("no plan for this iteration takes less" in note for note in notes) == 1
 
 
-class Exhausted(PythonFunction):
+class Exhausted(HostFunction):
     """A function of nnabla in Python that passes its input on, and before that may find no memory."""
-
-    name = "Exhausted"
 
     def __init__(self, finds_memory):
         super().__init__()
         self.finds_memory = finds_memory
-
-    def min_outputs(self):
-        return 1
-
-    def setup_impl(self, inputs, outputs):
-        outputs[0].reset_shape(inputs[0].shape, True)
-
-    def grad_depends_output_data(self, i, o):
-        return False
 
     def grad_depends_input_data(self, i, j):
         return False
