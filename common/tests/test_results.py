@@ -117,6 +117,23 @@ def test_a_readme_that_differs_from_the_data_fails(top, capsys, before, after, w
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("by_processor, machine, status", [
+    ("true", "2 cores, Other, busy", 0), ("false", "2 cores, Other", 1), ("true", None, 1)])
+def test_another_processor_may_give_something_else_where_the_claim_says_so(top, capsys, by_processor, machine, status):
+    assert top("quick", "--write") == 0    # writes down what this machine is
+    change("results/paper.yaml", "    level: quick", f"    level: quick\n    by_processor: {by_processor}")
+    if machine:
+        data = json.loads(Path("results/paper.json").read_text())
+        data["made"]["machine"] = machine
+        Path("results/paper.json").write_text(json.dumps(data))
+    assert top("quick") == 0
+    capsys.readouterr()
+    change("paper/work.py", "error 6.13%", "error 7%")
+    assert top("quick") == status
+    end = ", as may be on another processor than Other (" if status == 0 else " ("
+    assert f"paper/made: error is 7, stated 6.13{end}" in capsys.readouterr().out
+
+
 def test_writing_changes_data_and_readme(top):
     change("paper/work.py", "6.13", "7.5")
     assert top("quick", "--write") == 0
@@ -184,6 +201,7 @@ def test_wrong_arguments(top, argv, words):
 @pytest.mark.parametrize("before, after, words", [
     ("level: quick", "level: soon", "paper.yaml, made"),
     ("level: quick", "levl: quick", "paper.yaml, made"),
+    ("level: quick", "level: quick\n    by_processor: 2", "paper.yaml, made"),
     ("{words}/words", "{wrds}/words", "read: {wrds} is not among the paths"),
     ("made[error]", "made[eror]", "block first: KeyError 'eror'"),
 ])

@@ -11,6 +11,7 @@ A file of claims is YAML:
         level: quick                                   # or day, gpu
         command: python mixed-precision-dnns/demo.py   # runs in a folder of its own, in which the papers' folders lie
         after: other                                   # a claim whose command has to run there before, if any
+        by_processor: true                             # a training, or a speed; false where it is left out
         values:
           error: {pattern: 'test error ([0-9.]+)%', tolerance: 1}
           size: {file: runs/demo/result.json, path: weights_kb, tolerance: 1 %}
@@ -50,12 +51,17 @@ Value = Any    # text, a number of a JSON file, or lists and dicts of them
 
 @attrs.frozen(kw_only=True)
 class Claim:
-    """What a command shows."""
+    """What a command shows.
+
+    `by_processor`: a processor of another kind may give other values. Speeds are its own, and it sums gradients in an
+    order of its own: trainings that differ in the last bit go apart.
+    """
 
     claim: str
     level: str = attrs.field(validator=attrs.validators.in_(LEVELS))
     command: str
     after: str | None = None
+    by_processor: bool = attrs.field(default=False, validator=attrs.validators.instance_of(bool))
     values: dict[str, dict[str, Any]] = attrs.field(factory=dict)
 
     @property
