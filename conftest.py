@@ -28,11 +28,12 @@ def no_parameters():
 
 
 @pytest.fixture(autouse=True)
-def keep_sigterm():
-    """Commands that run in this process set what ends it; every test leaves that as it was."""
-    before = signal.getsignal(signal.SIGTERM)
+def keep_signals():
+    """Commands that run in this process set what signals do; every test leaves that as it was."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

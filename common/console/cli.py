@@ -1,24 +1,19 @@
 """The command-line conventions of every script: shared flags, one-line errors, exit statuses."""
 import argparse
 import contextlib
-import errno
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from common.console.stopping import INTERRUPTED, Stop
 from common.console.values import largest
 from common.machine.context import CONTEXTS
-from common.machine.errors import UsageError, UserError, printable, was_interrupted
+from common.machine.errors import UsageError, UserError, as_user_error, printable, was_interrupted
 from common.machine.launching import launched_rank, launched_size
 from common.machine.streams import flush, printing
 
-INTERRUPTED = 130
-_OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file
-_OF_PATHLIB = "Symlink loop", "Could not determine home"    # errors that it makes of names which cannot be
-_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
 _RANKS = "_runs_on_ranks"    # in what is parsed, until it is looked at
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
 
@@ -128,9 +123,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     0 done, 1 failed while working, 2 wrong arguments, 130 interrupted. An error of the user's making is one line on
     stderr; a bug of ours keeps its traceback.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_loaded(lambda: main)
+
+
+def run_loaded(load: Callable[[], Callable[[], int | None]]) -> NoReturn:
+    """Do as `run` does with what `load()` returns; an interrupt while it loads modules ends the process at once."""
+    stop = Stop()
+    stop.install()
     with printing():
-        status = _status_of(lambda: _with_ranks(main))
+        status = _status_of(lambda: _with_ranks(lambda: stop.work(load())))
         status = _status_of(flush) or status
     sys.exit(status)
 
@@ -162,19 +163,11 @@ def _status_of(main):
         return UserError.exit_status
     except MemoryError:
         return _complain("too little memory; ask for less at once", UserError.exit_status)
-    except RuntimeError as error:
-        if not str(error).startswith(_OF_PATHLIB):
+    except (RuntimeError, OSError) as error:
+        told = as_user_error(error)
+        if told is None:
             raise
-        return _complain(error, UsageError.exit_status)
-    except OSError as error:
-        if error.filename is None and error.errno not in _OF_DISKS:
-            raise
-        status = UsageError.exit_status if error.errno in _OF_NAMES else UserError.exit_status
-        return _complain(f"{_as_text(error.filename) or 'output'}: {error.strerror}", status)
-
-
-def _as_text(name):
-    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else name
+        return _complain(told, told.exit_status)
 
 
 def _fail_with_all_ranks(*error):
@@ -195,5 +188,6 @@ def _complain(message, status):
     with contextlib.suppress(UsageError):    # it is the rank that is wrong
         time.sleep(_TURN * launched_rank())    # mpirun ends the others when the first rank fails
     message = printable(str(message))
-    print(f"error: {message}" if status != INTERRUPTED else message, file=sys.stderr)
+    start = "" if status == INTERRUPTED else "error: "
+    print(f"{start}{message}\n", end="", file=sys.stderr)    # at once: a signal may come before the next write
     return status

@@ -2,13 +2,13 @@
 import ast
 import importlib
 import importlib.util
-import os
-import signal
 import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from common.console.stopping import Stop
 
 
 def launch(package: str, command: str | None = None) -> NoReturn:
@@ -19,29 +19,14 @@ def launch(package: str, command: str | None = None) -> NoReturn:
     command
         One of `commands_of(package)`, if the arguments do not begin with it.
     """
-    # Modules load for a second. Ctrl-C meanwhile would end in a traceback, or be swallowed by one of them.
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if not ignored:
-        signal.signal(signal.SIGINT, _leave)
+    Stop().install()    # modules load for a second
     try:
         from common.console import cli
     except ModuleNotFoundError as missing:
         print(f"error: {missing}: run 'make demo' or, with Python 3.10, 'pip install -r requirements.txt' at the top",
               file=sys.stderr)
         sys.exit(2)
-
-    def main():
-        found = _main_of(package, command)
-        if not ignored:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-        return found()
-
-    cli.run(main)
-
-
-def _leave(*_):
-    os.write(2, b"interrupted\n")
-    os._exit(130)
+    cli.run_loaded(lambda: _main_of(package, command))
 
 
 def commands_of(package: str) -> dict[str, str]:

@@ -1,4 +1,11 @@
 """Errors that are not ours; each is reported in one line."""
+import errno
+import os
+from typing import Any
+
+_OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # there can be no such file
+_OF_PATHLIB = "Symlink loop", "Could not determine home"    # errors that it makes of names which cannot be
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
 
 
 def printable(text: str) -> str:
@@ -46,3 +53,17 @@ def was_interrupted(error: BaseException) -> bool:
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__
     return cause is not None
+
+
+def as_user_error(error: RuntimeError | OSError) -> UserError | None:
+    """Return what a user is told of an error of a disk, or of a name that no file can have; None if it is a bug."""
+    if isinstance(error, RuntimeError):
+        return UsageError(str(error)) if str(error).startswith(_OF_PATHLIB) else None
+    if error.filename is None and error.errno not in _OF_DISKS:
+        return None
+    kind = UsageError if error.errno in _OF_NAMES else UserError
+    return kind(f"{_as_text(error.filename) or 'output'}: {error.strerror}")
+
+
+def _as_text(name: Any) -> Any:
+    return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else name

@@ -10,9 +10,9 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from common.machine.errors import UserError, was_interrupted
+from common.machine.errors import UserError, as_user_error, was_interrupted
 from common.machine.partial_imports import forget_partial_nnabla
-from common.machine.streams import printing
+from common.machine.streams import flush, printing
 
 _SECONDS_TO_END = 30    # that a process has to save its state when it is interrupted
 
@@ -92,6 +92,8 @@ def in_processes(work: Callable[..., object], pieces: Iterable[tuple[str, tuple]
         A process failed for a bug of ours, whose traceback it has printed.
     KeyboardInterrupt
         A process was interrupted.
+    BrokenPipeError
+        The reader of our output is gone, as with `| head`.
     """
     running: dict[Connection, tuple[SpawnProcess, str]] = {}
     try:
@@ -156,7 +158,7 @@ def _error_of(name, process, connection):
                                 "report what it printed") from None
             error = UserError(f"{name}: its process was killed (signal {-process.exitcode}), likely for want of "
                               "memory; run fewer at once")
-    if isinstance(error, KeyboardInterrupt):
+    if isinstance(error, (KeyboardInterrupt, BrokenPipeError)):
         raise error
     return error
 
@@ -174,6 +176,8 @@ def _work_apart(connection):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         except KeyboardInterrupt as interrupt:    # as the work began or ended
             error = interrupt
+        with contextlib.suppress(OSError):    # of what was printed before an error, which is told by itself
+            flush()
     forget_partial_nnabla()
     with contextlib.suppress(ConnectionError):    # the parent is gone
         connection.send(error)
@@ -191,7 +195,8 @@ def _attempt(connection):
     try:
         name, work, arguments = connection.recv()
         work(*arguments)
-    except (UserError, KeyboardInterrupt) as error:
+        flush()
+    except (UserError, KeyboardInterrupt, BrokenPipeError) as error:
         return error
     except SystemError as error:
         if not was_interrupted(error):
@@ -202,6 +207,10 @@ def _attempt(connection):
             raise
     except MemoryError:
         return UserError(f"{name}: too little memory; run fewer at once")
+    except (RuntimeError, OSError) as error:
+        if (told := as_user_error(error)) is None:
+            raise
+        return told
     return None
 
 

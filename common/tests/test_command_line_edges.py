@@ -1,6 +1,7 @@
 """What the shell and the system do to a command: closed streams, odd names, odd variables, interrupts, huge numbers."""
 import io
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -180,8 +181,10 @@ def test_malformed_variables_are_one_line(variable, text, tmp_path):
     assert status == 2 and err.startswith(f"error: {variable}={text}: ") and err.count("\n") == 1, err
 
 
-@pytest.mark.parametrize("command", ["x-umx/separate.py", "-m d3net segment", "-m x_umx"])
-def test_ctrl_c_while_modules_load(command):
+@pytest.mark.parametrize("command, number", [
+    ("x-umx/separate.py", signal.SIGINT), ("-m d3net segment", signal.SIGINT), ("-m x_umx", signal.SIGINT),
+    ("x-umx/separate.py", signal.SIGTERM)])
+def test_a_signal_while_modules_load(command, number):
     path = ["x-umx", "d3net"]
     env = os.environ | {"PYTHONPATH": os.pathsep.join(str(TOP / name) for name in ("", *path)), "PYTHONVERBOSE": "1"}
     process = subprocess.Popen([sys.executable, *command.split(), "nosuch.wav"], cwd=TOP, stderr=subprocess.PIPE,
@@ -190,10 +193,53 @@ def test_ctrl_c_while_modules_load(command):
     for line in process.stderr:    # python names each module as it loads it
         if line.startswith("import 'numpy"):
             break
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     lines = [line for line in process.stderr if not line.startswith(("#", "import ", "Python ", "Type "))]
     assert process.wait() == 130
     assert "".join(lines).endswith("interrupted\n") and "Traceback" not in "".join(lines)
+
+
+TWO_SIGNALS = """
+import os, sys
+from common.console import cli
+from common.machine.errors import UserError
+
+def main():
+    frame, left = sys._getframe(), moment
+    def trace(*_):    # called on each line, call and return
+        nonlocal left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), number)
+        return trace
+    while frame is not None:
+        frame.f_trace, frame = trace, frame.f_back
+    sys.settrace(trace)
+    if how == "a signal":
+        os.kill(os.getpid(), number)
+    if how == "an error":
+        raise UserError("no such song")
+
+number, how, moment = int(sys.argv[1]), sys.argv[2], 0
+while moment < 3000:    # by then Python has ended
+    moment += 1 + moment // 10
+    if not os.fork():
+        cli.run(main)
+    status = os.waitstatus_to_exitcode(os.wait()[1])
+    print("=", status, flush=True, file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("how, told, status", [
+    ("a signal", "interrupted\n", 130), ("an error", "error: no such song\n", 1), ("nothing", "", 0)])
+def test_a_signal_at_any_moment_while_a_command_ends_is_one_line_at_most(number, how, told, status):
+    done = subprocess.run([sys.executable, "-c", TWO_SIGNALS, str(int(number)), how], cwd=TOP, capture_output=True,
+                          text=True, timeout=300)
+    ends = re.findall(r"(?s)(.*?)= (-?\d+)\n", done.stderr)
+    assert done.returncode == 0 and ends[-1] == (told, str(status)) and ("", "130") in ends, done.stderr
+    # At the very end Python handles no signals any more, and the process ends by one.
+    assert set(ends) <= {("", "130"), ("interrupted\n", "130"), *((told, str(end)) for end in (130, -number, status))}
 
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(tmp_path):

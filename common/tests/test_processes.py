@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import nnabla as nn
 import pytest
@@ -146,6 +147,40 @@ def test_the_next_piece_is_taken_while_others_are_worked_on(tmp_path):
     ended = list(in_processes(partial(_note, tmp_path), pieces(), 1))
     assert sorted(ended) == [("0", None), ("1", None), ("2", None)]
     assert [item for item, _ in taken] == [0, 1, 2] and taken[2][1] < 2
+
+
+PRINTING = """
+import sys
+from common.console import cli
+from common.machine.errors import UserError
+from common.machine.processes import for_each
+def work(how):
+    print("x" * 100, flush=how == "at once")
+    if how == "before an error":
+        raise UserError("no such song")
+    if how == "a file":
+        open("/nowhere/file")
+if __name__ == "__main__":
+    cli.run(lambda: for_each(work, {item: (sys.argv[1],) for item in "ab"}, 2))
+"""
+
+
+@pytest.mark.parametrize("how, out, status, line", [
+    ("at once", "a full disk", 1, "error: output: No space left on device\n"),
+    ("later", "a full disk", 1, "error: output: No space left on device\n"),
+    ("before an error", "a full disk", 1, "error: no such song\n"),
+    ("a file", "nowhere", 2, "error: /nowhere/file: No such file or directory\n"),
+    ("at once", "a closed pipe", 1, ""), ("later", "a closed pipe", 1, "")])
+def test_errors_of_the_system_and_lost_output_are_those_of_one_process(tmp_path, how, out, status, line):
+    script = tmp_path / "printing.py"
+    script.write_text(PRINTING)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as pipe, Path("/dev/full").open("wb") as full:
+        stdout = {"a closed pipe": pipe, "a full disk": full, "nowhere": subprocess.DEVNULL}[out]
+        done = subprocess.run([sys.executable, str(script), how], stdout=stdout, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONUNBUFFERED": ""})
+    assert (done.returncode, done.stderr) == (status, line)
 
 
 SLOW = """
