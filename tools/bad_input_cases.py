@@ -1,4 +1,6 @@
 """The bad inputs of `bad_inputs.py`: calls of real commands, by kind, and the files that they name."""
+import io
+import json
 import os
 import random
 import re
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import attrs
+import h5py
 
 SHORT = 120    # characters of a call that is shown
 Argument = str | bytes
@@ -97,6 +100,8 @@ WRITES = (
 NUMBERS = ("1" + "0" * 30, "nan", "1e999", "12abc", "", "9" * 5000, "-1e30", "0x10")
 NO_NUMBERS = re.compile("--output_dir")
 NUMERIC = "N|X|SECONDS|FRACTION|SIZE|DURATION|ROUNDS|BATCH_SIZE|EPOCHS|SEED"
+TEXTUAL = "TEXT|NAME|FILE|DIR|FOLDER"
+LONG = "x" * 5000 + "\n\x1b[31m" + "y" * 5000    # a value that no message may repeat as it is
 NAMES: dict[str, Argument] = {    # of what is not there, or no file
     "missing": "nosuch", "no user": "~nosuch/file", "long": "a" * 300, "long path": "a/" * 3000,
     "control characters": "no\x1b[31m\nsuch", "not UTF-8": b"no\xffsuch", "loop": "loop", "FIFO": "fifo",
@@ -136,7 +141,7 @@ class Case:
 
 def cases(help_of: Callable[[str], str]) -> list[Case]:
     """List all calls; `help_of` returns what a command of `COMMANDS` prints for --help."""
-    return [*_numbers(help_of), *_words(), *_names(), *_files(), *_places(), *_surroundings()]
+    return [*_numbers(help_of), *_texts(help_of), *_words(), *_names(), *_files(), *_places(), *_surroundings()]
 
 
 def _words_of(command: str) -> tuple[str, ...]:
@@ -151,6 +156,13 @@ def _numbers(help_of: Callable[[str], str]) -> Iterator[Case]:
             for _ in range(0 if NO_NUMBERS.fullmatch(flag) else 2):
                 yield Case("numbers", (*_words_of(command), f"{flag}={NUMBERS[count % len(NUMBERS)]}"), (2,))
                 count += 1
+
+
+def _texts(help_of: Callable[[str], str]) -> Iterator[Case]:
+    """Each flag that takes a text, with one that is long and of several lines."""
+    for command in COMMANDS:
+        for flag in sorted(set(re.findall(rf"(--[a-z0-9_-]+) (?:{TEXTUAL})\b", help_of(command)))):
+            yield Case("texts", (*_words_of(command), f"{flag}={LONG}"))
 
 
 def _words() -> Iterator[Case]:
@@ -208,7 +220,8 @@ CONTENTS = {"nothing": b"", "text": b"This is a text.\n" * 20, "noise": _NOISE, 
             "zip": b"PK\x03\x04" + _NOISE, "brackets": b"[" * 20000, "html": b"<html><body>Not found</body></html>"}
 BROKEN_CONFIGS = {"none": None, "nothing": b"", "text": b"text", "list": b"[1, 2]", "deep": b"[" * 50000,
                   "keys": b'{"epochs": 1}', "nulls": b'{"epochs": null, "cfg": {"\\u0000": [[]]}}',
-                  "noise": _NOISE, "huge": b'{"epochs": 1' + b"0" * 5000 + b"}"}
+                  "noise": _NOISE, "huge": b'{"epochs": 1' + b"0" * 5000 + b"}",
+                  "long": json.dumps({LONG: 1, "epochs": LONG, "source": LONG, "dataset": LONG}).encode()}
 
 
 def _wav(rate=44100, channels=2, bits=16, claimed=4000, samples=1000):
@@ -226,6 +239,13 @@ def _png(width, height, bits=8, colours=2):
             chunk(b"IDAT", zlib.compress(bytes(64 * (1 + 64 * 3)))) + chunk(b"IEND", b""))
 
 
+def _h5(name):
+    file = io.BytesIO()
+    with h5py.File(file, "w") as content:
+        content.create_dataset(name, data=[0.0], dtype="f4").attrs["need_grad"] = LONG
+    return file.getvalue()
+
+
 SPECIAL = {
     ("rate-0", ".wav"): _wav(rate=0), ("rate-huge", ".wav"): _wav(rate=0xffffffff),
     ("channels-0", ".wav"): _wav(channels=0), ("channels-1000", ".wav"): _wav(channels=1000),
@@ -239,6 +259,10 @@ SPECIAL = {
     ("twice", ".cfg"): b"[A]\na = 1\na = 2\n", ("circle", ".cfg"): b"[A]\nlike = B\n[B]\nlike = A\n",
     ("key", ".cfg"): b"[A]\nnosuch = 1\n", ("number", ".cfg"): b"[A]\nepochs = 1e30\n",
     ("huge", ".cfg"): b"[A]\nbatch_size = 1" + b"0" * 5000 + b"\n", ("nul", ".cfg"): b"[A]\ndata_dir = a\0b\n",
+    ("long-key", ".cfg"): f"[A]\n{'x' * 9000} = 1\n".encode(),
+    ("long-value", ".cfg"): f"[A]\nepochs = {'x' * 9000}\n".encode(),
+    ("long-key", ".yaml"): json.dumps({LONG: 1}).encode(), ("long-name", ".h5"): _h5(LONG),
+    ("long-value", ".yaml"): json.dumps(dict.fromkeys(("fft_size", "num_classes"), LONG)).encode(),
     ("magic", ".h5"): b"\x89HDF\r\n\x1a\n" + _NOISE, ("magic-zeros", ".h5"): b"\x89HDF\r\n\x1a\n" + bytes(3000),
 }
 

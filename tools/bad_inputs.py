@@ -2,9 +2,9 @@
 
     python tools/bad_inputs.py [--every 1] [--kinds NAME ...]
 
-All but the first count should be 0: tracebacks, wrong exit statuses, more than two lines on stderr, calls that run for
-longer than --seconds, files left unfinished, and more than --megabytes of memory. Each call is a process of its own, a
-fork that has the modules at hand, in a folder with the files. What fails is listed. Linux only.
+All but the first count should be 0: tracebacks, wrong exit statuses, more than two lines or a long one on stderr, calls
+that run for longer than --seconds, files left unfinished, and more than --megabytes of memory. Each call is a process
+of its own, a fork that has the modules at hand, in a folder with the files. What fails is listed. Linux only.
 """
 import argparse
 import contextlib
@@ -37,7 +37,7 @@ from common.machine.errors import printable
 
 TOP = Path(__file__).resolve().parents[1]
 COUNTS = ("tried", "tracebacks", "wrong status", "lines", "hangs", "half files", "memory")
-LINES = 2
+LINES, LENGTH = 2, 1000    # of what a call may say, and of each line
 
 
 @attrs.frozen
@@ -111,7 +111,7 @@ def run(numbered: tuple[int, Case], folder: Path, limits: Limits) -> tuple[list[
     faults = {
         "tracebacks": "Traceback (most recent call last)" in text or status < 0 and not late,
         "wrong status": not late and status not in case.statuses,
-        "lines": text.count("\n") > LINES,
+        "lines": text.count("\n") > LINES or any(len(line) > LENGTH for line in text.splitlines()),
         "hangs": late,
         "half files": not late and any(_is_half(path) for path in new),
         "memory": megabytes > limits.megabytes,

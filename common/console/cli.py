@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 from common.console.stopping import INTERRUPTED, Stop
 from common.console.values import largest
 from common.machine.context import CONTEXTS
-from common.machine.errors import UsageError, UserError, as_user_error, printable, was_interrupted
+from common.machine.errors import UsageError, UserError, as_user_error, was_interrupted
 from common.machine.launching import launched_rank, launched_size
-from common.machine.streams import flush, printing
+from common.machine.streams import flush, printing, say
 
 _RANKS = "_runs_on_ranks"    # in what is parsed, until it is looked at
 _TURN = 0.5    # seconds that a rank which fails waits for each rank before it, which may have an error to print, too
@@ -187,7 +187,5 @@ def _end_all_ranks(status):
 def _complain(message, status):
     with contextlib.suppress(UsageError):    # it is the rank that is wrong
         time.sleep(_TURN * launched_rank())    # mpirun ends the others when the first rank fails
-    message = printable(str(message))
-    start = "" if status == INTERRUPTED else "error: "
-    print(f"{start}{message}\n", end="", file=sys.stderr)    # at once: a signal may come before the next write
+    say(f"error: {message}" if status != INTERRUPTED else str(message))
     return status

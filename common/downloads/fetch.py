@@ -3,7 +3,6 @@ import hashlib
 import http.client
 import os
 import re
-import sys
 import threading
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from common.machine.cache import cache_dir, make_cache_folder
 from common.machine.errors import UserError
 from common.machine.files import replacing, write_text
 from common.machine.locks import locked
+from common.machine.streams import say
 from common.reading.archives import read_members, read_zip
 from common.reading.texts import read_text
 
@@ -81,8 +81,7 @@ def fetch_first_seen(url: str, folder: str | Path | None = None) -> Path:
         return fetch(url, target.stat().st_size, digest, folder)
     fetch(url, target.stat().st_size if target.exists() else _announced_size(url, target), None, folder)
     digest = _hexdigest(target, "sha256")
-    print(f"note: {target}: not verified, for no digest of it is published; from now on it must be sha256:{digest}",
-          file=sys.stderr)
+    say(f"note: {target}: not verified, for no digest of it is published; from now on it must be sha256:{digest}")
     write_text(record, f"sha256:{digest}\n")
     return target
 

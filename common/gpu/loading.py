@@ -1,6 +1,5 @@
 """Which kernels the current GPU can run: compiled when first asked for, once in a process."""
 import functools
-import sys
 from pathlib import Path
 
 import nnabla as nn
@@ -8,6 +7,7 @@ import nnabla as nn
 from common.gpu.driver import Device
 from common.gpu.nvrtc import compile_source
 from common.machine.context import wants_gpu_kernels
+from common.machine.streams import say
 
 
 class Kernels:
@@ -56,6 +56,6 @@ def _load(source, device_number):
     try:
         return Kernels(source, device_number)
     except (OSError, RuntimeError) as error:
-        print(f"warning: computing with nnabla's functions, which is slower: no kernels of {source}: {error}; run "
-              "'pip install -r requirements-cuda.txt'", file=sys.stderr)
+        say(f"warning: computing with nnabla's functions, which is slower: no kernels of {source}: {error}; run "
+            "'pip install -r requirements-cuda.txt'")
         return None

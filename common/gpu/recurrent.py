@@ -4,13 +4,13 @@
 """
 import ctypes
 import functools
-import sys
 
 import nnabla as nn
 import nnabla.functions as F
 
 from common.gpu.functions import DeviceFunction
 from common.gpu.loading import Kernels, load
+from common.machine.streams import say
 
 SOURCE = "lstm.cu"
 THREADS, UNITS, ITEMS, GATES = 256, 8, 4, 4
@@ -118,8 +118,8 @@ def fitting_kernels(hidden: int) -> Kernels | None:
 def _fits(kernels, hidden):
     if all(groups_at_once(kernels, name, hidden) for name in (FORWARD, BACKWARD)):
         return True
-    print(f"warning: computing LSTMs with nnabla's functions, which is slower: {hidden} hidden units are more than the "
-          f"kernels of {SOURCE} can hold on this GPU", file=sys.stderr)
+    say(f"warning: computing LSTMs with nnabla's functions, which is slower: {hidden} hidden units are more than the "
+        f"kernels of {SOURCE} can hold on this GPU")
     return False
 
 

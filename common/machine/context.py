@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 import io
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from common.machine.cuda_extension import load_corrected_library
 from common.machine.errors import UsageError
 from common.machine.reductions import BrokenReductionsError, check_reductions, reason_of
+from common.machine.streams import say
 
 CONTEXTS = ("auto", "cpu", "cudnn")
 INSTALL = "run 'pip install -r requirements-cuda.txt', or use -c cpu"
@@ -74,7 +74,7 @@ def use_context(name: str = "auto", device_id: str | int = "0") -> str:
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         if name == "cudnn":
             raise UsageError(f"-c cudnn: {_explain(error)}") from error
-        print(f"warning: computing on the CPU: {_explain(error)}", file=sys.stderr)
+        say(f"warning: computing on the CPU: {_explain(error)}")
         return _use_cpu()
     nn.set_default_context(context)
     return f"cudnn, GPU {device_id}"

@@ -7,6 +7,9 @@ _OF_NAMES = (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR)    # 
 _OF_PATHLIB = "Symlink loop", "Could not determine home"    # errors that it makes of names which cannot be
 _OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR)
 
+_LONGEST = 1000    # characters of a message: two paths and a sentence, but no value of any length
+_HEAD, _TAIL = 600, 300    # of them, in which a longer one says what is wrong, and what to do
+
 
 def printable(text: str) -> str:
     r"""Replace what a terminal would act on, line breaks too, and bytes that are not UTF-8 by escapes.
@@ -25,16 +28,33 @@ def _escape(char):
     return char.encode("unicode_escape").decode()
 
 
+def one_line(text: str) -> str:
+    """Return a message as `printable`, without its middle where it is too long: it may quote what somebody wrote.
+
+    Examples
+    --------
+    >>> one_line("a.cfg: epochs = " + "9" * 5000 + " is no number")[595:639]
+    '99999 [4129 characters] 99999999999999999999'
+    """
+    return _shortened(printable(_shortened(text)))    # escapes are longer than what they stand for
+
+
+def _shortened(text):
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_HEAD]} [{len(text) - _HEAD - _TAIL} characters] {text[-_TAIL:]}"
+
+
 class UserError(Exception):
     """Something outside the program is wrong: a file, a network, a diverging run. Exit status 1.
 
-    The message says in one line what is wrong, where, and what to do. As text it is `printable`.
+    The message says in one line what is wrong, where, and what to do. As text it is as `one_line` makes it.
     """
 
     exit_status = 1
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return one_line(super().__str__())
 
 
 class UsageError(UserError):

@@ -43,14 +43,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.touch()
             yield temporary
         return
-    try:
-        if path.exists() and not path.is_file():    # root could put a file in the place of /dev/null
-            raise UserError(f"{path}: a folder, a pipe or a device, and no file can take its place; choose another "
-                            "--output")
-        _remove_leftovers_once(path.parent.absolute())
-        handle, temporary = _new_file(path.parent)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+    handle, temporary = _new_file_for(path)
     closing = contextlib.ExitStack()
     closing.callback(os.close, handle)
     try:
@@ -64,6 +57,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
     finally:
         closing.close()
         temporary.unlink(missing_ok=True)
+
+
+def writable_file(path: str | Path) -> Path:
+    """Return the path of a file that is to be written when the work is done, or raise the error of `replacing` now."""
+    path = Path(path)
+    handle, temporary = _new_file_for(path)
+    os.close(handle)
+    temporary.unlink()
+    return path
+
+
+def _new_file_for(path):
+    try:
+        if path.exists() and not path.is_file():    # root could put a file in the place of /dev/null
+            raise UserError(f"{path}: a folder, a pipe or a device, and no file can take its place; choose another "
+                            "--output")
+        _remove_leftovers_once(path.parent.absolute())
+        return _new_file(path.parent)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
 
 
 def _new_file(folder):

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from common.machine.errors import printable
+from common.machine.errors import one_line, printable
 
 _PLAIN = "plain"    # the error handler below
 
@@ -64,6 +64,12 @@ def _open_closed():
                 while os.open(os.devnull, os.O_RDWR) < number:
                     pass
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))    # noqa: SIM115, PTH123
+
+
+def say(text: str) -> None:
+    """Print a warning or an error on stderr: one line of bounded length, whatever it quotes."""
+    # At once: a signal may come before the next write.
+    print(f"{one_line(text)}\n", end="", file=sys.stderr, flush=True)
 
 
 def unescaped_stderr() -> Any:

@@ -13,7 +13,6 @@ the process if one of them touches more arrays than the first did; this module p
 """
 import argparse
 import contextlib
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -23,6 +22,7 @@ from nnabla.lms import SwapInOutScheduler
 
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
+from common.machine.streams import say
 from common.out_of_core.allocators import Allocator, CachingAllocator, VirtualAllocator
 from common.out_of_core.device import (
     chunk_for,
@@ -405,4 +405,4 @@ def _reason(error):
 
 
 def _print_note(text):
-    print(f"out-of-core: {text}", file=sys.stderr, flush=True)
+    say(f"out-of-core: {text}")

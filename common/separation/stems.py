@@ -1,5 +1,4 @@
 """What the `separate.py` of every paper does: files with a mixture in, files with stems out."""
-import sys
 import time
 from pathlib import Path
 
@@ -7,6 +6,7 @@ from common.audio.descriptions import describe
 from common.audio.files import AudioReader
 from common.datasets.multitrack import MIXTURE
 from common.machine.errors import UsageError, UserError
+from common.machine.streams import say
 from common.separation.flags import StemRequest
 from common.separation.song import Song, mixture_blocks, separate_song, span, stem_names, stem_targets
 from common.separation.stem_files import write_audio
@@ -94,7 +94,7 @@ def _report(errors: list[tuple[str, int]], done: int, count: int) -> None:
     elif done:
         rest = f"; {done} of {count} inputs were separated"
     for index, (message, _) in enumerate(errors, 1):
-        print(f"error: {message}{rest if index == len(errors) else ''}", file=sys.stderr, flush=True)
+        say(f"error: {message}{rest if index == len(errors) else ''}")
 
 
 def _separate_file(separator: Separating, path: Path, targets: Targets, request: StemRequest) -> None:
@@ -104,7 +104,7 @@ def _separate_file(separator: Separating, path: Path, targets: Targets, request:
     stems = {name: file for name, file in targets.items() if name not in extra}
     song = separate_song(separator, path, stems, request)
     if song.damage:
-        print(f"warning: {song.damage}", file=sys.stderr, flush=True)
+        say(f"warning: {song.damage}")
     for note in song.notes:
         print(f"{path}: {note}", flush=True)
     if request.page:

@@ -1,11 +1,11 @@
 """Where the weights of a music network are: published models by name, files, and folders of them."""
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from common.downloads.fetch import fetch_first_seen, fetch_members, is_fetched, why_not_there
 from common.machine.errors import UsageError, UserError
+from common.machine.streams import say
 from common.reading.archives import is_zip
 
 
@@ -57,8 +57,8 @@ def model_at_hand(model: str, url: str, stand_in: str) -> str:
     reason = why_not_there(url)
     if reason is None:
         return model
-    print(f"note: the weights of {model} are not in the cache and cannot be fetched ({reason}): {stand_in} takes their "
-          f"place, a small network that separates worse; --model {model} says how to get them", file=sys.stderr)
+    say(f"note: the weights of {model} are not in the cache and cannot be fetched ({reason}): {stand_in} takes their "
+        f"place, a small network that separates worse; --model {model} says how to get them")
     return stand_in
 
 

@@ -34,7 +34,8 @@ def _half_file(_):
 
 @pytest.mark.parametrize("main, fault", [
     (lambda _: 2, None), (lambda _: 0, "wrong status"), (lambda _: 1 / 0, "tracebacks"),
-    (lambda _: print("1\n2\n3", file=sys.stderr) or 2, "lines"), (lambda _: time.sleep(60), "hangs"),
+    (lambda _: print("1\n2\n3", file=sys.stderr) or 2, "lines"),
+    (lambda _: print("x" * 1001, file=sys.stderr) or 2, "lines"), (lambda _: time.sleep(60), "hangs"),
     (_half_file, "half files")])
 def test_faults_are_found(tool, tmp_path, monkeypatch, main, fault):
     (tmp_path / "files").mkdir()

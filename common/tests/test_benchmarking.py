@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from common.machine.errors import UserError
 from common.workbench import benchmarking
 from common.workbench.benchmarking import add_benchmark_flags, compare, measure_all, median_ratio, take_turns
 
@@ -49,6 +50,15 @@ def test_what_is_printed_is_written(capsys, tmp_path):
     measure_all({"size": lambda: {"file": {"MB": args.rounds}}}, args.output)
     assert capsys.readouterr().out.split() == ["size", "file", "3", "MB"]
     assert json.loads((tmp_path / "numbers.json").read_text()) == {"size": {"file": {"MB": 3}}}
+
+
+def test_numbers_that_could_not_be_written_are_not_measured(tmp_path):
+    parser = argparse.ArgumentParser()
+    add_benchmark_flags(parser, rounds=3)
+    for name in ("a" * 300, "nosuch/numbers.json", "."):
+        with pytest.raises(UserError, match="choose another --output"):
+            parser.parse_args(["-o", str(tmp_path / name)])
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("flags, only", [((), ["size", "time"]), (("--only", "time"), ["time"])])

@@ -1,4 +1,4 @@
-"""Files of others are opened and decoded in `common.reading` alone: no other module has a call that could."""
+"""Boundaries: files of others are opened in `common.reading` alone, and stderr is written to by one function."""
 import ast
 from pathlib import Path
 
@@ -100,6 +100,14 @@ def test_all_packages_are_looked_at():
 def test_no_other_module_opens_or_decodes_files():
     unexpected = {pair for pair in found() if pair[1] not in EXEMPT.get(pair[0], {})}
     assert not unexpected, "read such files by common.reading"
+
+
+def test_what_is_said_on_stderr_is_one_line():
+    """All but the scripts that cannot import `say` call it."""
+    printing = {name for name, path in modules() for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                if isinstance(node, ast.keyword) and node.arg == "file" and ast.unparse(node.value) == "sys.stderr"}
+    assert {name for name in printing if not name.endswith(".__main__")} == {
+        "common.console.commands", "common.machine.streams"}, "use `common.machine.streams.say`"
 
 
 def test_every_exemption_is_needed_and_has_a_reason():

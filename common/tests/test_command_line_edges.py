@@ -14,9 +14,9 @@ import pytest
 
 from common.console import cli
 from common.console.values import int_from_0, largest, number_above_0
-from common.machine.errors import UsageError, UserError, printable
+from common.machine.errors import UsageError, UserError, one_line, printable
 from common.machine.files import write_csv, write_json
-from common.machine.streams import printing
+from common.machine.streams import printing, say
 from common.out_of_core.device import parse_bytes
 from common.runs.config import integer, number
 
@@ -72,6 +72,28 @@ def test_names_move_no_cursor(capsys):
         print("e\x07", file=sys.stderr)
     assert capsys.readouterr() == ("a\\x1b[2Jb\\rc\tä\nd\\xff\n", "e\\x07\n")
     assert str(UserError("a\nb\x1b")) == "a\\nb\\x1b" == printable("a\nb\x1b")
+
+
+@pytest.mark.parametrize("value", ["x" * 10000, "\n" * 10000, "\U000f0000" * 10000, "\udcff" * 10000])
+@pytest.mark.parametrize("raised", [UserError, UsageError, FileNotFoundError])
+def test_a_value_of_any_length_is_one_line_of_bounded_length(run_main, value, raised):
+    def fail(argv):
+        message = f"a.cfg: epochs = {value}: choose another"
+        raise FileNotFoundError(2, "choose another", message[:-16]) if raised is FileNotFoundError else raised(message)
+
+    _, out, err = run_main(fail)
+    assert err.startswith("error: a.cfg: epochs = ") and err.endswith(": choose another\n") and not out
+    assert len(err) <= 1001 and err[:-1].isprintable()
+
+
+def test_an_ordinary_message_stays_as_it_is():
+    for text in ("short", "a" * 1000):
+        assert one_line(text) == str(UserError(text)) == text
+
+
+def test_a_warning_is_one_line_of_bounded_length(capsys):
+    say("note: W\n" + 10000 * "x")
+    assert re.fullmatch(r"note: W\\nx{592} \[9108 characters\] x{300}\n", capsys.readouterr().err)
 
 
 def test_deviations_are_readable_in_ascii():
@@ -178,7 +200,8 @@ def test_a_plan_beyond_all_limits_is_one_line(argv):
 def test_malformed_variables_are_one_line(variable, text, tmp_path):
     line = "from common.machine.launching import launched_rank; launched_rank()"
     status, _, err = shell(code(f"exec({line!r})"), **{variable: text})
-    assert status == 2 and err.startswith(f"error: {variable}={text}: ") and err.count("\n") == 1, err
+    assert status == 2 and err.startswith(f"error: {variable}={text[:500]}") and err.count("\n") == 1, err
+    assert f"{text[-200:]}: not a number" in err and len(err) < 1010
 
 
 @pytest.mark.parametrize("command, number", [

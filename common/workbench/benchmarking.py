@@ -14,7 +14,7 @@ from common.audio.files import AudioWriter
 from common.console.cli import add_context_flags
 from common.console.values import positive_int
 from common.machine.context import on_gpu
-from common.machine.files import write_json
+from common.machine.files import writable_file, write_json
 from common.out_of_core.device import synchronize
 
 Numbers = Mapping[str, Mapping[str, float]]    # row -> unit -> number
@@ -30,7 +30,7 @@ def add_benchmark_flags(parser: argparse.ArgumentParser, rounds: int, parts: Col
                             help=f"measure these alone, of {', '.join(parts)}")
     parser.add_argument("--rounds", type=positive_int, default=rounds,
                         help="how often each thing is measured (default: %(default)s)")
-    parser.add_argument("--output", "-o", metavar="FILE", help="also write the numbers as JSON")
+    parser.add_argument("--output", "-o", metavar="FILE", type=writable_file, help="also write the numbers as JSON")
     add_context_flags(parser)
 
 

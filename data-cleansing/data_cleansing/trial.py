@@ -1,7 +1,6 @@
 """One trial of an experiment: train, score, retrain. Results that are there already are not computed again."""
 import contextlib
 import math
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +15,7 @@ from common.machine.errors import UserError, was_interrupted
 from common.machine.files import make_folder, replacing, write_csv
 from common.machine.processes import for_each
 from common.machine.seeding import seed_everything
+from common.machine.streams import say
 from common.reading.arrays import read_npz
 from common.reading.files import decoding
 from common.reading.texts import read_rows
@@ -58,7 +58,7 @@ def unwrapped_interrupts() -> Iterator[None]:
 def _warnings_in_one_line(seed):
     """Show a warning without the place in the code that it comes from."""
     def show(message, *place, **source):
-        print(f"warning: seed {seed}: {message}", file=sys.stderr, flush=True)
+        say(f"warning: seed {seed}: {message}")
 
     with warnings.catch_warnings():
         warnings.showwarning = show

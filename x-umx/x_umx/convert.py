@@ -8,7 +8,6 @@ which must be installed: pip install torch. What a network computes stays the sa
 """
 import argparse
 import io
-import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from common.console import cli
 from common.machine.errors import UsageError, UserError
 from common.machine.files import replacing
+from common.machine.streams import say
 from common.reading.files import open_regular
 from common.runs.checkpoint import check_fit, parameter_shapes, save_parameters
 from x_umx.asteroid import listed_sources, not_kept
@@ -81,8 +81,8 @@ def import_weights(torch: Any, path: Path, target: Path) -> str:
         if not np.isfinite(state[name]).all():
             raise UserError(f"{path}: {name} holds values that are not finite")
     for name, (given, taken) in left_out.items():
-        print(f"warning: {path}: {name} = {given:g}, which {target.suffix} files do not hold: it will be taken for "
-              f"{taken:g}", file=sys.stderr)
+        say(f"warning: {path}: {name} = {given:g}, which {target.suffix} files do not hold: it will be taken for "
+            f"{taken:g}")
     save_parameters(target, {
         name: nn.Variable.from_numpy_array(value).apply(need_grad=not name.endswith(("bn/mean", "bn/var")))
         for name, value in from_torch(state, sizes, sources).items()})

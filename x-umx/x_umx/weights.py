@@ -1,5 +1,4 @@
 """Find the weights of a separation model: published ones by name, a file, or the folder of a training run."""
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +6,7 @@ from typing import Any
 import attrs
 
 from common.machine.errors import UsageError, UserError
+from common.machine.streams import say
 from common.reading.texts import check_fields, read_json
 from common.runs.checkpoint import load_parameters, stored_shapes
 from common.runs.training import BEST
@@ -51,12 +51,12 @@ class WeightFile:
         """
         stored = stored_shapes(self.path)
         if unknown := sorted(set(stored) - set(shapes)):
-            print(f"note: {self.path}: {len(unknown)} parameters ignored that this network does not have "
-                  f"({', '.join(unknown[:_NUM_SHOWN])}{', ...' if len(unknown) > _NUM_SHOWN else ''})", file=sys.stderr)
+            say(f"note: {self.path}: {len(unknown)} parameters ignored that this network does not have "
+                f"({', '.join(unknown[:_NUM_SHOWN])}{', ...' if len(unknown) > _NUM_SHOWN else ''})")
         if older := [name for name, shape in shapes.items()
                      if _is_lstm_weight(name) and stored.get(name, shape) != shape]:
-            print(f"warning: {self.path}: {older[0]} was saved in another shape {stored[older[0]]}; its elements are "
-                  "taken in their order", file=sys.stderr)
+            say(f"warning: {self.path}: {older[0]} was saved in another shape {stored[older[0]]}; its elements are "
+                "taken in their order")
         load_parameters(self.path, shapes, optional=lambda name: name not in shapes, reshaped=_is_lstm_weight)
 
 

@@ -1,12 +1,12 @@
 """The images of an experiment: three sets for each trial, with wrong labels planted among those to train on."""
 import os
-import sys
 from pathlib import Path
 
 import attrs
 import numpy as np
 
 from common.machine.errors import UsageError
+from common.machine.streams import say
 from data_cleansing.config import FILES, Training
 from data_cleansing.data.features import with_features
 from data_cleansing.data.images import Images
@@ -52,7 +52,7 @@ def load_data(cfg: Training, seed: int) -> tuple[Images, Images, Images, np.ndar
 
 def _load_files(cfg, seed, side):
     def warn(errors):
-        print(f"warning: {len(errors)} images cannot be read and are left out, the first: {errors[0]}", file=sys.stderr)
+        say(f"warning: {len(errors)} images cannot be read and are left out, the first: {errors[0]}")
 
     on_damaged = warn if cfg.damaged == "skip" else None
     known = load_files(cfg.data_dir, side=side, on_damaged=on_damaged)
