@@ -1,29 +1,30 @@
 """Where `common.audio.files.AudioReader` gets its samples from: libsndfile, or PyAV for what that cannot seek in.
 
 A source has `sample_rate`, `channels`, `num_streams`, `num_frames`, `estimated_frames` (see `AudioReader`), `length`
-(what a header says of the bytes, or None), `promised_frames` (what it says of the frames, or None), `encoding` (see
-`AudioReader`), `damaged_packets` (offsets of those that could not be decoded so far), and two methods: `close()` and
-`blocks_from(frame)`, which returns a frame at or before `frame` and an iterator over the audio from there on, in blocks
-(samples, channels) of float32. A new iterator ends the use of those before.
+(what a header says of the bytes, or None), `promised_frames` (what it says of the frames, or None), `promises_padding`
+(whether padding may be among these), `encoding` (see `AudioReader`), `damaged_packets` (offsets of those that could not
+be decoded so far), and two methods: `close()` and `blocks_from(frame)`, which returns a frame at or before `frame` and
+an iterator over the audio from there on, in blocks (samples, channels) of float32. A new iterator ends the use of those
+before.
 """
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
 import soundfile
 from av.stream import Discard
 
-from common.audio.headers import RATES, CorrectedFile, DataLength, data_length
+from common.audio.headers import RATES, CorrectedFile, DataLength, data_length, has_one_page_of_vorbis
 from common.machine.errors import UserError
 from common.reading.files import decoding, open_regular
 
 # The first bytes of files in which libsndfile finds every sample. It also opens MP3 and Ogg, but a seek may return
-# wrong samples there, and an MP3 file without a table of its length ends early.
-_SOUNDFILE_MAGIC = (b"RIFF", b"RF64", b"riff", b"FORM", b"fLaC", b"caff", b".snd")
+# wrong samples there, and an MP3 file without a table of its length ends early. Short Ogg files it reads forward.
+_SOUNDFILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"fLaC", b"caff", b".snd", b"dns.")
 # All that FFmpeg may open: containers that hold their audio themselves (no lists of other files, scripts, devices,
 # sequences of pictures), and decoders of audio. `none` is no protocol: it opens no second file.
 _CONTAINERS = ("aac", "ac3", "aiff", "amr", "ape", "asf", "au", "avi", "caf", "dsf", "dts", "eac3", "flac", "flv",
@@ -41,6 +42,7 @@ _ENCODINGS = {"s16": "int16", "s32": "int24", "flt": "float32", "dbl": "float32"
 _SUBTYPES = {"PCM_16": "int16", "PCM_24": "int24", "PCM_32": "float32", "FLOAT": "float32", "DOUBLE": "float32"}
 _KIND, _REMEDY = "an audio file", "copy or convert it again"
 _STEP = 4096    # frames read at once: an error in a damaged file costs no more than these
+_BLOCK = 1 << 13    # frames; what fills the last block of codes such as ADPCM is shorter
 _AAC_FRAME = 1024    # frames in a packet
 _SEGMENT = 16 * _AAC_FRAME
 
@@ -76,13 +78,17 @@ def open_container(stream: BinaryIO | CorrectedFile) -> av.container.InputContai
 def _source_of(path: Path, file: BinaryIO, stream: int) -> "SampleSource | PacketSource":
     magic = file.read(4)
     length = data_length(file)
-    if magic in _SOUNDFILE_MAGIC and stream == 0 and not (length and length.corrections):
+    corrected = CorrectedFile(file, length.corrections if length else {})
+    short = magic == b"OggS" and has_one_page_of_vorbis(file)
+    # Where a correction does not fit into the header, FFmpeg alone reads on.
+    placed = magic in _SOUNDFILE_MAGIC and (length is None or length.fits or not length.corrections)
+    if stream == 0 and (placed or short):
         with contextlib.suppress(soundfile.LibsndfileError):
-            source = SampleSource(path, file, length)
+            source = SampleSource(corrected, length, seeks=not short)
             if source.knows_length:
                 return source
             source.close_decoder()
-    return PacketSource(path, stream, file, length)
+    return PacketSource(path, stream, corrected, length)
 
 
 def _check_source(path: Path, source: "SampleSource | PacketSource") -> None:
@@ -93,47 +99,86 @@ def _check_source(path: Path, source: "SampleSource | PacketSource") -> None:
         raise UserError(f"{path}: {source.channels} channels; from 1 to {MOST_CHANNELS} can be read")
 
 
+class _ForwardFile(soundfile.SoundFile):
+    """A file that is only read forward: soundfile would move to where it is after every read."""
+
+    def seekable(self) -> bool:
+        return False
+
+
 class SampleSource:
-    """A file that libsndfile reads, in which the place of every sample can be computed."""
+    """A file that libsndfile reads.
+
+    The place of a sample is computed. Where libsndfile only goes forward (DWVW, GSM, G.72x), or stays silent after a
+    seek, the file is read from its beginning at every `blocks_from`.
+    """
 
     num_streams = 1
+    promises_padding = False
     damaged_packets = frozenset()    # libsndfile ends at the first one
 
-    def __init__(self, path: Path, file: BinaryIO, length: DataLength | None):
-        self._path, self._stream, self.length = path, file, length
+    def __init__(self, file: CorrectedFile, length: DataLength | None, seeks: bool = True):
+        self._bytes, self.length, self._seeks = file, length, seeks
         self._file = self._open()
-        self._file.seek(0)    # raises where libsndfile only goes forward, as in GSM, which FFmpeg reads
+        self._seeks = seeks and self._can_seek()
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.encoding = _SUBTYPES.get(self._file.subtype)
-        self.num_frames = self.estimated_frames = self._file.frames
-        # Not so in a FLAC file that was written to a pipe, nor in MP3 under the cover of WAV.
-        self.knows_length = self.num_frames < 1 << 62 and not self._file.subtype.startswith("MPEG")
+        counted, frames, subtype = length.counted if length else None, self._file.frames, self._file.subtype
+        # Not so in a FLAC file that was written to a pipe, in MP3 under the cover of WAV, in ALAC without all of the
+        # table of its packets.
+        self.knows_length = frames < 1 << 62 and not subtype.startswith("MPEG") and (
+            frames == counted or not subtype.startswith("ALAC"))
+        self.num_frames = self.estimated_frames = self._count(counted)
         self.promised_frames = self.num_frames    # of a FLAC file; of others libsndfile counts what is there
 
     def _open(self) -> soundfile.SoundFile:
-        os.lseek(self._stream.fileno(), 0, os.SEEK_SET)    # to libsndfile, a file begins where it is
-        return soundfile.SoundFile(self._stream.fileno(), closefd=False)
+        self._bytes.seek(0)    # to libsndfile, a file begins where it is
+        file: Any = self._bytes if self._bytes.corrections else self._bytes.fileno()
+        return soundfile.SoundFile(file, closefd=False) if self._seeks else _ForwardFile(file, closefd=False)
+
+    def _can_seek(self) -> bool:
+        try:
+            self._file.seek(min(1, self._file.frames))
+        except soundfile.LibsndfileError:
+            return False
+        return True
+
+    def _count(self, counted: int | None) -> int:
+        """Frames without what fills the last block, if the header counts them."""
+        frames = self._file.frames
+        filling = frames - (counted or frames)
+        # libsndfile itself counts those of all channels as one when it writes IMA ADPCM.
+        believed = self.encoding is None and filling and frames != (counted or 0) * self.channels
+        return frames - filling if believed and 0 < filling < _BLOCK else frames
 
     def close(self) -> None:
         self.close_decoder()
-        self._stream.close()
+        self._bytes.close()
 
     def close_decoder(self) -> None:
         """Leave the file open for another decoder."""
         self._file.close()
 
     def blocks_from(self, frame: int) -> tuple[int, Iterator[np.ndarray]]:
-        frame = min(frame, self.num_frames)
+        frame = min(frame, self.num_frames) if self._seeks else 0
         return frame, self._blocks(frame)
 
     def _blocks(self, start: int) -> Iterator[np.ndarray]:
         try:
-            self._file.seek(start)
-            while len(block := self._file.read(_STEP, dtype="float32", always_2d=True)):
+            if self._seeks:
+                self._file.seek(start)
+            else:
+                self._reopen()
+            left = self.num_frames - start
+            while left and len(block := self._file.read(min(_STEP, left), dtype="float32", always_2d=True)):
+                left -= len(block)
                 yield block
         except soundfile.LibsndfileError:    # damaged from here on; after an error nothing is found in a FLAC file
-            self._file.close()
-            self._file = self._open()
+            self._reopen()
+
+    def _reopen(self):
+        self._file.close()
+        self._file = self._open()
 
 
 class PacketSource:
@@ -146,9 +191,8 @@ class PacketSource:
     value, and finding it costs a segment. Other streams are decoded from their beginning at every `blocks_from`.
     """
 
-    def __init__(self, path: Path, index: int, file: BinaryIO, length: DataLength | None):
-        self._path, self._index, self.length = path, index, length
-        self._bytes = CorrectedFile(file, length.corrections if length else {})
+    def __init__(self, path: Path, index: int, file: CorrectedFile, length: DataLength | None):
+        self._path, self._index, self._bytes, self.length = path, index, file, length
         self.damaged_packets: set[int] = set()    # offsets in the file
         self._container, self._stream = self._open()
         self.num_streams = len(self._container.streams.audio)
@@ -163,8 +207,10 @@ class PacketSource:
         duration = self._container.duration    # microseconds
         self.estimated_frames = round(duration * self.sample_rate / 1_000_000) if duration and duration > 0 else None
         self.num_frames: int | None = None
-        self.promised_frames = self._promise()
+        counted = self.length.counted if self.length and codec == "alac" else None
+        self.promised_frames = counted or self._promise()
         self._segmented = self._is_regular(first)
+        self.promises_padding = not (counted or self._segmented)
         if self._segmented:
             self.num_frames = self.estimated_frames = self.promised_frames = self._length()
         else:

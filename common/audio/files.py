@@ -24,8 +24,9 @@ _WRITE = 1 << 16    # frames given to libsndfile at once: its Vorbis encoder put
 class AudioReader:
     """An audio file, decoded piece by piece; a context manager, for one thread at a time.
 
-    WAV, FLAC and AIFF are read by libsndfile, everything else by PyAV; the content decides, not the name. Integer
-    samples are divided by 2^(bits - 1).
+    WAV, FLAC, AIFF, AU and CAF are read by libsndfile, as Ogg Vorbis of less than a second, everything else by PyAV;
+    the content decides, not the name. Integer samples are divided by 2^(bits - 1). Codes of whole blocks (ADPCM, GSM)
+    end where the header says, or with their last block.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ class AudioReader:
 
     def _wrong_length(self, end: int) -> str | None:
         share = self._source.length and self._source.length.wrong_share
-        padding = self.sample_rate // 4 if self.num_frames is None else 0    # may be counted in what is promised
+        padding = self.sample_rate // 4 if self._source.promises_padding else 0
         promised = self._source.promised_frames if share is None else end * share
         if promised is None or share is None and end >= promised - padding:
             return None

@@ -5,7 +5,7 @@ and beyond 4 GB the length of a WAV file begins again at 0: samples follow all t
 """
 import io
 from collections.abc import Callable
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import attrs
 
@@ -14,6 +14,9 @@ _PLACEHOLDER = 0x7FFFF000    # bytes; from here on a field of 32 bits is no leng
 _SLACK = 64    # bytes; some programs count parts of the header twice, or leave a few bytes behind the samples
 _TAGS = (b"TAG", b"ID3", b"APETAGEX", b"LYRICSBEGIN")    # that players append to files of any format
 _MAX_CHUNKS = 1000    # before the samples
+_FAR = 1 << 62    # bytes; no length
+_END = 1 << 40    # bytes; beyond the end of all files, and no file system refuses it
+_OGG_PAGE = 27 + 255    # bytes of the head of a page
 _PADDING = 1 << 16    # zeros that fill a block of a disk are no samples
 
 
@@ -29,11 +32,17 @@ class DataLength:
         From the first sample to the end of what can be samples.
     corrections
         Offset in the file -> bytes that should stand there, where the header is not to be believed.
+    counted
+        Frames that the header counts beside the bytes; None where it does not. Codes of whole blocks fill the last one.
+    fits
+        Whether the header could hold the true length. Otherwise only FFmpeg reads on.
     """
 
     promised: int | None
     present: int
     corrections: dict[int, bytes] = attrs.field(factory=dict)
+    counted: int | None = None
+    fits: bool = True
 
     @property
     def wrong_share(self) -> float | None:
@@ -48,18 +57,32 @@ class _Layout:
     """How a format of chunks writes them."""
 
     first: int    # offset of the first chunk
-    data: bytes    # name of the chunk with the samples
-    order: str    # of bytes
+    data: bytes    # how the name of the chunk with the samples begins
+    order: Literal["big", "little"]    # of bytes
     size_bytes: int    # of the field with the length of a chunk
     prefix: int    # bytes of the chunk with the samples that are none
-    aligned: bool    # chunks begin at even offsets
+    alignment: int    # chunks begin at multiples of this
     largest: int    # length with which libsndfile still reads what there is
+    name_bytes: int = 4
+    counts_head: bool = False    # whether the length of a chunk includes its name and the length itself
+
+    @property
+    def head(self) -> int:
+        """Bytes before the content of a chunk."""
+        return self.name_bytes + self.size_bytes
+
+    def after(self, end: int) -> int:
+        """Offset of the chunk behind one that ends at `end`."""
+        return -(-end // self.alignment) * self.alignment
 
 
-_LAYOUTS = {b"RIFF": _Layout(12, b"data", "little", 4, 0, True, 1 << 32),
-            b"RF64": _Layout(12, b"data", "little", 4, 0, True, 1 << 62),
-            b"FORM": _Layout(12, b"SSND", "big", 4, 8, True, 1 << 32),
-            b"caff": _Layout(8, b"data", "big", 8, 4, False, 0)}
+_LAYOUTS = {b"RIFF": _Layout(12, b"data", "little", 4, 0, 2, 1 << 32),
+            b"RIFX": _Layout(12, b"data", "big", 4, 0, 2, 1 << 32),
+            b"RF64": _Layout(12, b"data", "little", 4, 0, 2, _FAR),
+            b"FORM": _Layout(12, b"SSND", "big", 4, 8, 2, 1 << 32),
+            b"caff": _Layout(8, b"data", "big", 8, 4, 1, 0),
+            b"riff": _Layout(40, b"data", "little", 8, 0, 8, _FAR, name_bytes=16, counts_head=True)}    # Wave64
+_SUN: dict[bytes, Literal["big", "little"]] = {b".snd": "big", b"dns.": "little"}    # order of bytes in AU
 
 
 def data_length(stream: BinaryIO) -> DataLength | None:
@@ -78,14 +101,14 @@ def data_length(stream: BinaryIO) -> DataLength | None:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     magic = stream.read(4)
-    if magic == b".snd":
-        return _sun_length(stream, size)
+    if magic in _SUN:
+        return _sun_length(stream, size, _SUN[magic])
     return _chunk_length(stream, size, magic) if magic in _LAYOUTS else None
 
 
-def _sun_length(stream: BinaryIO, size: int) -> DataLength:
+def _sun_length(stream: BinaryIO, size: int, order: Literal["big", "little"]) -> DataLength:
     """AU has its samples from an offset to the end."""
-    offset, promised = (int.from_bytes(stream.read(4), "big") for _ in range(2))
+    offset, promised = (int.from_bytes(stream.read(4), order) for _ in range(2))
     present = max(0, size - offset)
     if promised == 0xFFFFFFFF:    # this is how the format says that it does not know
         return DataLength(None, present)
@@ -94,31 +117,43 @@ def _sun_length(stream: BinaryIO, size: int) -> DataLength:
 
 def _chunk_length(stream: BinaryIO, size: int, magic: bytes) -> DataLength | None:
     layout = _LAYOUTS[magic]
-    chunks = _chunks_to_data(stream, layout)
+    chunks = _chunks_from(stream, layout.first, layout, layout.data)
     if layout.data not in chunks:
         return None
     offset, length = chunks[layout.data]
-    begin = offset + 4 + layout.size_bytes
-    place, width, unknown = offset + 4, layout.size_bytes, _PLACEHOLDER if layout.size_bytes == 4 else 1 << 62
+    begin = offset + layout.head
+    place, width = offset + layout.name_bytes, layout.size_bytes
+    unknown = _PLACEHOLDER if width == 4 else _FAR
     if magic == b"RF64" and b"ds64" in chunks:
-        place, width, unknown = chunks[b"ds64"][0] + 16, 8, 1 << 62    # behind name, length, and length of the file
+        place, width, unknown = chunks[b"ds64"][0] + 16, 8, _FAR    # behind name, length, and length of the file
         stream.seek(place)
         length = int.from_bytes(stream.read(8), "little")
-    true_length = min(size - begin, (1 << 8 * width) - 1)    # the largest number stands for all that follows
-    field = true_length.to_bytes(width, layout.order)    # pyright: ignore[reportArgumentType]
-    return _judge(stream, begin + layout.prefix, length - layout.prefix, size - begin - layout.prefix,
-                  unknown, layout.largest, {place: field}, lambda end: _are_chunks(stream, end, size, layout))
+    largest = (1 << 8 * width) - 1    # stands for all that follows
+    field = min(size - begin + layout.head * layout.counts_head, largest).to_bytes(width, layout.order)
+    judged = _judge(stream, begin + layout.prefix, length - layout.prefix, size - begin - layout.prefix, unknown,
+                    layout.largest, {place: field}, lambda end: _are_chunks(stream, layout.after(end), size, layout))
+    behind = _chunks_from(stream, layout.after(begin + length), layout, b"") if magic == b"caff" else {}
+    return attrs.evolve(judged, counted=_counted(stream, {**behind, **chunks}, layout), fits=size - begin < largest)
 
 
-def _chunks_to_data(stream: BinaryIO, layout: _Layout) -> dict[bytes, tuple[int, int]]:
-    """Offset and length of the chunks up to the one with the samples, by name; those before damage, if there is any."""
-    chunks, offset = {}, layout.first
-    while layout.data not in chunks and len(chunks) < _MAX_CHUNKS:
+def _counted(stream: BinaryIO, chunks: dict[bytes, tuple[int, int]], layout: _Layout) -> int | None:
+    """Frames by the table of packets of CAF, which begins with their number, or by the chunk `fact` of WAV."""
+    for name, skipped, size in ((b"pakt", 8, 8), (b"fact", 0, layout.size_bytes)):
+        if name in chunks:
+            stream.seek(chunks[name][0] + layout.head + skipped)
+            return int.from_bytes(stream.read(size), layout.order)
+    return None
+
+
+def _chunks_from(stream: BinaryIO, offset: int, layout: _Layout, last: bytes) -> dict[bytes, tuple[int, int]]:
+    """Offset and length of the chunks from an offset up to the one called `last`, or up to damage, by name."""
+    chunks = {}
+    while last not in chunks and len(chunks) < _MAX_CHUNKS:
         name, length = _chunk(stream, offset, layout)
         if name is None or name in chunks:
             break
         chunks[name] = offset, length
-        offset += 4 + layout.size_bytes + length + (length % 2 if layout.aligned else 0)
+        offset = layout.after(offset + layout.head + length)
     return chunks
 
 
@@ -145,30 +180,31 @@ def _judge(stream: BinaryIO, begin: int, promised: int, present: int, unknown: i
         return DataLength(promise, present, corrections if promised >= largest and present else {})
     rest, end = present - promised, begin + promised
     is_junk = rest <= _SLACK or _is_tag_or_padding(stream, end, rest)
-    if rest == 0 or are_chunks(end + end % 2) or promised and is_junk:
+    if rest == 0 or are_chunks(end) or promised and is_junk:
         return DataLength(promise, promised)
     return DataLength(promise, present, corrections)
 
 
 def _chunk(stream: BinaryIO, offset: int, layout: _Layout) -> tuple[bytes | None, int]:
-    """Name and length of the chunk at `offset`; None where there is no chunk."""
-    stream.seek(offset)
-    header = stream.read(4 + layout.size_bytes)
-    if len(header) < 4 + layout.size_bytes or not all(32 <= byte < 127 for byte in header[:4]):
+    """First 4 bytes of the name, and length, of the chunk at `offset`; None where there is no chunk."""
+    stream.seek(min(offset, _END))
+    header = stream.read(layout.head)
+    if len(header) < layout.head or not all(32 <= byte < 127 for byte in header[:4]):
         return None, 0
-    return header[:4], int.from_bytes(header[4:], layout.order)    # pyright: ignore[reportArgumentType]
+    length = int.from_bytes(header[layout.name_bytes:], layout.order) - layout.head * layout.counts_head
+    return header[:4], max(0, length)
 
 
 def _are_chunks(stream: BinaryIO, offset: int, size: int, layout: _Layout) -> bool:
     """Tell whether there are chunks from `offset` to the end of the file, give or take a few bytes."""
     for _ in range(_MAX_CHUNKS):
         name, length = _chunk(stream, offset, layout)
-        end = offset + 4 + layout.size_bytes + length
+        end = offset + layout.head + length
         if name is None or end > size + _SLACK:
             return False
         if end >= size - _SLACK:
             return True
-        offset = end + (end % 2 if layout.aligned else 0)
+        offset = layout.after(end)
     return False
 
 
@@ -176,6 +212,24 @@ def _is_tag_or_padding(stream: BinaryIO, offset: int, rest: int) -> bool:
     stream.seek(offset)
     content = stream.read(min(rest, _PADDING))
     return content.startswith(_TAGS) or rest <= _PADDING and not any(content)
+
+
+def has_one_page_of_vorbis(stream: BinaryIO) -> bool:
+    """Tell whether an Ogg file has all of its audio, in Vorbis, in one page: less than a second, or much silence.
+
+    FFmpeg does not know where such a page begins, and returns up to a block too much or too little at the end.
+    """
+    size, offset = stream.seek(0, io.SEEK_END), 0
+    for index in range(_MAX_CHUNKS):
+        stream.seek(offset)
+        page = stream.read(_OGG_PAGE)
+        if page[:4] != b"OggS" or len(page) < 28 or index == 0 and b"\x01vorbis" not in page[28:64]:
+            return False
+        begin = 27 + page[26]
+        offset += begin + sum(page[27:begin])
+        if int.from_bytes(page[6:14], "little", signed=True) > 0:    # frames up to its end; none in headers
+            return bool(page[5] & 4) and offset == size    # the last one of the stream, and of the file
+    return False
 
 
 class CorrectedFile(io.RawIOBase):
@@ -189,7 +243,7 @@ class CorrectedFile(io.RawIOBase):
     """
 
     def __init__(self, stream: BinaryIO, corrections: dict[int, bytes]):
-        self._stream, self._corrections = stream, corrections
+        self._stream, self.corrections = stream, corrections
         stream.seek(0)
 
     def readable(self) -> bool:
@@ -201,6 +255,10 @@ class CorrectedFile(io.RawIOBase):
     def close(self) -> None:
         self._stream.close()
         super().close()
+
+    def fileno(self) -> int:
+        """Descriptor of the file as it is."""
+        return self._stream.fileno()
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         try:
@@ -214,7 +272,7 @@ class CorrectedFile(io.RawIOBase):
     def readinto(self, buffer: bytearray | memoryview) -> int:    # pyright: ignore[reportIncompatibleMethodOverride]
         start, view = self._stream.tell(), memoryview(buffer).cast("B")
         content = bytearray(self._stream.read(len(view)))
-        for offset, correct in self._corrections.items():
+        for offset, correct in self.corrections.items():
             for k, byte in enumerate(correct, offset - start):
                 if 0 <= k < len(content):
                     content[k] = byte
