@@ -34,6 +34,7 @@ from common.quantizers.grids import (
     quantize_uniform,
 )
 
+_MOST_OCTAVES = 127.5    # above the 2^7 - 1 that can be, and below 128, of which 2 to the power is infinite
 Range = tuple[nn.Variable, nn.Variable]    # smallest magnitude, or step size, and largest magnitude
 
 # Six parametrizations ---------------------------------------------------------------------------------------------
@@ -77,7 +78,9 @@ def _range_of_pow2_b_xmax(n, xmax, limits, reserved):
 def _range_of_pow2_b_xmin(n, xmin, limits, reserved):
     check_scalars(n=n, xmin=xmin)
     xmin = to_power_of_two(clip("xmin", xmin, limits))
-    return xmin, 2 ** (2 ** _levels_exponent(n, limits, reserved) - 1) * xmin
+    # Beyond float32 the largest magnitude is a limit. An infinite one would turn gradients of 0 into NaN.
+    octaves = F.minimum_scalar(2 ** _levels_exponent(n, limits, reserved) - 1, _MOST_OCTAVES)
+    return xmin, 2 ** octaves * xmin
 
 
 # On a GPU a kernel turns the two scalars into a range, too: how, and which scalars they are.
@@ -326,14 +329,18 @@ def _parametric(name: str) -> Callable[..., nn.Variable]:
     quantizer = QUANTIZERS[name]
 
     def quantize(x, *initial, **settings):
-        if len(initial) != len(quantizer.scalars):
+        rest = quantizer.scalars[len(initial):]
+        named = {scalar: settings.pop(scalar) for scalar in rest if scalar in settings}
+        if len(initial) + len(named) != len(quantizer.scalars):
             raise ValueError(f"{quantize.__name__}: after x the first values of {' and '.join(quantizer.scalars)} are "
-                             f"wanted, got {len(initial)}")
-        return parametric_quantize(name, x, dict(zip(quantizer.scalars, initial, strict=True)), **settings)
+                             f"wanted, got {len(initial) + len(named)}")
+        return parametric_quantize(name, x, {**dict(zip(quantizer.scalars, initial, strict=False)), **named},
+                                   **settings)
 
     quantize.__name__ = quantize.__qualname__ = f"parametric_{quantizer.quantize.__name__}"
     quantize.__doc__ = (f"`{quantizer.quantize.__name__}` with trainable scalars: the arguments after x are the first "
-                        f"values of {' and '.join(quantizer.scalars)}, parameters in the scope '{name}'.")
+                        f"values of {' and '.join(quantizer.scalars)}, in this order or by name, of parameters in the "
+                        f"scope '{name}'. Others are those of that function, by name.")
     return quantize
 
 

@@ -253,6 +253,21 @@ def test_scalars_are_clipped_and_get_no_gradient_at_and_beyond_limits(name, scal
         np.testing.assert_array_equal(at(beyond)[0], at(limit)[0])
 
 
+@pytest.mark.parametrize("sign, with_zero", [(True, False), (False, False), (False, True)])
+@pytest.mark.parametrize("name", [name for name in POW2 if "n" in QUANTIZERS[name].scalars])
+def test_ranges_beyond_float32_give_numbers(name, sign, with_zero, engine):
+    x = np.float32([-3, 0, 0.01, 0.3, 5])
+    for n in (7, 7.4, 8, 9):
+        inputs = [nn.Variable.from_numpy_array(np.float32(v)).apply(need_grad=True)
+                  for v in (x, *({**SCALARS, "n": n}[s] for s in QUANTIZERS[name].scalars))]
+        for variable in inputs:
+            variable.g = 0
+        y = QUANTIZERS[name].quantize(*inputs, sign=sign, with_zero=with_zero, limits={"n": (2, 10)})
+        y.forward()
+        y.backward(np.ones(x.shape))
+        assert np.isfinite([*y.d, *inputs[0].g, *(v.g for v in inputs[1:])]).all(), n
+
+
 def test_limits_that_are_not_named_are_the_default_ones():
     x = np.linspace(-1, 1, 1001)
     y, _, _ = evaluate("parametric_fp_d_xmax", x, True, {"d": 1e-9, "xmax": 0.5}, {"xmax": (0.1, 1)})
@@ -311,6 +326,22 @@ def test_scalars_that_exist_keep_their_values(name):
     assert [float(p.d) for p in nn.get_parameters().values()] == [np.float32(SCALARS[s])
                                                                  for s in QUANTIZERS[name].scalars]
     assert len(np.unique(y.d)) == LEVELS[name][0]
+
+
+@every_quantizer
+def test_first_values_can_be_given_by_name(name):
+    first, second = QUANTIZERS[name].scalars
+    x = nn.Variable.from_numpy_array(GRID)
+    results = []
+    for initial, named in (([SCALARS[first], SCALARS[second]], {}), ([SCALARS[first]], {second: SCALARS[second]}),
+                           ([], {second: SCALARS[second], first: SCALARS[first]})):
+        nn.clear_parameters()
+        y = parametric(name)(x, *initial, sign=False, limits=LIMITS, **named)
+        y.forward()
+        results.append([y.d.copy(), *(p.d.copy() for p in nn.get_parameters().values())])
+    for result in results[1:]:
+        for value, expected in zip(result, results[0], strict=True):
+            np.testing.assert_array_equal(value, expected)
 
 
 @every_quantizer
