@@ -184,10 +184,11 @@ def mixing(image, train):
 
 @pytest.mark.parametrize("network", [small_cifarnet, frozen, residual, without_batches])
 @pytest.mark.parametrize("normalization, train", [("single", True), ("test", False)])
-def test_scores_of_a_batch_are_those_of_its_images(engine, batch, network, normalization, train):
+@pytest.mark.parametrize("num", [BATCH, 1])    # the last batch of an epoch may have one image
+def test_scores_of_a_batch_are_those_of_its_images(engine, batch, num, network, normalization, train):
     layout = make_layout(network)
     u = direction(layout)
-    flat = layout.values()
+    flat, batch = layout.values(), [part[:num] for part in batch]
     one_by_one = OneByOne(network, SHAPE, train, layout).forward(u, *batch)
     layout.assign(flat)
     together = BatchScores(network, SHAPE, normalization, layout).scores(u, *batch)

@@ -263,7 +263,7 @@ def _repeat(variable, batch, ndim):
     """Repeat (1, channels, 1, ...) for every image of a batch, to `ndim` axes."""
     if variable is None:
         return None
-    repeated = F.concatenate(*[variable] * batch, axis=1)
+    repeated = F.concatenate(*[variable] * batch, axis=1) if batch > 1 else variable    # it takes two at least
     return _reshape(repeated, (1, repeated.shape[1], *[1] * (ndim - 2)))
 
 
