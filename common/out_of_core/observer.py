@@ -79,7 +79,7 @@ class Observer:
         exact = all(f is None or is_known(f, backend) for f in self.functions)
         record = self.record()
         tried, block = smallest_budget(record)
-        if tried > num_bytes:    # inputs of another type; what is planned with depends on all calls, not all are seen
+        if tried > num_bytes:    # arrays of several types; what is planned with depends on all calls, not all are seen
             return tried, record.labels[block], False
         return num_bytes, cause, exact and (bool(self._solvers) or not cause.startswith("update"))
 

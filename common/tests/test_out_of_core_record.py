@@ -180,6 +180,31 @@ def test_smallest_budget_holds_where_inputs_are_converted_and_soon_used_again(dt
     assert is_planned(step, smallest) and not is_planned(step, smallest - 1)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_smallest_budget_holds_where_labels_are_computed(dtype):
+    """As for segmentation: pixels without a label are given class 0 and do not count."""
+    def step():
+        x.d, label.d = np.ones(x.shape, np.float32), np.ones(label.shape, dtype)
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(clear_buffer=True)
+
+    use_context("cpu")
+    nn.clear_parameters()
+    x, label, recorder = nn.Variable((1, 2, 9, 9)), nn.Variable((1, 1, 9, 9)), Recorder()
+    counts = F.not_equal_scalar(label, 255)
+    losses = F.softmax_cross_entropy(PF.convolution(x, 9, (1, 1)), label * counts, axis=1)
+    loss = F.sum(losses * counts) / F.sum(counts)
+    recorder.write(x)
+    recorder.write(label, dtype)
+    recorder.forward(loss)
+    recorder.backward(loss)
+    record = recorder.finish()
+    smallest, block = smallest_budget(record)
+    assert smallest > record.minimum()[0]
+    assert "SoftmaxCrossEntropy" in record.labels[block]
+    assert is_planned(step, smallest) and not is_planned(step, smallest - 1)
+
+
 def test_passes_are_told_apart():
     net = Net(lambda h: F.relu(h) + F.tanh(h))
     seen = []
