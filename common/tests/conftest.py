@@ -1,4 +1,7 @@
 import contextlib
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -14,6 +17,26 @@ def engine(request):
         request.getfixturevalue("gpu_kernels")
     with native_functions() if request.param == "composed" else contextlib.nullcontext():
         yield request.param
+
+
+@pytest.fixture
+def run_on(tmp_path):
+    """Run a program with the loops that numba compiles for a processor by its name in LLVM; returns what it prints.
+
+    Its features are those that LLVM knows: without `NUMBA_CPU_FEATURES` they would be those of this processor.
+    """
+    def run(cpu, program):
+        # Machine code of other processors stays out of the folder with that of this one.
+        environment = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)}
+        return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True,
+                              check=True).stdout
+    return run
+
+
+@pytest.fixture(params=["haswell", "nehalem"])
+def run_on_older_cpu(request, run_on):
+    """Run a program as on a processor with AVX2, and as on one without AVX; returns what it prints."""
+    return lambda program: run_on(request.param, program)
 
 
 @pytest.fixture

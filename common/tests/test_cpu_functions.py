@@ -411,9 +411,18 @@ def test_loops_compile_where_no_folder_can_be_written():
     assert done.stdout == "[0.0, 2.5] None\n"
 
 
+@pytest.mark.parametrize("cpu, registers", [
+    ("generic", (4, 16)), ("nehalem", (4, 16)), ("haswell", (8, 16)), ("skylake-avx512", (16, 32)),
+    ("znver4", (16, 32))])
+def test_vectors_are_those_of_the_processor_that_numba_compiles_for(cpu, registers, run_on):
+    program = "from common.cpu.kernels.registers import vector_registers; print(vector_registers())"
+    assert run_on(cpu, program) == f"{registers}\n"
+
+
 @pytest.fixture
-def kept_loop(tmp_path):
+def kept_loop(tmp_path, monkeypatch):
     """A function that loads a loop as a new process does, whose machine code lies in `tmp_path`."""
+    monkeypatch.setattr("numba.config.CACHE_DIR", "")    # where the user keeps all of it
     path = tmp_path / "loops.py"
     path.write_text("from common.cpu.compiling import compile_exact\n"
                     "@compile_exact\ndef twice(x):\n    return 2 * x\n")

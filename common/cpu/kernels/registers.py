@@ -8,18 +8,32 @@ from typing import Any
 
 from common.cpu.compiling import Loop
 
+# A sum that any processor computes in the largest vectors that it has.
+_LONG_SUM = """define <16 x float> @add(<16 x float> %a, <16 x float> %b) {
+    %sum = fadd <16 x float> %a, %b
+    ret <16 x float> %sum
+}"""
+
 
 @functools.cache
 def vector_registers() -> tuple[int, int]:
-    """Numbers in a vector register, and how many of these registers there are."""
-    import llvmlite.binding as llvm
+    """Numbers in a vector register, and how many of these registers there are.
 
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
+    They are those of the processor that numba compiles for: this one, unless `NUMBA_CPU_NAME` and `NUMBA_CPU_FEATURES`
+    name another. So machine code that several computers share has one shape.
+    """
+    import llvmlite.binding as llvm
+    from numba.core.registry import cpu_target
+
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
+    # Names alone do not tell: a processor that is named brings features of its own, which no list has.
+    code = machine.emit_assembly(llvm.parse_assembly(_LONG_SUM))
+    if "zmm" in code:    # AVX-512
         return 16, 32
-    if features.get("avx2"):
+    if "ymm" in code:    # AVX
         return 8, 16
-    return (4, 32) if features.get("neon") else (4, 16)
+    return (4, 32) if triple.startswith(("aarch64", "arm64")) else (4, 16)
 
 
 class _Intrinsic(Loop):
