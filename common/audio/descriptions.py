@@ -100,13 +100,14 @@ def _mime(picture: bytes) -> str | None:
 
 
 def complete(path: Path, ext: str, description: Description) -> None:
-    """Add to a file that libsndfile wrote what it did not write of a description."""
+    """Add to a file that libsndfile wrote what it did not write of a description, and take out when it did."""
     if ext == "mp3" and (description.tags or description.picture):
         _insert(path, 0, _id3(description))
     elif ext == "flac" and description.picture:
         _add_flac_picture(path, description.picture)
     elif ext == "wav":
         _set_places(path, description.places)
+        _forget_time(path)
         if description.picture:
             _append_chunk(path, b"id3 ", _id3(description))
 
@@ -164,6 +165,22 @@ def _set_places(path: Path, places: tuple[str, ...]) -> None:
                                                                                          "little"):
             file.seek(start + 20)
             file.write(mask.to_bytes(4, "little"))
+
+
+def _forget_time(path: Path) -> None:
+    """Take the time out of the header of a WAV file, where libsndfile writes it beside the peak of floats.
+
+    The same samples are the same file then.
+    """
+    with path.open("r+b") as file:
+        start, name = 12, b"LIST"
+        while name not in (b"", b"PEAK", b"data"):
+            file.seek(start)
+            name, size = file.read(4), int.from_bytes(file.read(4), "little")
+            start += 8 + size + size % 2
+        if name == b"PEAK":
+            file.seek(4, os.SEEK_CUR)    # its version
+            file.write(bytes(4))
 
 
 def _append_chunk(path: Path, name: bytes, content: bytes) -> None:

@@ -1,6 +1,7 @@
 """Tags, covers and places of channels: what is written is read again, and audio stays as it was."""
 import io
 import os
+import struct
 import subprocess
 import sys
 
@@ -66,6 +67,22 @@ def test_the_file_that_was_brought_to_the_disk_is_the_one_that_appears(ext, tmp_
     monkeypatch.setattr("common.machine.files.os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
     write(tmp_path / f"song.{ext}", Description(TAGS, picture("PNG")))
     assert synced == [(tmp_path / f"song.{ext}").stat().st_ino]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 6])
+def test_a_wav_file_of_floats_does_not_say_when_it_was_written(channels, tmp_path):
+    path = tmp_path / "song.wav"
+    audio = write(path, Description({"title": "PEAK" * 100}), channels, encoding="float32")
+    np.testing.assert_array_equal(audio, noise(channels=channels))
+    start = b"PEAK" + struct.pack("<II", 8 + 8 * channels, 1)    # size of the chunk, version
+    assert path.read_bytes().partition(start)[2][:4] == bytes(4)
+
+
+def test_samples_are_taken_for_no_header(tmp_path):
+    path, audio = tmp_path / "a.wav", np.frombuffer(b"PEAK" * 50, np.int16).reshape(-1, 2) / np.float32(1 << 15)
+    with AudioWriter(path, 44100, 2, "wav", "int16") as writer:
+        writer.write(audio)
+    assert path.read_bytes().count(b"PEAK") == 50
 
 
 @pytest.mark.parametrize("offset", [0, 3, 10, 25, 26])
