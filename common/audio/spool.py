@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from common.machine.errors import UserError
-from common.machine.files import reserve
+from common.machine.files import TMPDIR_REMEDY, reserve, temporary_place
 
 BLOCK = 1 << 16    # frames
 
@@ -106,7 +106,7 @@ def writing_to(folder: str | Path | None, failure: str = "could not be written")
     except OSError as error:
         place, remedy = folder, "choose another --out-dir"
         if folder is None:
-            place, remedy = tempfile.gettempdir(), "set TMPDIR to a folder on another disk"
+            place, remedy = temporary_place(), TMPDIR_REMEDY
         raise UserError(f"{place}: {failure} ({error.strerror}); {remedy}") from error
 
 

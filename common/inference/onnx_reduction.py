@@ -1,12 +1,12 @@
 """ONNX models with axes of any length, and with weights of fewer bits."""
 import logging
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from common.machine.files import temporary_folder
 
 _LARGE = 256    # elements from which on constants are weights
 
@@ -63,8 +63,9 @@ def _quantized(model: onnx.ModelProto) -> onnx.ModelProto:
 
     has_convolutions = any(node.op_type == "Conv" for node in model.graph.node)
     weight_type = QuantType.QUInt8 if has_convolutions else QuantType.QInt8    # ConvInteger has no signed weights
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = (Path(folder) / name for name in ("source.onnx", "target.onnx"))
+    # onnxruntime keeps a copy beside what it reads and what it writes, with the shapes of all arrays.
+    with temporary_folder(room=4 * model.ByteSize()) as folder:
+        source, target = (folder / name for name in ("source.onnx", "target.onnx"))
         onnx.save(model, str(source))
         disabled = logging.root.manager.disable
         logging.disable(logging.WARNING)    # advice, and a line for every tensor

@@ -19,6 +19,7 @@ from common.machine.launching import launched_rank
 from common.machine.locks import share_lock, try_lock
 
 _REMOVED = ".removed-"    # how names of folders begin that are being removed
+TMPDIR_REMEDY = "set TMPDIR to a folder on another disk"
 UNFINISHED = ".unfinished-"    # how names of files begin that are being written: hidden, and of no format
 
 
@@ -38,8 +39,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     if launched_rank():
-        with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / UNFINISHED
+        with temporary_folder() as folder:
+            temporary = folder / UNFINISHED
             temporary.touch()
             yield temporary
         return
@@ -69,6 +70,7 @@ def writable_file(path: str | Path) -> Path:
 
 
 def _new_file_for(path):
+    """Make a file beside `path` that can take its place; returns its descriptor and its path."""
     try:
         if path.exists() and not path.is_file():    # root could put a file in the place of /dev/null
             raise UserError(f"{path}: a folder, a pipe or a device, and no file can take its place; choose another "
@@ -134,6 +136,46 @@ def reserve(file: BinaryIO, size: int) -> None:
     for start in range(0, size, len(block) or 1):
         file.write(block[:size - start])
     file.flush()
+
+
+def temporary_place() -> str:
+    """Return the system's folder for temporary files, which TMPDIR names.
+
+    Raises
+    ------
+    UserError
+        No such folder can be written to.
+    """
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UserError(f"{error.strerror}; {TMPDIR_REMEDY}") from error
+
+
+@contextlib.contextmanager
+def temporary_folder(room: int = 0) -> Iterator[Path]:
+    """Yield a new folder for temporary files, which vanishes with all that is in it.
+
+    Parameters
+    ----------
+    room
+        Bytes that there is to be room for: libraries in C say of a full disk what they like.
+
+    Raises
+    ------
+    UserError
+        There is no such room, or no folder can be made.
+    """
+    place = temporary_place()
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
+            with tempfile.TemporaryFile(dir=folder) as file:
+                reserve(file, max(1, room))    # none is of no length
+        except OSError as error:
+            raise UserError(f"{place}: temporary files cannot be written ({error.strerror}); {TMPDIR_REMEDY}"
+                            ) from error
+        yield folder
 
 
 def link(path: str | Path, target: str | Path) -> None:

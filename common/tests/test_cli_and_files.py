@@ -3,8 +3,10 @@ import argparse
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,13 +16,25 @@ import numpy as np
 import pytest
 from nnabla.monitor import Monitor, MonitorSeries
 
+from common.audio.spool import Spool
 from common.console import cli
 from common.machine.errors import UsageError, UserError
-from common.machine.files import link, make_folder, replacing, write_csv, write_json, write_text
+from common.machine.files import (
+    link,
+    make_folder,
+    replacing,
+    temporary_folder,
+    temporary_place,
+    write_csv,
+    write_json,
+    write_text,
+)
 from common.machine.seeding import derived_seed, seed_everything
 from common.runs.curves import write_series
 from common.runs.schedules import step_decay
 
+TOP = Path(__file__).parents[2]
+PACKAGES = "common", *(path.name for path in TOP.iterdir() if list(path.glob("*/__main__.py")))
 SCRIPT = """
 import errno, os, signal, sys
 from common.console import cli
@@ -89,6 +103,51 @@ def test_a_termination_signal_waits_for_nothing():
     assert process.communicate()[1] == "interrupted\n"
     assert process.returncode == 130
     assert time.monotonic() - started < 30
+
+
+# Temporary files ------------------------------------------------------------------------------------------------------
+
+
+def test_a_temporary_folder_vanishes_with_what_is_in_it():
+    with temporary_folder(room=10) as folder:
+        assert folder.parent == Path(temporary_place()) and not list(folder.iterdir())
+        (folder / "file").touch()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("place, room, reason", [
+    ("nowhere", 0, "No such file or directory"), ("file", 0, "Not a directory"),
+    (".", 1 << 62, "(File too large|No space left on device|Invalid argument)")])
+def test_where_there_is_no_room_for_temporary_files_a_line_says_what_to_do(place, room, reason, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / place))
+    with pytest.raises(UserError, match=rf"^{tmp_path}/?{'' if place == '.' else place}: temporary files cannot be "
+                                        rf"written \({reason}\); set TMPDIR to ") as caught, temporary_folder(room):
+        pass
+    assert "\n" not in str(caught.value) and [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_system_without_any_folder_for_temporary_files_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "nowhere")])
+    with pytest.raises(UserError, match="^No usable temporary directory found in .*; set TMPDIR to "):
+        temporary_place()
+    with pytest.raises(UserError, match="^No usable temporary directory found in .*; set TMPDIR to "):
+        Spool(None, (2,))
+
+
+TEMPORARY = re.compile(r"\btempfile\.\w+")
+
+
+def test_temporary_files_are_made_in_one_place():
+    allowed = {"common/machine/files.py": {"tempfile.TemporaryDirectory", "tempfile.TemporaryFile",
+                                           "tempfile.gettempdir"},
+               "common/audio/spool.py": {"tempfile.TemporaryFile"},
+               "common/workbench/browser.py": {"tempfile.TemporaryDirectory"}}    # a browser may still write there
+    found = {path.relative_to(TOP).as_posix(): set(TEMPORARY.findall(path.read_text(encoding="utf-8")))
+             for path in TOP.glob("*/*/**/*.py") if path.relative_to(TOP).parts[0] in PACKAGES
+             and "tests" not in path.parts}
+    assert {name: calls for name, calls in found.items() if calls} == allowed
 
 
 # Flags ----------------------------------------------------------------------------------------------------------------

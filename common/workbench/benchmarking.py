@@ -3,7 +3,6 @@ import argparse
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from common.audio.files import AudioWriter
 from common.console.cli import add_context_flags
 from common.console.values import positive_int
 from common.machine.context import on_gpu
-from common.machine.files import writable_file, write_json
+from common.machine.files import temporary_folder, writable_file, write_json
 from common.out_of_core.device import synchronize
 
 Numbers = Mapping[str, Mapping[str, float]]    # row -> unit -> number
@@ -149,13 +148,13 @@ def separate_long_file(package: str, model: str | Path, minutes: int, sample_rat
     """
     script = (f"import sys; from common.machine.memory import peak_megabytes; from {package} import separate; "
               "separate.main(sys.argv[1:]); print(peak_megabytes())")
-    with tempfile.TemporaryDirectory() as folder:
-        song, minute = Path(folder) / "song.wav", decaying_noise(60, sample_rate)
+    with temporary_folder() as folder:
+        song, minute = folder / "song.wav", decaying_noise(60, sample_rate)
         with AudioWriter(song, sample_rate, 2) as writer:
             for _ in range(minutes):
                 writer.write(minute)
         start = time.perf_counter()
-        command = [sys.executable, "-c", script, str(song), "--model", str(model), "--out-dir", folder, *flags]
+        command = [sys.executable, "-c", script, str(song), "--model", str(model), "--out-dir", str(folder), *flags]
         run = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds = time.perf_counter() - start
     return {"s": seconds, "real-time factor": seconds / (60 * minutes), "MB peak": float(run.stdout.split()[-1])}

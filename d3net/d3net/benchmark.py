@@ -14,7 +14,6 @@ import argparse
 import functools
 import importlib.util
 import shutil
-import tempfile
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from common.console.values import positive_int
 from common.inference.engines import REQUIREMENTS, compile_network
 from common.machine.context import native_functions, on_gpu, use_context
 from common.machine.errors import UsageError
+from common.machine.files import temporary_folder
 from common.runs.checkpoint import save_parameters
 from common.separation.wiener import filter_estimates
 from common.workbench.benchmarking import (
@@ -157,7 +157,7 @@ def step_function() -> Callable[[], None]:
 def separation(seconds: int, variants: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """Separate audio in memory into four stems, with the arguments of `Separator` that each variant has."""
     audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         weights = random_weights(folder, PUBLISHED)
         for flags, options in variants.items():
             start = time.perf_counter()
@@ -176,20 +176,20 @@ def long_file(*flags: str) -> dict[str, Any]:
 
     The full networks need 40 minutes for it and, each, some 600 MB while they run; the small ones next to nothing.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         random_weights(folder, TINY)
         return {f"separate.py, {LONG_MINUTES} minutes, small networks":
                 separate_long_file("d3net", folder, LONG_MINUTES, SAMPLE_RATE, flags)}
 
 
-def random_weights(folder: str, configurations: Mapping[str, str]) -> str:
+def random_weights(folder: Path, configurations: Mapping[str, str]) -> Path:
     """Write untrained networks, of a configuration for each target, and return the folder."""
     for target, name in configurations.items():
         hparams = load_mss(name)
         with nn.parameter_scope("benchmark", OrderedDict()):
             D3NetMSS(hparams, target)(nn.Variable((1, hparams.frame_multiple, *PATCH[2:])))
-            save_parameters(Path(folder) / f"{target}.h5", nn.get_parameters(grad_only=False))
-        shutil.copy(FOLDER / "mss" / f"{name}.yaml", Path(folder) / f"{target}.yaml")
+            save_parameters(folder / f"{target}.h5", nn.get_parameters(grad_only=False))
+        shutil.copy(FOLDER / "mss" / f"{name}.yaml", folder / f"{target}.yaml")
     return folder
 
 

@@ -9,7 +9,6 @@ each epoch. All parts take turns, and scoring includes the preparation. The diff
 results, as shares of the largest value.
 """
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import numpy as np
 from common.console import cli
 from common.console.values import positive_int
 from common.machine.context import use_context
+from common.machine.files import temporary_folder
 from common.machine.memory import peak_megabytes
 from common.machine.seeding import seed_everything
 from common.workbench.benchmarking import add_benchmark_flags, measure_all, median_ratio, take_turns
@@ -61,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     def scoring(score):
         return lambda: score(u, images.inputs(rows, rows), label)
 
-    with tempfile.TemporaryDirectory() as folder:
-        prepare = published_preparation(pixels, Path(folder))
+    with temporary_folder() as folder:
+        prepare = published_preparation(pixels, folder)
         functions = {
             "preparation": lambda: images.inputs(rows, rows),
             "scores, single": scoring(single.scores),

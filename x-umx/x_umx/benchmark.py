@@ -10,7 +10,6 @@ import argparse
 import functools
 import importlib.util
 import statistics
-import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from common.inference.engines import compile_network
 from common.layers.composed_lstm import composed_lstm, run_frames
 from common.layers.recurrent import lstm
 from common.machine.context import native_functions, on_gpu, use_context
+from common.machine.files import temporary_folder
 from common.runs.checkpoint import save_parameters
 from common.runs.steps import update_parameters
 from common.separation.training import Losses
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def separation(seconds: int, rounds: int) -> dict[str, dict[str, float]]:
     """Separate audio in memory to stems in memory, with each engine that is installed; the process stands ready."""
     audio, rows = decaying_noise(seconds, SAMPLE_RATE), {}
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         weights = random_weights(folder)
         for engine in ("onnxruntime", "openvino", "nnabla"):
             if engine != "nnabla" and importlib.util.find_spec(engine) is None:
@@ -77,17 +77,17 @@ def separation(seconds: int, rounds: int) -> dict[str, dict[str, float]]:
     return rows
 
 
-def random_weights(folder: str) -> Path:
+def random_weights(folder: Path) -> Path:
     """Write the weights of an untrained X-UMX of the published size, and return their path."""
     with nn.parameter_scope("benchmark", OrderedDict()):
         CrossNetOpenUnmix().masks(nn.Variable((1, 1, 2, 1487)))
-        save_parameters(Path(folder) / "x-umx.h5", nn.get_parameters(grad_only=False))
-    return Path(folder) / "x-umx.h5"
+        save_parameters(folder / "x-umx.h5", nn.get_parameters(grad_only=False))
+    return folder / "x-umx.h5"
 
 
 def long_file(*flags: str) -> dict[str, dict[str, float]]:
     """Separate a file of 10 minutes with separate.py, and measure time and peak (host) memory of that process."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         return {f"separate.py, {LONG_MINUTES} minutes":
                 separate_long_file("x_umx", random_weights(folder), LONG_MINUTES, SAMPLE_RATE, flags)}
 

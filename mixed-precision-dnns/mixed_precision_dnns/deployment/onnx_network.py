@@ -1,7 +1,6 @@
 """An exported network in onnxruntime or openvino, with the settings that these have by default."""
 import collections
 import functools
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from common.inference.engines import PRECISIONS, check_engine, openvino_core
 from common.inference.forks import check_process, left_alone_by_forks
 from common.machine.cores import num_threads
 from common.machine.errors import UsageError, UserError
+from common.machine.files import temporary_folder
 from common.reading.files import decoding
 from common.reading.onnx_models import read_onnx
 
@@ -120,8 +120,8 @@ def optimized(content: bytes) -> Any:
     """Return the model that a session of onnxruntime with default settings makes of a model, an `onnx.ModelProto`."""
     import onnx
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
+    with temporary_folder(room=2 * len(content)) as folder:
+        path = folder / "optimized.onnx"
         _onnxruntime_session(content, optimized_model_filepath=str(path))
         return onnx.load(path)
 
