@@ -55,17 +55,27 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def emulated_driver(tmp_path_factory):
-    """A library in the place of a GPU's driver, which runs the kernels of this repository on the arrays of the host."""
+def compile_library(tmp_path_factory):
+    """Compile a file of `common/tests/data`, which stands in for a library of NVIDIA; returns the path of a library."""
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("there is no C++ compiler to run the kernels of a GPU with")
-    library = tmp_path_factory.mktemp("driver") / "emulated.so"
-    folder = Path(common.__file__).parent
-    subprocess.run([compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-I",
-                    str(folder / "gpu" / "kernels"), str(folder / "tests" / "data" / "emulated_driver.cpp"), "-o",
-                    str(library)], check=True)
-    return library
+    common_folder, folder = Path(common.__file__).parent, tmp_path_factory.mktemp("libraries")
+
+    def compile_to(name):
+        library = (folder / name).with_suffix(".so")
+        subprocess.run([compiler, "-std=c++20", "-O1", "-ffp-contract=off", "-shared", "-fPIC", "-I",
+                        str(common_folder / "gpu" / "kernels"), str(common_folder / "tests" / "data" / name), "-o",
+                        str(library)], check=True)
+        return library
+
+    return compile_to
+
+
+@pytest.fixture(scope="session")
+def emulated_driver(compile_library):
+    """A library in the place of a GPU's driver, which runs the kernels of this repository on the arrays of the host."""
+    return compile_library("emulated_driver.cpp")
 
 
 @pytest.fixture

@@ -3,7 +3,10 @@
 It comes with requirements-cuda.txt, as nnabla's extension does, or with CUDA. It is called through ctypes: CuPy or
 numba-cuda would bring allocators, streams and pinned packages of their own for the three calls that are needed here.
 """
+import contextlib
 import ctypes
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.machine.context import find_library
@@ -75,13 +78,29 @@ def _compile(library, path, architecture, result):
            path.name)
     try:
         options = [option.encode() for option in (f"--gpu-architecture={architecture}", *OPTIONS)]
-        status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
+        with _locale_kept():
+            status = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
         if status:
             first_line = _read(library, program, "ProgramLog").rstrip(b"\0").decode(errors="replace").strip()
             _check(library, status, first_line.split("\n")[0] or path.name)
         return _read(library, program, result)
     finally:
         library.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+@contextlib.contextmanager
+def _locale_kept() -> Iterator[None]:
+    """Keep the locale of this thread. NVRTC before 12.6.2 leaves it as "C", where Python takes all text for ASCII."""
+    if os.name != "posix":
+        yield
+        return
+    uselocale = ctypes.CDLL(None).uselocale
+    uselocale.restype, uselocale.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = uselocale(None)
+    try:
+        yield
+    finally:
+        uselocale(before)
 
 
 def _read(library, program, what):

@@ -79,6 +79,8 @@ def choose(*arguments, extension, folder):
     """Run `use_context(*arguments)` where `extension` is the source of nnabla's CUDA extension."""
     (folder / "nnabla_ext").mkdir()
     (folder / "nnabla_ext" / "cudnn.py").write_text(extension)
+    (folder / "nnabla_ext" / "cuda").mkdir()    # in the place of an installed one, whose library can be corrected
+    (folder / "nnabla_ext" / "cuda" / "__init__.py").touch()
     paths = [str(folder), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     return subprocess.run([sys.executable, "-c", COMMAND, *arguments], cwd=folder, env=environment,

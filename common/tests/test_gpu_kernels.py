@@ -6,6 +6,8 @@ compute, by the fixture `engine`.
 import concurrent.futures
 import ctypes
 import itertools
+import locale
+import os
 
 import nnabla as nn
 import numpy as np
@@ -48,6 +50,22 @@ def test_errors_of_the_compiler_are_one_line(tmp_path):
         nvrtc.compile_source(bad, (9, 0))
     with pytest.raises(nvrtc.CompilationError, match=r"no GPU of compute capability 1.3"):
         nvrtc.compile_source(bad, (1, 3))
+
+
+@pytest.fixture(params=["", pytest.param(nvrtc.LIBRARY, marks=needs_nvrtc)], ids=["emulated", "installed"])
+def compiler(request, compile_library, monkeypatch):
+    """NVRTC, and what behaves like an old one."""
+    found = find_library(request.param) if request.param else compile_library("emulated_nvrtc.cpp")
+    monkeypatch.setattr(nvrtc, "find_library", lambda name: found)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no locales of threads")
+def test_text_keeps_its_encoding(compiler):
+    before = locale.getpreferredencoding(False)
+    if before == "ANSI_X3.4-1968":
+        pytest.skip("it is ASCII here")
+    nvrtc.compile_source(KERNELS / SOURCE, (9, 0))
+    assert locale.getpreferredencoding(False) == before
 
 
 # Numbers --------------------------------------------------------------------------------------------------------------

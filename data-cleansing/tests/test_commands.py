@@ -238,7 +238,8 @@ def test_the_report_says_of_an_image_what_the_lists_say(finished):
 
 def test_the_report_says_how_the_stages_were_run_whatever_the_configuration_says(pictures, tmp_path, command):
     train.main(["--data-dir", str(pictures), "-o", str(tmp_path), *SINGLE, "--methods", "every_step"])
-    for script, flags in ((score, ("--methods", "final", "--published")), (eval, ("-ra",)), (report, ())):
+    for script, flags in ((score, ("--methods", "final", "--published", "-c", "cpu")), (eval, ("-ra", "-c", "cpu")),
+                          (report, ())):
         status, _, err = command(script, tmp_path, *flags)
         assert (status, err) == (0, "")
     page = Page(tmp_path / "report.html")
