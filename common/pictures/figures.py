@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from common.machine.errors import printable
 from common.machine.files import replacing
 
 if TYPE_CHECKING:
@@ -63,6 +64,18 @@ def power_of_ten(values: "ArrayLike") -> tuple[float, str]:
     largest = float(np.max(np.abs(values), initial=0.0))
     exponent = math.floor(math.log10(largest)) if largest > 0 else 0
     return (1.0, "") if -2 < exponent < 4 else (10.0 ** exponent, f" [$10^{{{exponent}}}$]")
+
+
+def as_label(name: str) -> str:
+    r"""Return a name that a user gave, as of a folder, so that matplotlib draws it: as no formula, and without bytes
+    that are not UTF-8.
+
+    Examples
+    --------
+    >>> print(as_label("$run_1$ \udcff"))
+    \$run_1\$ \xff
+    """
+    return printable(name).replace("$", r"\$")
 
 
 def save_figure(path: str | Path, figure: "Figure") -> None:

@@ -13,7 +13,7 @@ from common.console import cli
 from common.datasets.multitrack import MIXTURE, FileStem
 from common.machine.errors import UsageError
 from common.machine.files import new_path
-from common.pictures.figures import figure_style, save_figure
+from common.pictures.figures import as_label, figure_style, save_figure
 from common.separation.track_levels import Levels, frequency_range, measure
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def draw(tracks: Mapping[str, Levels], seconds: float) -> "Figure":
                             origin="lower", extent=(0, seconds, low, high), interpolation="nearest")
         axes.set_yticks([math.log10(tick) for tick in TICKS if low < math.log10(tick) < high],
                         [label for tick, label in TICKS.items() if low < math.log10(tick) < high], fontsize=7)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", labelpad=4)
+        axes.set_ylabel(as_label(name), rotation=0, ha="right", va="center", labelpad=4)
         axes.grid(visible=False)
     panels[-1].set_xlabel("time [s]")
     figure.colorbar(image, ax=list(panels), label="level [dB]", fraction=0.05, pad=0.02)

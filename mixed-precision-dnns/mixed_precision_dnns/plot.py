@@ -17,7 +17,7 @@ import numpy as np
 from common.console import cli
 from common.machine.errors import UsageError, UserError
 from common.machine.files import new_path
-from common.pictures.figures import BLUE, ORANGE, ORDERED, figure_style, legend_beside, save_figure
+from common.pictures.figures import BLUE, ORANGE, ORDERED, as_label, figure_style, legend_beside, save_figure
 from common.quantizers import QUANTIZERS, SCALARS
 from mixed_precision_dnns.finished_run import read_error_and_size, read_layers, read_scalars
 
@@ -73,7 +73,7 @@ def draw_bits(run: Path) -> "Figure":
         axes.set_ylabel(f"bits, {kind}")
         kbytes, in_float = (sum(sizes) for sizes in zip(*((row["kbytes"], row["elements"] * 4 / 1024)
                                                           for row in of_kind), strict=True))
-        axes.set_title(f"{run.name}: {kind}, {kbytes:.1f} kB instead of {in_float:.0f} kB in float32")
+        axes.set_title(f"{as_label(run.name)}: {kind}, {kbytes:.1f} kB instead of {in_float:.0f} kB in float32")
         axes.tick_params(axis="x", labelsize=8, labelrotation=60)
         for label in axes.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
@@ -111,7 +111,7 @@ def draw_scalars(run: Path) -> "Figure":
         for axes, name in zip(column, names, strict=True):
             _draw_scalar(axes, epochs, indices, name, [short_name(tensors[k]) for k in indices])
         column[-1].legend(ncols=LEGEND_COLUMNS, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.3))
-        column[0].set_title(f"{run.name}: {kind}", fontsize=10)
+        column[0].set_title(f"{as_label(run.name)}: {kind}", fontsize=10)
         column[-1].set_xlabel("epoch")
         column[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
@@ -141,7 +141,7 @@ def draw_tradeoff(*runs: Path) -> "Figure":
     axes = figure.subplots()
     results = sorted(((*read_error_and_size(run), run.name) for run in runs), key=lambda result: result[1])
     for number, (error, size, name) in enumerate(results):    # in the order of the legend, colours and markers go round
-        axes.plot(size, 100 * error, MARKERS[number % len(MARKERS)], label=name)
+        axes.plot(size, 100 * error, MARKERS[number % len(MARKERS)], label=as_label(name))
     axes.set_xlabel("size of the weights [kB]")
     axes.set_ylabel("test error [%]")
     axes.set_xscale("log")

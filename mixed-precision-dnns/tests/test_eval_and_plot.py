@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import attrs
@@ -90,6 +91,15 @@ def test_plots_are_pictures(what, names, runs, tmp_path):
     picture = matplotlib.image.imread(tmp_path / "plot.png")
     assert picture.shape[0] > 200 and picture.shape[1] > 200
     assert picture[..., :3].std() > 0.01    # something is drawn
+
+
+@pytest.mark.parametrize("name", [os.fsdecode(b"quantized \xff"), "$quantized^$", "a$b$ \\", "\x1b[31m\n"], ids=repr)
+def test_a_folder_of_any_name_can_be_drawn(name, runs, tmp_path):
+    (tmp_path / name).symlink_to(runs / "quantized")
+    for what in ("bits", "scalars", "tradeoff"):
+        plot.main([what, str(tmp_path / name), *([str(runs / "float")] if what == "tradeoff" else []), "-o",
+                   str(tmp_path / f"{what}.png")])
+        assert matplotlib.image.imread(tmp_path / f"{what}.png")[..., :3].std() > 0.01
 
 
 def test_bars_are_the_bits_of_the_layers(runs):
