@@ -12,6 +12,7 @@ from common.audio.stft import istft, num_frames, overlap_add, stft, window, wind
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
 from common.machine.context import on_gpu, wants_native
 from common.machine.cores import num_threads
+from common.machine.reshaping import reshape
 
 
 def spectrum(x: nn.Variable, n_fft: int, hop_length: int,
@@ -42,8 +43,8 @@ def spectrum(x: nn.Variable, n_fft: int, hop_length: int,
     if not wants_native():
         return Spectrum(n_fft, hop_length, center)(x)
     batch, channels, samples = x.shape
-    parts = F.stft(F.reshape(x, (batch * channels, samples)), n_fft, hop_length, n_fft, "hanning", center, "reflect")
-    real, imag = (F.transpose(F.reshape(part, (batch, channels, *part.shape[1:])), (3, 0, 1, 2)) for part in parts)
+    parts = F.stft(reshape(x, (batch * channels, samples)), n_fft, hop_length, n_fft, "hanning", center, "reflect")
+    real, imag = (F.transpose(reshape(part, (batch, channels, *part.shape[1:])), (3, 0, 1, 2)) for part in parts)
     return real, imag, (real ** 2 + imag ** 2) ** 0.5
 
 
@@ -70,13 +71,13 @@ def masked_inverse(masks: nn.Variable, real: nn.Variable, imag: nn.Variable, hop
         return inverse_by_product(masks, real, imag, hop_length)
     frames, batch, channels, bins = real.shape
     sources = masks.shape[2] // channels
-    by_source = F.transpose(F.reshape(masks, (frames, batch, sources, channels, bins)), (2, 1, 3, 4, 0))
-    parts = (by_source * F.reshape(F.transpose(part, (1, 2, 3, 0)),
-                                   (1, batch, channels, bins, frames)) for part in (real, imag))
-    flat = (F.reshape(part, (sources * batch * channels, bins, frames)) for part in parts)
+    by_source = F.transpose(reshape(masks, (frames, batch, sources, channels, bins)), (2, 1, 3, 4, 0))
+    parts = (by_source * reshape(F.transpose(part, (1, 2, 3, 0)), (1, batch, channels, bins, frames))
+             for part in (real, imag))
+    flat = (reshape(part, (sources * batch * channels, bins, frames)) for part in parts)
     n_fft = 2 * (bins - 1)
     waveforms = F.istft(*flat, n_fft, hop_length, n_fft, "hanning", True, "constant")
-    return F.reshape(waveforms, (sources, batch, channels, waveforms.shape[1]))
+    return reshape(waveforms, (sources, batch, channels, waveforms.shape[1]))
 
 
 def inverse_by_product(masks: nn.Variable, real: nn.Variable, imag: nn.Variable, hop_length: int) -> nn.Variable:
@@ -87,17 +88,17 @@ def inverse_by_product(masks: nn.Variable, real: nn.Variable, imag: nn.Variable,
     """
     frames, batch, channels, bins = real.shape
     sources, n_fft = masks.shape[2] // channels, 2 * (bins - 1)
-    masks = F.reshape(masks, (frames, batch, sources, channels, bins))
-    spectra = F.concatenate(*(masks * F.reshape(part, (frames, batch, 1, channels, bins)) for part in (real, imag)))
+    masks = reshape(masks, (frames, batch, sources, channels, bins))
+    spectra = F.concatenate(*(masks * reshape(part, (frames, batch, 1, channels, bins)) for part in (real, imag)))
     matrix = nn.Variable.from_numpy_array(synthesis_matrix(n_fft))
     parts = n_fft // hop_length
-    windows = F.reshape(F.affine(spectra, matrix, base_axis=4), (frames, -1, parts, hop_length))
-    total = sum(F.pad(F.reshape(windows[:, :, p], (frames, -1, hop_length)), (p, parts - 1 - p, 0, 0, 0, 0))
+    windows = reshape(F.affine(spectra, matrix, base_axis=4), (frames, -1, parts, hop_length))
+    total = sum(F.pad(reshape(windows[:, :, p], (frames, -1, hop_length)), (p, parts - 1 - p, 0, 0, 0, 0))
                 for p in range(parts))
-    waveforms = F.reshape(F.transpose(total, (1, 0, 2)), (batch, sources, channels, -1))
+    waveforms = reshape(F.transpose(total, (1, 0, 2)), (batch, sources, channels, -1))
     inner = slice(n_fft // 2, -(n_fft // 2))
     scale = nn.Variable.from_numpy_array(1 / window_sum(n_fft, hop_length, frames)[inner])
-    return F.transpose(waveforms[..., inner], (1, 0, 2, 3)) * F.reshape(scale, (1, 1, 1, -1))
+    return F.transpose(waveforms[..., inner], (1, 0, 2, 3)) * reshape(scale, (1, 1, 1, -1))
 
 
 @functools.lru_cache(maxsize=2)

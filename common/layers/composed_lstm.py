@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 import nnabla as nn
 import nnabla.functions as F
 
+from common.machine.reshaping import reshape
+
 
 def composed_lstm(x: nn.Variable, first: nn.Variable, bias: nn.Variable, further: nn.Variable | None, dropout: float,
                   run_frames: Callable[[nn.Variable, nn.Variable], nn.Variable]) -> nn.Variable:
@@ -44,9 +46,9 @@ def _layer(x, weight, bias, run_frames):
     directions, _, hidden, columns = weight.shape
     of_inputs = F.slice(weight, stop=(directions, 4, hidden, features))
     of_states = F.slice(weight, start=(0, 0, 0, features), stop=weight.shape)
-    of_states = F.reshape(of_states, (directions, 4 * hidden, columns - features))
-    matrix = F.transpose(F.reshape(of_inputs, (-1, features)), (1, 0))
-    gates = F.affine(x, matrix, F.reshape(bias, (-1,)), base_axis=2)    # (frames, batch, directions 4 hidden)
+    of_states = reshape(of_states, (directions, 4 * hidden, columns - features))
+    matrix = F.transpose(reshape(of_inputs, (-1, features)), (1, 0))
+    gates = F.affine(x, matrix, reshape(bias, (-1,)), base_axis=2)    # (frames, batch, directions 4 hidden)
     return run_frames(gates, of_states)
 
 
@@ -66,11 +68,11 @@ def run_frames(gates: nn.Variable, weight: nn.Variable) -> nn.Variable:
     """
     frames, batch, _ = gates.shape
     directions, size, hidden = weight.shape
-    gates = F.transpose(F.reshape(gates, (frames, batch, directions, size)), (2, 0, 1, 3))
+    gates = F.transpose(reshape(gates, (frames, batch, directions, size)), (2, 0, 1, 3))
     gates = F.stack(*_in_running_order(_parts(gates)), axis=1)    # (frames, directions, batch, 4 hidden)
     states = _states(_parts(gates), weight)
     by_direction = _in_running_order(_parts(F.stack(*states, axis=1)))    # (frames, batch, hidden) each
-    return F.reshape(F.stack(*by_direction, axis=2), (frames, batch, directions * hidden))
+    return reshape(F.stack(*by_direction, axis=2), (frames, batch, directions * hidden))
 
 
 def _states(gates: Sequence[nn.Variable], weight: nn.Variable) -> list[nn.Variable]:
@@ -88,7 +90,7 @@ def _states(gates: Sequence[nn.Variable], weight: nn.Variable) -> list[nn.Variab
     for from_inputs in gates:
         a = from_inputs + F.batch_matmul(states[-1], weight, transpose_b=True) if states else from_inputs
         directions, batch, size = a.shape
-        entry, keep, content, leave = F.split(F.reshape(a, (directions, batch, 4, size // 4)), axis=2)
+        entry, keep, content, leave = F.split(reshape(a, (directions, batch, 4, size // 4)), axis=2)
         new = F.sigmoid(entry) * F.tanh(content)
         cell = new if cell is None else F.sigmoid(keep) * cell + new
         states.append(F.sigmoid(leave) * F.tanh(cell))
@@ -102,4 +104,4 @@ def _in_running_order(by_direction: Sequence[nn.Variable]) -> list[nn.Variable]:
 
 def _parts(x: nn.Variable) -> list[nn.Variable]:
     """Parts of an array along its first axis, which they have no more."""
-    return [F.reshape(x, x.shape[1:])] if x.shape[0] == 1 else F.split(x, axis=0)
+    return [reshape(x, x.shape[1:])] if x.shape[0] == 1 else F.split(x, axis=0)

@@ -386,6 +386,29 @@ def test_gradients_of_all_parameters_agree_with_nnabla(name):
             assert_close(gradients[0][key], expected, 1e-3)    # the SDR divides by small numbers
 
 
+@pytest.mark.parametrize("name", ["UMX", "X-UMX of three sources"])
+def test_a_dynamic_graph_has_the_gradients_of_a_static_one(name, engine):
+    network = NETWORKS[name]
+    sources = len(getattr(network, "sources", [None]))
+    target = normal("target", 1, 2 * sources, 448)
+    x = target.reshape(1, sources, 2, -1).sum(1)
+    gradients = []
+    for dynamic in (False, True):
+        nn.clear_parameters()
+        network.masks(nn.Variable((1, 1, network.sizes.nb_channels, network.sizes.max_bin)))
+        set_parameters()
+        for parameter in nn.get_parameters().values():
+            parameter.g = 0
+        with nn.auto_forward(dynamic):
+            loss = loss_of(network, x, target)
+        if not dynamic:
+            loss.forward()
+        loss.backward()
+        gradients.append({key: p.g.copy() for key, p in nn.get_parameters().items()})
+    for key, expected in gradients[0].items():
+        np.testing.assert_array_equal(gradients[1][key], expected, err_msg=key)
+
+
 def test_two_graphs_share_their_parameters():
     network = small(SOURCES)
     network(nn.Variable((2, 2, 100)), train=True)

@@ -13,6 +13,7 @@ from common.cpu.compiling import compile_fused
 from common.cpu.host_function import HostFunction, data_of, grad_of, store_gradient
 from common.cpu.parallel import run_parallel
 from common.machine.context import wants_native
+from common.machine.reshaping import reshape
 
 IGNORED = 200    # samples at either end of the waveforms that the SDR does not see
 EPS = 1e-10
@@ -72,8 +73,8 @@ def mse_combination_loss(mixture: nn.Variable, masks: nn.Variable, target: nn.Va
         return CombinationMSE(combine)(masks, mixture, target)
     frames, batch, channels, bins = mixture.shape
     by_source = (frames, batch, masks.shape[2] // channels, channels, bins)
-    error = F.reshape(masks, by_source) * F.reshape(mixture, (frames, batch, 1, channels, bins)) \
-        - F.reshape(target, by_source)
+    error = reshape(masks, by_source) * reshape(mixture, (frames, batch, 1, channels, bins)) \
+        - reshape(target, by_source)
     own, mutual = _pair_weights(by_source[2], combine)
     return (own - mutual) * by_source[2] * F.mean(error ** 2) + mutual * F.mean(F.sum(error, axis=2) ** 2)
 
@@ -138,11 +139,11 @@ def _composed_sdr(mixture: nn.Variable, estimates: nn.Variable, target: nn.Varia
     sources, batch, channels, length = estimates.shape
     weights = nn.Variable.from_numpy_array(held[None].astype(np.float32))
     size = length - 2 * IGNORED
-    e = F.reshape(estimates[..., IGNORED:length - IGNORED], (1, sources, batch * channels * size))
-    y = F.reshape(target[..., IGNORED:length - IGNORED], (batch, sources, channels * size))
-    y = F.reshape(F.transpose(y, (1, 0, 2)), e.shape)
-    e, y = (F.reshape(F.batch_matmul(weights, v), (len(held), batch * channels, size)) for v in (e, y))
-    x = F.reshape(mixture[..., IGNORED:length - IGNORED], (1, batch * channels, size))
+    e = reshape(estimates[..., IGNORED:length - IGNORED], (1, sources, batch * channels * size))
+    y = reshape(target[..., IGNORED:length - IGNORED], (batch, sources, channels * size))
+    y = reshape(F.transpose(y, (1, 0, 2)), e.shape)
+    e, y = (reshape(F.batch_matmul(weights, v), (len(held), batch * channels, size)) for v in (e, y))
+    x = reshape(mixture[..., IGNORED:length - IGNORED], (1, batch * channels, size))
     n, m = x - y, x - e
 
     def product(u, v):

@@ -19,6 +19,7 @@ from common.audio.stft_functions import masked_inverse, spectrum
 from common.layers import affine, average, feature_normalization, relu, scale_shift, tanh
 from common.layers.recurrent import lstm
 from common.machine.errors import UserError
+from common.machine.reshaping import reshape
 from common.runs.config import flag, integer, number
 
 SOURCES = ("bass", "drums", "vocals", "other")    # the order in which X-UMX stacks them
@@ -165,7 +166,7 @@ class OpenUnmix:
             return magnitude
         if self.sizes.nb_channels != 1:
             raise ValueError(f"a network of {self.sizes.nb_channels} channels, audio of {channels}")
-        return F.mean(F.reshape(magnitude, (frames, batch, num_signals, channels, bins)), axis=3)
+        return F.mean(reshape(magnitude, (frames, batch, num_signals, channels, bins)), axis=3)
 
     def masks(self, magnitude: nn.Variable, train: bool = False) -> nn.Variable:
         """Build the graph from magnitudes to the mask (frames, batch, nb_channels, bins), >= 0.
@@ -250,9 +251,9 @@ class CrossNetOpenUnmix(OpenUnmix):
         if channels == self.sizes.nb_channels:
             return masks
         frames, batch, sources, bins = masks.shape
-        repeated = F.broadcast(F.reshape(masks, (frames, batch, sources, 1, bins)),
+        repeated = F.broadcast(reshape(masks, (frames, batch, sources, 1, bins)),
                                (frames, batch, sources, channels, bins))
-        return F.reshape(repeated, (frames, batch, sources * channels, bins))
+        return reshape(repeated, (frames, batch, sources * channels, bins))
 
     def _bridge(self, hs: list[nn.Variable]) -> list[nn.Variable]:
         """What goes on in the networks: with crossing, the mean for all of them."""
@@ -289,7 +290,7 @@ def _encode(magnitude: nn.Variable, sizes: Sizes, train: bool, suffix: str) -> n
     mean = get_parameter_or_create(f"input_mean{suffix}", (sizes.max_bin,), ConstantInitializer(0))
     scale = get_parameter_or_create(f"input_scale{suffix}", (sizes.max_bin,), ConstantInitializer(1))
     h = scale_shift(magnitude, scale, mean * scale)    # (x + mean) scale, of the first max_bin bins
-    h = F.reshape(h, (frames, batch, sizes.nb_channels * sizes.max_bin))
+    h = reshape(h, (frames, batch, sizes.nb_channels * sizes.max_bin))
     with nn.parameter_scope(f"fc1{suffix}"):
         return tanh(feature_normalization(affine(h, sizes.hidden_size), train))
 
@@ -309,4 +310,4 @@ def _decode(h: nn.Variable, shape: tuple[int, ...], sizes: Sizes, train: bool, s
         h = feature_normalization(affine(h, shape[2] * sizes.bins), train)
     scale, mean = (get_parameter_or_create(f"{name}{suffix}", (sizes.bins,), ConstantInitializer(1))
                    for name in ("output_scale", "output_mean"))
-    return scale_shift(F.reshape(h, (*shape, sizes.bins)), scale, mean, rectify=True)
+    return scale_shift(reshape(h, (*shape, sizes.bins)), scale, mean, rectify=True)

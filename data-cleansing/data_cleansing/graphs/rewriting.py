@@ -19,6 +19,7 @@ from common.cpu.elements import ReLU
 from common.layers.constants import zeros
 from common.machine.context import native_functions, wants_native
 from common.machine.errors import UserError
+from common.machine.reshaping import reshape
 from data_cleansing.graphs import tangent_functions
 
 Network = Callable[[nn.Variable, bool], nn.Variable]    # network(image, train) -> logits (batch, classes)
@@ -256,7 +257,7 @@ def _normalize(args, inputs, per_image):
 
 
 def _reshape(variable, shape):
-    return None if variable is None else F.reshape(variable, shape)
+    return None if variable is None else reshape(variable, shape)
 
 
 def _repeat(variable, batch, ndim):

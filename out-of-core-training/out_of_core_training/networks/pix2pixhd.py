@@ -11,6 +11,7 @@ import nnabla.functions as F
 import nnabla.parametric_functions as PF
 from nnabla.initializer import ConstantInitializer
 
+from common.machine.reshaping import reshape
 from out_of_core_training.networks.layers import Normal, scaled
 
 NUM_LABELS = 35    # classes of Cityscapes, those that are not evaluated included
@@ -176,8 +177,8 @@ def normalized(x: nn.Variable) -> nn.Variable:
     """Normalize each map of each image (instance normalization), without learned scale and offset."""
     batch, channels, height, width = x.shape
     # F.instance_normalization computes something as large as two such maps while the graph is built.
-    h = F.batch_normalization(F.reshape(x, (1, batch * channels, height, width)), None, None, None, None)
-    return F.reshape(h, x.shape)
+    h = F.batch_normalization(reshape(x, (1, batch * channels, height, width)), None, None, None, None)
+    return reshape(h, x.shape)
 
 
 def framed_convolution(x: nn.Variable, channels: int, kernel: int, name: str) -> nn.Variable:
