@@ -111,6 +111,29 @@ def test_gradients_of_two_uses_add_up(sizes):
     assert_close(evaluate(sizes, layer=twice), evaluate(sizes, native=True, layer=twice))
 
 
+@pytest.mark.parametrize("dropout", [0, 0.4])
+def test_backward_passes_may_follow_one_another(dropout):
+    x = nn.Variable.from_numpy_array(normal("x", 6, 2, 4)).apply(need_grad=True)
+    y = lstm(x, 3, 3, dropout=dropout, train=True)
+    set_parameters()
+    named = {"x": x, **nn.get_parameters()}
+    first = gradients(y, named, normal("gradient", *y.shape))
+    for present in (0, 3):
+        for variable in named.values():
+            variable.g = present
+        y.backward(nn.NdArray.from_numpy_array(normal("gradient", *y.shape)))
+        for name, variable in named.items():
+            np.testing.assert_allclose(variable.g - present, first[name], rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", SIZES[:3], ids=str)
+def test_gradients_without_train_are_those_with_it(sizes):
+    def testing(x, *args, train):
+        return lstm(x, *args, dropout=0.4)
+
+    assert_close(evaluate(sizes, layer=testing), evaluate(sizes))
+
+
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_parameters_begin_as_those_of_nnabla(sizes):
     """Names, shapes, whether they are learnt, and values to the bit."""
