@@ -125,7 +125,7 @@ class BatchNormalization(HostFunction):
         if self.batch_stat:
             self.mean, var = _follow(running, x, self.decay_rate)
         else:
-            self.mean, var = running
+            self.mean, var = running[0].copy(), running[1]    # backward must see the ones that were used
         self.std = np.sqrt(var + np.float32(self.eps))
         run_parallel(kernels.normalize, len(x), x.size, x, self.mean, self.std, beta, gamma,
                      self.rectify, y)

@@ -110,6 +110,23 @@ def test_agrees_with_nnabla(name):
     assert_close(evaluate(layer, arrays, native=False), evaluate(layer, arrays, native=True))
 
 
+@pytest.mark.parametrize("name", ["batch_normalization", "feature_normalization"])
+def test_gradients_are_those_of_the_running_statistics_of_the_forward_pass(name):
+    """Another graph of the same parameters may have trained since."""
+    layer, arrays = LAYERS[name][0], arrays_of(name)
+    (x,), y = build(layer, arrays, native=False)
+    set_parameters()
+    gamma = nn.get_parameters()["bn/gamma"]
+    found = []
+    for shift in (0, 5):
+        y.forward()
+        nn.get_parameters(grad_only=False)["bn/mean"].d += shift
+        gamma.g = 0
+        y.backward(nn.NdArray.from_numpy_array(normal("gradient", *y.shape)))
+        found.append(gamma.g.copy())
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_adds_to_gradients_that_exist(name):
     layer, arrays = LAYERS[name][0], arrays_of(name)
