@@ -31,14 +31,14 @@ def poly_decay(initial: float, final: float, power: float, time: float, end: flo
     ----------
     initial, final, power
     time, end
-        Now, and when the training is over; both in epochs, or both in updates.
+        Now, and when the training is over; both in epochs, or both in updates. Later the rate stays at `final`.
 
     Examples
     --------
-    >>> [round(poly_decay(0.01, 1e-4, 0.9, iteration, 100), 5) for iteration in (0, 50, 99)]
-    [0.01, 0.00541, 0.00026]
+    >>> [round(poly_decay(0.01, 1e-4, 0.9, iteration, 100), 5) for iteration in (0, 50, 99, 101)]
+    [0.01, 0.00541, 0.00026, 0.0001]
     """
-    return (initial - final) * (1 - time / end) ** power + final
+    return (initial - final) * max(0, 1 - time / end) ** power + final
 
 
 def plateau_decay(initial: float, values: Sequence[float], factor: float = 0.1, patience: int = 10, cooldown: int = 10,

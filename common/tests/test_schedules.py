@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.runs.schedules import epochs_without_gain, plateau_decay
+from common.runs.schedules import epochs_without_gain, plateau_decay, poly_decay
 
 # What the published training code of X-UMX does.
 REFERENCE = json.loads((Path(__file__).parent / "data" / "schedulers.json").read_text())
@@ -72,3 +72,8 @@ def test_a_loss_that_is_not_finite_is_never_better(bad):
 def test_the_first_of_equal_losses_counts():
     assert epochs_without_gain([2.0, 1.0, 1.0, 1.0]) == 2
     assert epochs_without_gain([2.0, 1.0, 1.0, 0.5]) == 0
+
+
+@pytest.mark.parametrize("time, rate", [(0, 0.5), (100, 0.1), (101, 0.1), (1000, 0.1)])
+def test_a_rate_stays_where_its_way_ends(time, rate):
+    assert poly_decay(0.5, 0.1, 0.9, time, 100) == pytest.approx(rate, rel=1e-12)
