@@ -4,6 +4,8 @@ import textwrap
 from pathlib import Path
 from typing import TypeVar
 
+import nnabla as nn
+
 from common.console import cli
 from common.console.tables import align
 from common.machine.distributed import join_ranks
@@ -63,6 +65,9 @@ def open_experiment(args: argparse.Namespace, cls: type[C], package: str,
                     experiment: str | None = None) -> tuple[C, OutOfCore | InCore]:
     """Load the experiment of the command line, choose where to compute, and say so.
 
+    Graphs are static from here on (`nn.set_auto_forward`): one that computed while a training builds it would draw
+    random numbers and move running statistics.
+
     Parameters
     ----------
     args
@@ -84,5 +89,6 @@ def open_experiment(args: argparse.Namespace, cls: type[C], package: str,
     """
     section: str = experiment or args.experiment
     cfg = load_section(cls, find_cfg(args.cfg, package), section, overrides_of(args, cls))
+    nn.set_auto_forward(False)
     print(f"{section}: computing on {join_ranks(args.context, args.device_id)}", flush=True)
     return cfg, out_of_core(args.out_of_core)

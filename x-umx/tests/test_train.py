@@ -302,6 +302,12 @@ def test_one_seed_gives_the_same_bits_whatever_the_number_of_threads(command, fi
     assert_same_run(finished, tmp_path / "run")
 
 
+def test_a_session_with_dynamic_graphs_trains_to_the_same_bits(command, finished, tmp_path):
+    with nn.auto_forward(True):
+        assert command(tmp_path / "run")[0] == 0
+    assert_same_run(finished, tmp_path / "run")
+
+
 def test_a_run_killed_within_an_epoch_resumes_to_the_same_bits(command, finished, songs, tmp_path):
     folder = tmp_path / "run"
     train_until_killed("x_umx.train", "x_umx.train train_step", 2 * STEPS, arguments(folder, songs))
