@@ -87,14 +87,14 @@ class MultiScale:
 class MSSHyperParameters:
     """Network, spectrogram and patches of a target of music source separation; keys as published.
 
-    Bins up to `valid_signal_idx` are estimated, in bands that meet at `band_split_idxs`; lists of lists have one for
-    each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in frames. With `mask`
-    the network puts out what the magnitudes of the mixture are multiplied by, instead of magnitudes: not as published,
-    and learned in fewer steps.
+    Bins up to `valid_signal_idx` are estimated, in bands that meet at `band_split_idxs`, which may be none; lists of
+    lists have one for each band, `f_` is the network of all bins, `ttl_` the block behind all of them. Patches are in
+    frames. With `mask` the network puts out what the magnitudes of the mixture are multiplied by, instead of
+    magnitudes: not as published, and learned in fewer steps.
     """
 
     valid_signal_idx: int = count(BINS)
-    band_split_idxs: tuple[int, ...] = counts(BINS)
+    band_split_idxs: tuple[int, ...] = counts(BINS, least=0)
     num_init_features: tuple[int, ...] = counts(CHANNELS)
     num_layer_blocks: tuple[tuple[int, ...], ...] = count_lists(LAYERS)
     dens_k: tuple[tuple[int, ...], ...] = count_lists(GROWTH)
@@ -131,6 +131,11 @@ class MSSHyperParameters:
                 raise ValueError(f"{key} = {getattr(self, key)}: not a multiple of {self.frame_multiple} frames")
         if self.test_patch_len % self.out_shift:
             raise ValueError(f"out_shift = {self.out_shift}: test_patch_len is not a multiple of it")
+
+    def check_frames(self) -> None:
+        """Raise a ValueError if signals cannot be put together again from such frames."""
+        if self.fft_size < 4 * self.hop_size or self.fft_size % (2 * self.hop_size):
+            raise ValueError(f"hop_size {self.hop_size} is to divide half of fft_size {self.fft_size}, twice or more")
 
     @property
     def bins(self) -> int:
@@ -200,6 +205,25 @@ class SegmentationHyperParameters:
         for stage, (kept, layers) in enumerate(zip(self.dense_n_out_layer_block, self.num_layers, strict=True), 1):
             if kept > layers:
                 raise ValueError(f"dense_n_out_layer_block: {kept} of {layers} layers in stage {stage}")
+        self._check_channels()
+
+    @property
+    def block_outputs(self) -> tuple[int, ...]:
+        """Channels that a D2 block adds to what it gets, for each stage."""
+        rows = zip(self.dens_k, self.dense_n_out_layer_block, self.block_comp, strict=True)
+        return tuple(int(growth * kept * rate) for growth, kept, rate in rows)
+
+    def _check_channels(self) -> None:
+        """Raise a ValueError if no channel is left somewhere: nnabla would end the process."""
+        channels = self.num_init_features
+        for stage, (blocks, outputs) in enumerate(zip(self.n_blocks, self.block_outputs, strict=True), 1):
+            if not outputs:
+                raise ValueError(f"block_comp = {as_lists(self.block_comp)}: no channel is left in stage {stage}")
+            channels += blocks * outputs
+            if stage < SCALES and channels < self.trans_comp_factor:
+                raise ValueError(f"trans_comp_factor = {self.trans_comp_factor}: no channel is left of the {channels} "
+                                 f"of stage {stage}")
+            channels //= self.trans_comp_factor
 
 
 def _check_weights(name: str, dens_k: Sequence[int], num_layers: Sequence[int], n_blocks: Sequence[int]) -> None:

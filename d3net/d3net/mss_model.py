@@ -90,7 +90,8 @@ def _features(x: nn.Variable, hparams: MSSHyperParameters, style: Style) -> nn.V
     bands = [_match(_network(x, band, f"features_init/{k}", f"dense_band/{k}", style), outputs, k, style)
              for k, band in enumerate(hparams.bands)]
     full = _network(x, hparams.full, "features_init_full", "dense_full", style)
-    h = F.concatenate(F.concatenate(*bands, axis=3), full, axis=1)
+    joined = F.concatenate(*bands, axis=3) if len(bands) > 1 else bands[0]
+    h = F.concatenate(joined, full, axis=1)
     with nn.parameter_scope("final_dense"):
         return d2_block(h, hparams.ttl_dens_k, hparams.ttl_num_layer_block, style)
 

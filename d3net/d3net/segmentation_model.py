@@ -74,7 +74,7 @@ def backbone(image: nn.Variable, hparams: SegmentationHyperParameters, test: boo
 def _stage(x: nn.Variable, hparams: SegmentationHyperParameters, stage: int, style: Style) -> nn.Variable:
     """D2 blocks, each of which adds its output to the channels."""
     growth, kept = hparams.dens_k[stage], hparams.dense_n_out_layer_block[stage]
-    outputs = int(growth * kept * hparams.block_comp[stage])
+    outputs = hparams.block_outputs[stage]
     if not hparams.dilation[stage]:
         style = attrs.evolve(style, dilation="none")
     for block in range(hparams.n_blocks[stage]):

@@ -46,10 +46,10 @@ def as_lists(value: Any) -> Any:
     return list(map(as_lists, value)) if isinstance(value, tuple) else value
 
 
-def each_of(is_valid: Check, length: int | None = None) -> Check:
-    """Check a tuple, of `length` items if given, otherwise of at least one and at most `LONGEST`."""
+def each_of(is_valid: Check, length: int | None = None, least: int = 1) -> Check:
+    """Check a tuple, of `length` items if given, otherwise of `least` to `LONGEST`."""
     def check(value):
-        right_length = isinstance(value, tuple) and (len(value) == length if length else 0 < len(value) <= LONGEST)
+        right_length = isinstance(value, tuple) and (len(value) == length if length else least <= len(value) <= LONGEST)
         return right_length and all(map(is_valid, value))
     return check
 
@@ -70,8 +70,9 @@ def number() -> Any:
     return field(is_number, "a number >= 0")
 
 
-def counts(most: int, length: int | None = None) -> Any:
-    return field(each_of(_is_count(most), length), f"{length or 'one or more'} integers from 1 to {most}")
+def counts(most: int, length: int | None = None, least: int = 1) -> Any:
+    number = length or ("one or more" if least else "a list of")
+    return field(each_of(_is_count(most), length, least), f"{number} integers from 1 to {most}")
 
 
 def rates(length: int | None = None) -> Any:

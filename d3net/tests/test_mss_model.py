@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.inference.engines import REQUIREMENTS, compile_network
-from d3net.hyperparameters import load_mss
+from d3net.hyperparameters import load_mss, save_hyper_parameters
 from d3net.mss_model import TARGETS, D3NetMSS
 
 DATA = Path(__file__).parent / "data"
@@ -152,6 +152,20 @@ def test_statistics_standardize_the_input_of_graphs_that_exist():
     inputs.d = x
     y.forward()
     assert worst(y.d[..., :1600], wanted) < 1e-4
+
+
+def test_all_bins_may_be_one_band(tmp_path, fill):
+    tiny = load_mss("tiny")
+    bands = ("num_init_features", "num_layer_blocks", "dens_k", "b_n_blocks", "comp_rates")
+    save_hyper_parameters(tmp_path / "one.yaml", attrs.evolve(
+        tiny, band_split_idxs=(), **{key: getattr(tiny, key)[1:] for key in bands}))
+    x = reference_input(1, 1, 8)
+    one = D3NetMSS(load_mss(tmp_path / "one.yaml"), "vocals")(nn.Variable.from_numpy_array(x))
+    parameters = fill(1)
+    assert {name.split("/")[2] for name in parameters if "/dense_band/" in name} == {"0"}
+    one.forward()
+    assert one.shape == x.shape
+    assert one.d[..., :1600].std() > 0.01 and np.isfinite(one.d).all()
 
 
 def test_a_mask_is_what_the_magnitudes_are_multiplied_by():

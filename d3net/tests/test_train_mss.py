@@ -300,6 +300,8 @@ def test_an_interrupted_run_resumes_to_the_same_bits(command, finished, tmp_path
     (("--bogus",), ["--bogus"]),
     (("--lr", "nan"), ["--lr nan: not allowed"]),
     (("--nfft", 32), ["a spectrum has 17 bins"]),
+    (("--nfft", 65), ["hop_size 16 is to divide half of fft_size 65"]),
+    (("--nhop", 24), ["hop_size 24 is to divide half of fft_size 64"]),
     (("--seq-dur", 1), ["0.50 s only, less than --seq-dur 1"]),
     (("--seq-dur", 0.001), ["--seq-dur: 0.001 s are too short", "0.004 s"]),
     (("--valid-dur", 0.001), ["--valid-dur: 0.001 s are too short"]),

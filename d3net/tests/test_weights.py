@@ -271,6 +271,8 @@ def test_music_hyper_parameters_that_are_not_allowed(changes, words, tmp_path):
     ({"palette": [[0, 0, 0]]}, "palette: 1 colours for 19 classes"), ({"palette": [[0, 0]] * 19}, "palette"),
     ({"dilation": [1, 1, 1, 1]}, "dilation"), ({"std": [1.0, 0, 1.0]}, "std"), ({"lr": float("nan")}, "lr"),
     ({"block_comp": [0.2, 0, 0.2, 0.2]}, "block_comp"),
+    ({"block_comp": [0.5, 0.5, 0.5, 0.2]}, "block_comp = [0.5, 0.5, 0.5, 0.2]: no channel is left in stage 4"),
+    ({"trans_comp_factor": 40}, "trans_comp_factor = 40: no channel is left of the 14 of stage 1"),
 ])
 def test_segmentation_hyper_parameters_that_are_not_allowed(changes, words, tmp_path):
     _check_refused(load_segmentation, FOLDER / "segmentation/tiny.yaml", changes, words, tmp_path)

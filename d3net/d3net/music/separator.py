@@ -283,9 +283,10 @@ def _common_spectrum(files: Iterable[WeightFile[MSSHyperParameters]]) -> tuple[i
         hparams = file.hparams
         if hparams.n_channels != 2:
             raise UserError(f"{file.path}: a network of {hparams.n_channels} channels, not of stereo")
-        if hparams.fft_size < 4 * hparams.hop_size or hparams.fft_size % (2 * hparams.hop_size):
-            raise UserError(f"{file.path}: hop_size {hparams.hop_size} is to divide half of fft_size "
-                            f"{hparams.fft_size}, twice or more")
+        try:
+            hparams.check_frames()
+        except ValueError as error:
+            raise UserError(f"{file.path}: {error}") from error
         if any(getattr(hparams, key) != getattr(first.hparams, key) for key in ("fft_size", "hop_size", "fs")):
             raise UserError(f"{file.path}: another fft_size, hop_size or fs than {first.path}")
     return first.hparams.fft_size, first.hparams.hop_size

@@ -110,6 +110,10 @@ def open_songs(cfg: MSSConfig, hparams: MSSHyperParameters) -> Songs:
     """
     if hparams.n_channels != 2:
         raise UsageError(f"n_channels = {hparams.n_channels} in the hyper-parameters: music is read in stereo")
+    try:
+        hparams.check_frames()
+    except ValueError as error:
+        raise UsageError(f"{error} (--nhop, --nfft)") from error
     most, multiple = usable_frames(round(cfg.seq_dur * hparams.fs), hparams), hparams.frame_multiple
     shortest = max((multiple - 1) * hparams.hop_size, hparams.fft_size // 2 + 1)
     songs = Songs(cfg, cfg.target_sources, hparams.fs, shortest=shortest, add_up=True, gains=GAINS)
