@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from common.console.stopping import INTERRUPTED, Stop
 from common.console.values import largest
+from common.machine.cache import stand_in_for_home
 from common.machine.context import CONTEXTS
 from common.machine.errors import UsageError, UserError, as_user_error, was_interrupted
 from common.machine.launching import launched_rank, launched_size
@@ -130,6 +131,7 @@ def run_loaded(load: Callable[[], Callable[[], int | None]]) -> NoReturn:
     """Do as `run` does with what `load()` returns; an interrupt while it loads modules ends the process at once."""
     stop = Stop()
     stop.install()
+    stand_in_for_home()
     with printing():
         status = _status_of(lambda: _with_ranks(lambda: stop.work(load())))
         status = _status_of(flush) or status

@@ -26,6 +26,14 @@ def cache_dir() -> Path:
                         ) from error
 
 
+def stand_in_for_home() -> None:
+    """Give a user without a home folder one in which nothing can be: without any, libraries fail when they load."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = os.devnull
+
+
 def make_cache_folder(folder: Path) -> None:
     """Make a folder of the cache with its parents.
 

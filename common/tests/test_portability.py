@@ -70,6 +70,41 @@ def test_a_user_without_home_is_told_where_downloads_may_go(homeless):
         cache_dir()
 
 
+HOMELESS = """
+import pwd, sys
+from pathlib import Path
+if sys.argv[2] == "none":
+    pwd.getpwuid = lambda uid: {}[uid]    # no entry in the list of users
+from common.console import cli
+
+def main():
+    import matplotlib.figure
+    import nnabla
+    from openvino_telemetry import Telemetry
+
+    from common.pictures.figures import save_figure
+
+    save_figure(sys.argv[1], matplotlib.figure.Figure())
+    Telemetry(app_name="test", app_version="1", tid="none", backend="ga4")
+    print(Path.home())
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize("home", ["none", "new", "/proc/none"])
+def test_a_command_needs_no_home_and_libraries_say_nothing_of_it(home, tmp_path):
+    pytest.importorskip("openvino_telemetry")
+    environment = {name: value for name, value in os.environ.items() if name not in ("HOME", "MPLCONFIGDIR")}
+    if home != "none":
+        (tmp_path / "new").mkdir()
+        environment["HOME"] = str(tmp_path / home)
+    done = subprocess.run([sys.executable, "-c", HOMELESS, str(tmp_path / "a.png"), home], capture_output=True,
+                          text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "a.png").exists()
+    assert done.stdout.strip() == environment.get("HOME", os.devnull)
+
+
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 3])
 def test_room_on_the_disk_is_taken_by_zeros_where_it_cannot_be_asked_for(size, monkeypatch):
     monkeypatch.delattr("os.posix_fallocate")
