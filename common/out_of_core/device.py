@@ -130,10 +130,13 @@ def prepare_contexts(virtual: bool, chunk: int) -> tuple[nn.Context, nn.Context]
         The device's is the default context from now on; what was built before keeps its own.
     """
     if not on_gpu():
-        host = nn.Context(["cpu:float"], "CpuCachedArray", "0")
-        if not nn.get_current_context().array_class:    # nnabla's first context has none, and the scheduler needs one
-            nn.set_default_context(host)
-        return host, nn.get_current_context()
+        host, current = nn.Context(["cpu:float"], "CpuCachedArray", "0"), nn.get_current_context()
+        # nnabla's first context has no class, and that of its extension for a CPU no device; the scheduler needs both.
+        device = nn.Context(current.backend, current.array_class or host.array_class,
+                            current.device_id or host.device_id)
+        if not current.array_class:
+            nn.set_default_context(device)
+        return host, device
     cuda, current = _cuda(), nn.get_current_context()
     # A context stores the name of its class, so the preferences come first.
     cuda.prefer_cpu_pinned_array()

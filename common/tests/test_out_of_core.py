@@ -254,8 +254,12 @@ def test_too_small_a_budget_names_the_update_that_sets_it():
         memory.run(step)
 
 
-def test_it_needs_no_context_to_be_chosen_before():
-    nn.set_default_context(nn.Context(["cpu:float"], "", "0"))    # as nnabla starts
+@pytest.mark.parametrize("context", [
+    nn.Context(["cpu:float"], "", "0"),    # as nnabla starts
+    nn.Context(["cpu:float"], "CpuCachedArray", ""),    # as nnabla.ext_utils.get_extension_context("cpu") makes it
+], ids=["first", "of the extension"])
+def test_it_needs_no_context_to_be_chosen_before(context):
+    nn.set_default_context(context)
     try:
         memory = OutOfCore(BUDGET, note=str)
         _, step = regression()

@@ -218,6 +218,29 @@ def test_scores_that_are_not_finite_are_refused(steep, regression):
         influence_scores(regression, images, valid, record, hessian="exact")
 
 
+def test_training_and_scores_are_the_same_where_functions_compute_at_once(random_images):
+    results = []
+    for mode in (False, True):
+        nn.clear_parameters()
+        seed_everything(0)
+        images, record = random_images(9), published_record(9, 2, 4, 0.05)
+        with nn.auto_forward(mode):
+            trainer, cache = train(small_cifarnet, images, record)
+            results.append([trainer.layout.values(), *(influence_scores(small_cifarnet, images, images, record, method,
+                                                                        cache=cache) for method in METHODS)])
+    for value, expected in zip(results[1], results[0], strict=True):
+        np.testing.assert_array_equal(value, expected)
+
+
+def test_scores_need_gradients_wherever_they_are_asked_for(problem):
+    images, valid, record, cache = problem
+    for method in ("final", "koh_liang"):
+        expected = influence_scores(small_cifarnet, images, valid, record, method, cache=cache)
+        with nn.no_grad():
+            scores = influence_scores(small_cifarnet, images, valid, record, method, cache=cache)
+        np.testing.assert_array_equal(scores, expected)
+
+
 def test_threads_share_the_parameters(problem):
     images, valid, record, cache = problem
 

@@ -72,6 +72,11 @@ def quantized_tensors(cfg: QuantizationConfig,
     """List the tensors of a network in the order of its parameters.
 
     `parameters` are all those of a network that has been built; those of the current scope if not given.
+
+    Raises
+    ------
+    ValueError
+        A weight, bias or activation has no quantizer as `cfg` has it: it is of another network.
     """
     parameters = nn.get_parameters(grad_only=False) if parameters is None else parameters
     tensors = []
@@ -102,8 +107,12 @@ def _quantization_of(cfg, owner, kind):
 
 def _tensor(name, kind, numel, spec, scope, parameters):
     names = spec.parametrization.scalars if spec.is_parametric else ()
-    return QuantizedTensor(name, kind, numel, spec,
-                           {key: parameters[f"{scope}/{spec.quantizer}/{key}"] for key in names})
+    scalars = {key: f"{scope}/{spec.quantizer}/{key}" for key in names}
+    for full in scalars.values():
+        if full not in parameters:
+            raise ValueError(f"{name} has no {full}: give `parameters` of a network that was built as `cfg` says, and "
+                             "of no other")
+    return QuantizedTensor(name, kind, numel, spec, {key: parameters[full] for key, full in scalars.items()})
 
 
 def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable] | None = None) -> nn.Variable:
@@ -111,7 +120,8 @@ def weight_kbytes(cfg: QuantizationConfig, parameters: Mapping[str, nn.Variable]
 
     Those of batch normalization count where they are integers, not where they are float.
 
-    The result is an `nn.Variable` () in kB. `parameters` are as for `quantized_tensors`.
+    The result is an `nn.Variable` () in kB. `parameters` and errors are as for `quantized_tensors`; it is a ValueError,
+    too, if there is no such tensor.
     """
     return _total([t for t in quantized_tensors(cfg, parameters) if t.is_stored])
 
@@ -126,6 +136,8 @@ def least_kbytes(cfg: QuantizationConfig) -> tuple[float, float]:
 
 def _total(tensors, largest=False):
     """Size of all tensors, or of the largest one."""
+    if not tensors:
+        raise ValueError("there are no tensors of a network among the parameters: build it first")
     size = _in_one_kernel(tensors, largest)
     if size is not None:
         return size
@@ -166,7 +178,7 @@ def activation_kbytes(cfg: QuantizationConfig, kind: str | None = None,
     Raises
     ------
     ValueError
-        `kind` is neither.
+        `kind` is neither; otherwise as `weight_kbytes`.
     """
     kind = kind or cfg.target_activation_type
     if kind not in ("max", "sum"):

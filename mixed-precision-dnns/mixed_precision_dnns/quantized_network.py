@@ -38,6 +38,7 @@ class QuantizedNetwork:
         return float(self.weight_kbytes.d), float(self.activation_kbytes.d)
 
 
+@nn.auto_forward(False)    # to compute with what is in `image` now would move running statistics
 def build_network(cfg: Experiment, batch_size: int, train: bool,
                   image_shape: tuple[int, ...] = SMALL_IMAGES, num_classes: int = 10) -> QuantizedNetwork:
     """Build the network of `cfg` on the parameters of the current scope, which are made where they are missing.

@@ -8,6 +8,7 @@ import attrs
 import nnabla as nn
 import numpy as np
 import pytest
+from nnabla.parameter import get_parameter_or_create
 
 from common.machine.context import use_context
 from common.machine.seeding import seed_everything
@@ -18,7 +19,7 @@ from common.runs.config import load_section, section_names
 from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.config import Config, weight_quantization
 from mixed_precision_dnns.evaluation import top_errors
-from mixed_precision_dnns.network_size import QuantizedTensor, activation_kbytes, quantized_tensors
+from mixed_precision_dnns.network_size import QuantizedTensor, activation_kbytes, quantized_tensors, weight_kbytes
 from mixed_precision_dnns.quantized_network import build_network
 from mixed_precision_dnns.starting_weights import is_quantizer_parameter
 from mixed_precision_dnns.train_resnet import build_loss, clipped_update, make_solver
@@ -407,3 +408,28 @@ def test_the_rest_of_a_smaller_batch_does_not_count():
     right = network.logits.d[:3].argmax(1)[:, None]
     assert top_errors(network.predict, [(image[4:], right)], (1,)) == [0]
     assert top_errors(network.predict, [(image[4:], (right + 1) % 10)], (1,)) == [1]
+
+
+# Where a user stands ----------------------------------------------------------------------------------------------
+
+
+def test_sizes_name_what_is_of_another_network():
+    with pytest.raises(ValueError, match="no tensors of a network .* build it first"):
+        weight_kbytes(U3)
+    small_network(U3)
+    own = nn.get_parameters(grad_only=False)
+    expected = value(weight_kbytes(U3))
+    get_parameter_or_create("mine/W", (3, 3))
+    with pytest.raises(ValueError, match="mine/W has no mine/Wquant/.*/d: give `parameters`"):
+        weight_kbytes(U3)
+    assert value(weight_kbytes(U3, own)) == expected
+
+
+def test_a_network_is_built_the_same_where_functions_compute_at_once():
+    for mode in (False, True):
+        nn.clear_parameters()
+        seed_everything(0)
+        with nn.auto_forward(mode):
+            small_network(U3)
+            statistics = [p.d.copy() for name, p in nn.get_parameters(grad_only=False).items() if "/bn/" in name]
+        assert {float(v) for array in statistics for v in array.ravel()} == {0.0, 1.0}, mode

@@ -90,6 +90,7 @@ class Architecture:
     options: tuple[str, ...]
 
 
+@nn.auto_forward(False)    # no array is to be made before it is asked for
 def build(name: str, batch_size: int, image_size: int | Sequence[int] | None = None, train: bool = True,
           **options: Any) -> TrainingGraph:
     """Build a network on the parameters of the current scope, which are made where they are missing.

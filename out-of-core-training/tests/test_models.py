@@ -229,6 +229,13 @@ def test_large_batches_allocate_nothing():
     assert network.inputs[0].shape == (1440, 3, 224, 224)
 
 
+def test_networks_are_built_without_computing_where_functions_compute_at_once():
+    with nn.auto_forward(True):
+        small_network("resnet50")
+    assert all(set(p.d.ravel()) == {0 if name.endswith("mean") else 1}
+               for name, p in nn.get_parameters(grad_only=False).items() if name.endswith(("/mean", "/var")))
+
+
 def test_equal_seeds_make_equal_parameters():
     values = []
     for seed in (0, 0, 1):

@@ -28,6 +28,7 @@ class DirectionalLoss:
         `test`: by the running statistics.
     """
 
+    @nn.auto_forward(False)
     def __init__(self, network: Network, batch_size: int, image_shape: Shape, normalization: str,
                  layout: Layout, objective: Objective = CROSS_ENTROPY) -> None:
         self.layout = layout

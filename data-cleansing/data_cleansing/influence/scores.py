@@ -109,7 +109,7 @@ def influence_scores(network: Network, train: Images | Samples, valid: Images | 
     """
     choices = choose(method, published, hessian, normalization, epochs)
     _check_fit(train, valid, record)
-    with NNABLA, _no_new_parameters():
+    with NNABLA, nn.no_grad(False), _no_new_parameters():
         return _scores(network, train, valid, record, method, choices, published=published, cache=cache,
                        damping=damping, seed=seed, state=state, on_step=on_step)
 

@@ -68,6 +68,7 @@ class Loss:
         Normalize by the statistics of the batch, and let the running ones follow.
     """
 
+    @nn.auto_forward(False)    # to compute with what is in `image` now would move running statistics
     def __init__(self, network: Network, batch_size: int, image_shape: Shape, train: bool,
                  objective: Objective = CROSS_ENTROPY) -> None:
         self.image = nn.Variable((batch_size, *image_shape))
