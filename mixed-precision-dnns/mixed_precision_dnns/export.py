@@ -87,6 +87,7 @@ def export(run: FinishedRun, args: argparse.Namespace, images: tuple[np.ndarray,
     networks = {name: OnnxNetwork(folder / ONNX, *settings) for name, settings in consumers().items()}
     result = {"packed": {**attrs.asdict(sizes), "file": (folder / PACKED).stat().st_size},
               "integer_share": integer_share(exported.model), "inexact_borders": exported.inexact,
+              "wide_layers": exported.wide,
               "kernels": {name: attrs.asdict(network.kernels()) for name, network in networks.items()},
               "networks": measure(run, args.batch_size, networks, (folder / ONNX).stat().st_size)}
     if images:
@@ -204,6 +205,9 @@ def show(result: dict[str, Any], folder: Path) -> None:
           f"{part['reported'] / 1024:.2f} kB = {part['reported']:.2f} bytes) and header {part['header']}")
     print(f"{folder / ONNX}: {result['integer_share']:.1%} of the constants are integers of 4 or 8 bits; "
           f"{result['inexact_borders']} borders of levels are off by a unit of the accumulator or more")
+    if result["wide_layers"]:
+        print(f"{result['wide_layers']} layers may have sums of two products beyond 16 bits: x86 CPUs without VNNI "
+              "give other answers then, except onnxruntime with session.x64quantprecision = 1")
     print(align([("network", "size [kB]", "latency [ms]"), ("quantized, packed", f"{part['file'] / 1024:.1f}", "-"),
                  *((name, f"{row['bytes'] / 1024:.1f}", f"{1000 * row['seconds']:.2f}")
                    for name, row in result["networks"].items())]))

@@ -66,12 +66,22 @@ def test_sizes_and_answers(name, runs):
             assert agreement["same_top1"] == 49 and agreement["median_error"] < 1e-5
             assert agreement["error"] == agreement["error_exported"]
         assert result["kernels"][engine] == {"integer": 18 if name == "uniform" else 0, "all": 19}
-    assert (result["integer_share"] > 0.9) == (name == "uniform") and result["inexact_borders"] == 0
+    assert (result["integer_share"] > 0.9) == (name == "uniform")
+    assert result["inexact_borders"] == result["wide_layers"] == 0
     networks = result["networks"]
     assert networks["quantized, onnxruntime"]["bytes"] == (folder / "network.onnx").stat().st_size
     assert (networks["quantized, onnxruntime"]["bytes"] < 0.2 * networks["float, onnxruntime"]["bytes"]) == (
         name == "uniform")
     assert all(0 < row["seconds"] < 60 for row in networks.values())
+
+
+def test_says_what_cpus_without_vnni_may_compute_wrongly(runs, capsys):
+    folder = runs / "uniform" / "export"
+    result = json.loads((folder / "export.json").read_text())
+    export.show(result, folder)
+    assert "VNNI" not in capsys.readouterr().out
+    export.show(result | {"wide_layers": 3}, folder)
+    assert "3 layers may have sums of two products beyond 16 bits: x86 CPUs without VNNI" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -268,6 +268,23 @@ def test_everything_gives_the_same_bits_and_nothing_is_float(name):
         np.testing.assert_array_equal(session.predict(images), expected, engine)
 
 
+def test_layers_that_a_cpu_without_vnni_may_compute_wrongly_are_counted():
+    """Weights of 8 bits that read activations of 8 bits; the image and the mean have fewer codes here."""
+    cfg, settings, num = NETWORKS["U3"]
+    random_network(cfg, settings, num)
+    assert export_network(FinishedRun(cfg, *settings), num).wide == 0
+    rng = np.random.default_rng(0)
+    for name, parameter in nn.get_parameters(grad_only=False).items():
+        if name.endswith("/W"):
+            parameter.d = rng.uniform(-1, 1, parameter.shape)
+    for tensor in quantized_tensors(cfg):
+        step = {"weights": 2.0 ** -7, "activations": 2.0 ** -5}.get(tensor.kind)
+        if step is not None:
+            tensor.scalars["d"].d = step
+            tensor.scalars["xmax"].d = step * (127 if tensor.kind == "weights" else 255)
+    assert export_network(FinishedRun(cfg, *settings), num).wide == 18
+
+
 def check_file(model):
     """Every float of a file stands between a DequantizeLinear, a kernel and a QuantizeLinear, but the logits."""
     onnx.checker.check_model(model)

@@ -1,4 +1,5 @@
 """Exported networks: the answers of nnabla's, and integers where the levels allow it."""
+import itertools
 from fractions import Fraction
 
 import nnabla as nn
@@ -17,7 +18,7 @@ from common.quantizers import QUANTIZER_NAMES, UNIFORM, grid_of, quantize_pow2, 
 from common.workbench.testing import fill_normalizations
 from mixed_precision_dnns.config import RELU, Config, ImageNetConfig
 from mixed_precision_dnns.deployment import integer_nodes as nodes
-from mixed_precision_dnns.deployment.integer_channels import LARGEST_WEIGHT, fit_channels
+from mixed_precision_dnns.deployment.integer_channels import LARGEST_WEIGHT, fit_channels, leaves_16_bits
 from mixed_precision_dnns.deployment.integer_nodes import sum_target
 from mixed_precision_dnns.deployment.onnx_network import OnnxNetwork
 from mixed_precision_dnns.deployment.quantized_onnx import export_network, integer_share
@@ -323,3 +324,14 @@ def test_power_of_two_activations_have_the_levels_of_nnabla(quantize, engine):
     found = OnnxNetwork(model, engine, *(["float32"] if engine == "openvino" else [])).predict(x.d)
     np.testing.assert_array_equal(found, y.d)
     assert "Log" not in kinds(onnx.load_model_from_string(model)) and len(np.unique(found)) > 5
+
+
+@pytest.mark.parametrize("weights, levels, leaves", [
+    ([64, 3, 64], 255, False), ([64, -9, 65], 255, True), ([-64, -65, 3], 255, True), ([127], 255, False),
+    ([127, -127], 255, False), ([127, 127], 128, False), ([127, 127], 130, True)])
+def test_sums_of_two_products_fit_in_16_bits_or_are_reported(weights, levels, leaves):
+    """As CPUs without VNNI add them: codes that are largest where a pair has one sign are cut off, or never."""
+    assert leaves_16_bits(np.array([[0, 0, 0], [*weights, 0, 0][:3]]), levels) == leaves
+    sums = [levels * max(0, sign * a) + levels * max(0, sign * b) for a, b in itertools.combinations([*weights, 0], 2)
+            for sign in (1, -1)]
+    assert (max(sums) > np.iinfo(np.int16).max) == leaves

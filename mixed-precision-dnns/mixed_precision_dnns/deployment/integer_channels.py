@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 
 LARGEST_WEIGHT = 127    # of 8 bits with a sign
-_LARGEST_SUM = 32767    # old CPUs add two products in 16 bits
+_LARGEST_SUM = 32767    # CPUs without VNNI add two products in 16 bits
 _LARGEST_BIAS = 1 << 30
 _SAFE_MARGIN = 2.0 ** -12    # of a level: more than other orders of sums in float32 make of it
 # Multipliers that are tried in this order: float32(s), and larger ones, which round halves up as nnabla does.
@@ -105,6 +105,23 @@ def max_factor(weights: np.ndarray, levels: int) -> int:
     largest = int(np.abs(weights).max())
     limit = LARGEST_WEIGHT if 2 * levels * LARGEST_WEIGHT <= _LARGEST_SUM else _LARGEST_SUM // (2 * levels)
     return max(1, limit // largest)
+
+
+def leaves_16_bits(weights: np.ndarray, levels: int) -> bool:
+    """Whether sums of two products may need more than 16 bits, to which CPUs without VNNI cut them off.
+
+    Which products are neighbours, a kernel decides.
+
+    Parameters
+    ----------
+    weights : int array (channels, terms)
+        As kernels multiply them.
+    levels
+        Largest code of the values.
+    """
+    ordered = np.sort(weights.astype(np.int64), axis=1)
+    largest, smallest = (np.abs(part).sum(1).max() for part in (ordered[:, -2:].clip(0), ordered[:, :2].clip(max=0)))
+    return bool(levels * max(largest, smallest) > _LARGEST_SUM)
 
 
 def _judge(first, numbers, low, high, factors, added, multipliers):

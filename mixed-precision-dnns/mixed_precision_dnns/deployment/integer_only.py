@@ -21,7 +21,7 @@ from common.inference.onnx_export import Writer
 from common.inference.onnx_functions import CONVERTERS
 from mixed_precision_dnns.deployment import integer_nodes as nodes
 from mixed_precision_dnns.deployment.dyadic import integers_of
-from mixed_precision_dnns.deployment.integer_channels import LARGEST_WEIGHT, fit_channels
+from mixed_precision_dnns.deployment.integer_channels import LARGEST_WEIGHT, fit_channels, leaves_16_bits
 from mixed_precision_dnns.deployment.integer_nodes import LARGEST_CODE
 from mixed_precision_dnns.deployment.roundings import PowerRounding, UniformRounding, power_rounding, uniform_rounding
 
@@ -45,7 +45,10 @@ class Codes:
 
 
 class IntegerOnlyConverters:
-    """Converters of one export; `inexact` counts borders of levels, and sums, that kernels have elsewhere.
+    """Converters of one export.
+
+    `inexact` counts borders of levels, and sums, that kernels have elsewhere, `wide` layers whose sums of two products
+    may need more than 16 bits.
 
     Raises
     ------
@@ -54,7 +57,7 @@ class IntegerOnlyConverters:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.inexact = 0
+        self.inexact = self.wide = 0
         self._graph = graph
         self._codes: dict[nn.Variable, Codes] = {}
         self._results: dict[nn.Variable, str] = {}    # of convolutions, not yet rounded
@@ -151,10 +154,11 @@ class IntegerOnlyConverters:
         if not isinstance(rounding, UniformRounding) or len(function.inputs) > 2:
             raise ValueError("Convolution: no uniform quantizer rounds its result")
         integers = integers * np.where(scale < 0, -1, 1).astype(np.int8).reshape(-1, 1, 1, 1)    # scales are positive
-        channels = fit_channels(
-            integers.reshape(len(integers), -1), step * np.abs(scale), shift, x.step_size, x.highest,
-            rounding.step_size, (rounding.lowest, rounding.levels), x.lowest, away=True)
+        rows = integers.reshape(len(integers), -1)
+        channels = fit_channels(rows, step * np.abs(scale), shift, x.step_size, x.highest, rounding.step_size,
+                                (rounding.lowest, rounding.levels), x.lowest, away=True)
         self.inexact += channels.inexact
+        self.wide += leaves_16_bits(rows * channels.factors[:, None], x.highest - x.lowest)
         operands = nodes.integer_weights(writer, integers, channels, x.step_size)
         y = writer.node("Conv", x.read(writer), *operands, pads=2 * args["pad"], strides=args["stride"],
                         dilations=args["dilation"], group=args["group"])
@@ -166,6 +170,7 @@ class IntegerOnlyConverters:
         x = self._coded(function.inputs[0])
         integers, step = _weights(writer, function)
         integers = integers.reshape(-1, function.outputs[0].shape[1])
+        self.wide += leaves_16_bits(integers.T, x.highest - x.lowest)
         unit = x.step_size * step
         bias = np.rint(writer.values(function.inputs[2]).astype(np.float64) / unit)
         rows = attrs.evolve(x, name=writer.reshape(x.name, (-1, len(integers)))).read(writer)

@@ -21,7 +21,7 @@ from common.inference.onnx_export import Writer
 from common.inference.onnx_functions import CONVERTERS
 from common.machine.context import native_functions
 from mixed_precision_dnns.deployment import integer_nodes as nodes
-from mixed_precision_dnns.deployment.integer_channels import fit_channels
+from mixed_precision_dnns.deployment.integer_channels import fit_channels, leaves_16_bits
 from mixed_precision_dnns.deployment.integer_nodes import LARGEST_CODE, Target
 from mixed_precision_dnns.deployment.integer_only import IntegerOnlyConverters
 from mixed_precision_dnns.deployment.onnx_network import INPUT, OUTPUT
@@ -32,13 +32,14 @@ OPSET = 21    # the first with integers of 4 bits
 
 
 class IntegerConverters:
-    """Converters of one export; `inexact` counts borders of levels that integers could not meet.
+    """Converters of one export.
 
-    `codes` are the integers that stand for activations.
+    `inexact` counts borders of levels that integers could not meet, `wide` layers whose sums of two products may need
+    more than 16 bits. `codes` are the integers that stand for activations.
     """
 
     def __init__(self, activations: Activations) -> None:
-        self.inexact = 0
+        self.inexact = self.wide = 0
         self.codes: dict[nn.Variable, str] = {}
         self._integer: set[nn.Variable] = set()    # what kernels for integers return, to be rounded
         self._activations = activations
@@ -146,20 +147,27 @@ class IntegerConverters:
         scale, shift, result = writer.absorb(function.outputs[0], 1, 2)
         affine = rounding.step_size * scale, shift
         target = self._target(writer, result) if x in self.codes and args["group"] == 1 else None
-        operands = ((writer.name(x), nodes.float_weights(writer, integers, affine[0], 0), writer.constant(shift))
-                    if target is None else self._integer_operands(writer, x, integers, affine, target))
+        operands = (self._float_operands(writer, x, integers, affine) if target is None else
+                    self._integer_operands(writer, x, integers, affine, target))
         y = writer.node("Conv", *operands, pads=2 * args["pad"], strides=args["stride"], dilations=args["dilation"],
                         group=args["group"])
         return y if target is None else self._rounded_later(writer, y, result, target)
+
+    def _float_operands(self, writer, x, integers, affine):
+        if x in self.codes:    # openvino multiplies them as integers
+            self.wide += leaves_16_bits(integers.reshape(len(integers), -1), self._grid(x).levels)
+        return writer.name(x), nodes.float_weights(writer, integers, affine[0], 0), writer.constant(affine[1])
 
     def _integer_operands(self, writer, x, integers, affine, target):
         scale, shift = affine
         source = self._grid(x)
         # Negative scales turn the integers around.
         integers = integers * np.where(scale < 0, -1, 1).astype(np.int8).reshape(-1, 1, 1, 1)
-        channels = fit_channels(integers.reshape(len(integers), -1), np.abs(scale), shift,
-                                source.step_size, source.levels, target.unit, (target.lowest, target.highest))
+        rows = integers.reshape(len(integers), -1)
+        channels = fit_channels(rows, np.abs(scale), shift, source.step_size, source.levels, target.unit,
+                                (target.lowest, target.highest))
         self.inexact += channels.inexact
+        self.wide += leaves_16_bits(rows * channels.factors[:, None], source.levels)
         return self._read(writer, x), *nodes.integer_weights(writer, integers, channels, source.step_size)
 
     def _rounded_later(self, writer, y, result, target):
@@ -174,10 +182,20 @@ class IntegerConverters:
 
 @attrs.frozen
 class ExportedModel:
-    """A model, and how many borders of its levels integers could not meet."""
+    """A model, and what of it does not hold everywhere.
+
+    Attributes
+    ----------
+    model
+    inexact : int
+        Borders of levels that integers could not meet.
+    wide : int
+        Layers that a CPU without VNNI may compute wrongly: sums of two products may need more than 16 bits.
+    """
 
     model: ModelProto
     inexact: int
+    wide: int
 
 
 def export_network(run: FinishedRun, batch_size: int) -> ExportedModel:
@@ -192,7 +210,7 @@ def export_network(run: FinishedRun, batch_size: int) -> ExportedModel:
     graph = Graph(*ends)
     converters = IntegerOnlyConverters(graph) if run.cfg.all_integer else IntegerConverters(Activations(graph))
     model = onnx_export.export(*ends, converters=converters.table, opset=OPSET)
-    return ExportedModel(model, converters.inexact)
+    return ExportedModel(model, converters.inexact, converters.wide)
 
 
 def integer_share(model: ModelProto) -> float:
