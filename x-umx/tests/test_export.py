@@ -84,6 +84,13 @@ def test_fewer_bits_are_measured(precision, least, most, models, capsys):
     assert Path(f"{precision}.onnx").stat().st_size < 0.75 * Path("float32.onnx").stat().st_size
 
 
+def test_cpus_without_vnni_add_products_exactly(models):
+    """Which shows on such CPUs alone."""
+    export.main(["--model", str(models / "xumx.h5"), "-o", "int8.onnx", "--precision", "int8"])
+    options = OnnxSeparator("int8.onnx").session.get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+
+
 def test_the_file_says_what_its_input_is(models):
     export.main(["--model", str(models / "xumx.h5"), "-o", "x.onnx"])
     model = onnx.load("x.onnx")
