@@ -134,7 +134,11 @@ def run_loaded(load: Callable[[], Callable[[], int | None]]) -> NoReturn:
     stand_in_for_home()
     with printing():
         status = _status_of(lambda: _with_ranks(lambda: stop.work(load())))
-        status = _status_of(flush) or status
+        if status:
+            with contextlib.suppress(OSError):    # it may be the error that was told
+                flush()
+        else:
+            status = _status_of(flush)
     sys.exit(status)
 
 
@@ -182,7 +186,8 @@ def _fail_with_all_ranks(*error):
 def _end_all_ranks(status):
     """Leave without waiting for the others, which an ordinary exit does; mpirun ends them when it sees the status."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with contextlib.suppress(OSError):    # it may be the error that was told
+            stream.flush()
     os._exit(status)
 
 

@@ -56,8 +56,10 @@ def test_streams_may_be_closed(closed, tmp_path):
     assert (tmp_path / "file").read_text() == "content"
 
 
-def test_a_full_disk_behind_stdout_is_one_line():
-    status, _, err = shell(f"{code('print(1)')} > /dev/full")
+@pytest.mark.parametrize("text, ranks", [
+    ("print(1)", "1"), ("print(1, flush=True)", "1"), ("print(1, flush=True)", "2")])
+def test_a_full_disk_behind_stdout_is_one_line(text, ranks):
+    status, _, err = shell(f"{code(text)} > /dev/full", PYTHONUNBUFFERED="", OMPI_COMM_WORLD_SIZE=ranks)
     assert (status, err) == (1, "error: output: No space left on device\n")
 
 
