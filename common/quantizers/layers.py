@@ -259,4 +259,6 @@ def normalized_activation(x: nn.Variable, spec: Quantization, train: bool) -> nn
 
 
 def _record_size(x):
-    get_parameter_or_create("Asize", (), ConstantInitializer(x.size // x.shape[0]), need_grad=False)
+    """Note the elements of a sample, those of the graph that is built last where images have several sizes."""
+    size = get_parameter_or_create("Asize", (), ConstantInitializer(0), need_grad=False)
+    size.d = x.size // x.shape[0]

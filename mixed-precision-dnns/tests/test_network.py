@@ -425,6 +425,14 @@ def test_sizes_name_what_is_of_another_network():
     assert value(weight_kbytes(U3, own)) == expected
 
 
+def test_activations_have_the_size_of_the_images_that_the_network_was_built_for_last():
+    sizes = []
+    for image_shape in (SMALL, (3, 16, 16), SMALL):
+        build_network(U3, 2, train=False, image_shape=image_shape)
+        sizes.append(value(activation_kbytes(U3, "sum")))
+    assert sizes == [sizes[0], 4 * sizes[0], sizes[0]]
+
+
 def test_a_network_is_built_the_same_where_functions_compute_at_once():
     for mode in (False, True):
         nn.clear_parameters()
