@@ -14,6 +14,7 @@ from d3net.hyperparameters import SegmentationHyperParameters
 
 BACKBONE = "backbone"    # scope whose parameters are published pretrained
 HEAD = "decode_head"
+TAPS = ("intermediate_out", "final_out")    # how the layers of the backbone begin that give features to the head
 SMALLEST = 29    # pixels of height and width: of fewer, none are left on the coarsest scale
 _UNIT = "bottle_neck"
 
@@ -107,7 +108,7 @@ def reduced_d2_block(x: nn.Variable, growth: int, num_layers: int, kept: int, ou
 
 
 def _tap(x: nn.Variable, outputs: int, stage: int, style: Style) -> nn.Variable:
-    name = f"{'final' if stage == 3 else 'intermediate'}_out{stage + 1}"
+    name = f"{TAPS[stage == 3]}{stage + 1}"
     h = convolution(x, outputs, 1, style, f"{name}/0")
     return relu(normalize(h, style, f"{name}/1"))
 

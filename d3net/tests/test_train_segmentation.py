@@ -8,6 +8,7 @@ import attrs
 import cv2
 import h5py
 import nnabla as nn
+import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 import pytest
@@ -249,6 +250,30 @@ def test_a_pretrained_backbone_is_where_training_starts(command, tmp_path, monke
     assert command(tmp_path / "run", "-p", weights, "--max-iter", 1)[0] == 0
     for name, value in seen.items():
         assert (value == 0.5).all() == name.startswith(f"{BACKBONE}/"), name
+
+
+def test_a_backbone_of_another_task_is_taken_with_a_note(command, tmp_path, monkeypatch):
+    weights = tmp_path / "backbone.h5"
+    with nn.parameter_scope("made"):
+        backbone(nn.Variable((1, 3, 32, 48)), small_hparams())
+        PF.affine(nn.Variable((1, 4)), 10, name="classes")
+        for name, parameter in nn.get_parameters(grad_only=False).items():
+            parameter.d = 0.5
+            if "_out" in name.split("/")[0]:
+                nn.parameter.pop_parameter(name)
+        save_parameters(weights)
+    seen = {}
+    monkeypatch.setattr(train_segmentation, "train_step", lambda *args: seen.update(
+        {name: p.d.copy() for name, p in nn.get_parameters(grad_only=False).items()}) or (lambda: 0.0))
+    code, _, err = command(tmp_path / "run", "-p", weights, "--max-iter", 1)
+    assert code == 0 and err.splitlines() == [
+        f"note: {weights}: 2 parameters ignored that the backbone does not have (classes/affine/W, classes/affine/b, "
+        "...)",
+        f"note: {weights}: 24 parameters not in it, which begin as if nothing was trained (final_out4/0/conv/W, "
+        "final_out4/0/conv/b, ...)"]
+    assert not any("classes" in name for name in seen)
+    for name, value in seen.items():
+        assert (value == 0.5).all() == (name.startswith(f"{BACKBONE}/") and "_out" not in name), name
 
 
 # The same bits --------------------------------------------------------------------------------------------------------

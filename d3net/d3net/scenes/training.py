@@ -24,8 +24,9 @@ from common.machine.errors import UsageError
 from common.machine.files import replacing
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
+from common.machine.streams import say
 from common.out_of_core import InCore, OutOfCore
-from common.runs.checkpoint import load_parameters, save_parameters, save_solver_states
+from common.runs.checkpoint import load_parameters, save_parameters, save_solver_states, stored_shapes
 from common.runs.config import defaults_of, to_dict
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import poly_decay
@@ -37,7 +38,8 @@ from d3net.scenes.data import Scenes
 from d3net.scenes.series import record_update
 from d3net.scenes.validation import Predictor, validate
 from d3net.scenes.weights import HPARAMS, pretrained_backbone
-from d3net.segmentation_model import BACKBONE, d3net_segmentation
+from d3net.segmentation_model import BACKBONE, TAPS, d3net_segmentation
+from d3net.weights import first_names
 
 PANELS = (("loss", ("train_loss",)), ("validation", ("valid_miou", "valid_pixel_accuracy")),
           ("learning rate", ("learning_rate",)))
@@ -146,10 +148,21 @@ def require_same_ranks(run: Run) -> None:
 
 
 def load_backbone(name_or_path: str) -> None:
-    """Give the backbone, whose graph exists, the values of a file."""
+    """Give the backbone, whose graph exists, the values of a file.
+
+    As it was trained for another task, the file may have layers of that one, and may lack those that give features to
+    the head here. A note on stderr says so.
+    """
+    path = pretrained_backbone(name_or_path)
     with nn.parameter_scope(BACKBONE):
         shapes = {name: parameter.shape for name, parameter in nn.get_parameters(grad_only=False).items()}
-        load_parameters(pretrained_backbone(name_or_path), shapes)
+        load_parameters(path, shapes, optional=lambda name: name not in shapes or name.startswith(TAPS))
+    stored = stored_shapes(path)
+    if world().rank == 0:
+        for names, what in ((stored.keys() - shapes.keys(), "ignored that the backbone does not have"),
+                            (shapes.keys() - stored.keys(), "not in it, which begin as if nothing was trained")):
+            if names:
+                say(f"note: {path}: {len(names)} parameters {what}{first_names(sorted(names))}")
 
 
 def validation_scores(predictor: Predictor, scenes: Scenes) -> dict[str, float]:
