@@ -237,10 +237,9 @@ def test_the_report_says_of_an_image_what_the_lists_say(finished):
 
 
 def test_the_report_says_how_the_stages_were_run_whatever_the_configuration_says(pictures, tmp_path, command):
-    train.main(["--data-dir", str(pictures), "-o", str(tmp_path), *SINGLE, "--methods", "every_step"])
-    for script, flags in ((score, ("--methods", "final", "--published", "-c", "cpu")), (eval, ("-ra", "-c", "cpu")),
-                          (report, ())):
-        status, _, err = command(script, tmp_path, *flags)
+    train.main(["--data-dir", str(pictures), "-o", str(tmp_path), *SINGLE, "--methods", "every_step", "-c", "cpu"])
+    for script, flags in ((score, ("--methods", "final", "--published")), (eval, ("-ra",)), (report, ())):
+        status, _, err = command(script, tmp_path, "-c", "cpu", *flags)
         assert (status, err) == (0, "")
     page = Page(tmp_path / "report.html")
     assert "trials 1, scored as published final." in page.source and "After training all epochs again" in page.source
