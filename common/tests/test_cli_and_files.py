@@ -105,6 +105,16 @@ def test_a_termination_signal_waits_for_nothing():
     assert time.monotonic() - started < 30
 
 
+WRITING = re.compile(r"(?<!\btemporary)(?<!\breplacing\(path\)\))\.write_(?:text|bytes)\(")    # not whole
+
+
+def test_files_are_written_whole_everywhere():
+    found = [path.relative_to(TOP).as_posix() for path in TOP.glob("*/*/**/*.py")
+             if path.relative_to(TOP).parts[0] in PACKAGES and "tests" not in path.parts
+             and WRITING.search(path.read_text(encoding="utf-8"))]
+    assert found == ["common/workbench/browser.py"]    # a picture of a page, for tests
+
+
 # Temporary files ------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ import attrs
 
 from common.console.values import to_number
 from common.machine.errors import UserError
-from common.machine.files import write_json
+from common.machine.files import write_json, write_text
 
 LEVELS = "quick", "day", "gpu"
 _PATH = re.compile(r"(?<!\$)\{([a-z][a-z0-9_]*)\}")    # ${...} is the shell's
@@ -238,7 +238,7 @@ def write_blocks(stated: Stated) -> None:
         filled = _filled(stated, name)
         text = re.sub(_BLOCK.format(re.escape(name)), lambda match, filled=filled: match[1] + filled + match[3], text,
                       flags=re.DOTALL)
-    stated.readme.write_text(text, encoding="utf-8")
+    write_text(stated.readme, text)
 
 
 def _filled(stated, name):

@@ -10,7 +10,7 @@ import attrs
 import yaml
 
 from common.machine.errors import UsageError, UserError
-from common.machine.files import beside_scripts
+from common.machine.files import beside_scripts, write_text
 from common.reading.texts import read_yaml
 from common.runs.config import from_dict
 from d3net.yaml_fields import (
@@ -291,7 +291,7 @@ def save_hyper_parameters(path: str | Path, hparams: HyperParameters) -> None:
     """Write hyper-parameters as a YAML file that `load_mss` or `load_segmentation` reads; defaults are left out."""
     values = {key.name: as_lists(getattr(hparams, key.name)) for key in attrs.fields(type(hparams))
               if getattr(hparams, key.name) != key.default}
-    Path(path).write_text(yaml.safe_dump(values, sort_keys=False, default_flow_style=None), encoding="utf-8")
+    write_text(path, yaml.safe_dump(values, sort_keys=False, default_flow_style=None))
 
 
 def _load(cls: type[Kind], name_or_path: str | Path, folder: Path) -> Kind:

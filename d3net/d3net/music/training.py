@@ -21,7 +21,6 @@ from common.audio.stft_functions import spectrum
 from common.datasets.songs import Songs
 from common.machine.distributed import world
 from common.machine.errors import UsageError
-from common.machine.files import replacing
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
@@ -79,8 +78,7 @@ def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool
     memory.attach(solver)
     if world().rank == 0:
         final.unlink(missing_ok=True)    # of a shorter run, which goes on
-    with replacing(best.with_suffix(".yaml")) as temporary:
-        save_hyper_parameters(temporary, hparams)
+    save_hyper_parameters(best.with_suffix(".yaml"), hparams)
 
     for epoch in run.epochs(cfg.epochs):
         solver.set_learning_rate(step_decay(learning_rate, epoch, drops=(cfg.lr_drop_epoch,)))

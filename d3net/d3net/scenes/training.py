@@ -21,7 +21,6 @@ import nnabla.solvers as S
 
 from common.machine.distributed import world
 from common.machine.errors import UsageError
-from common.machine.files import replacing
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.machine.streams import say
@@ -96,8 +95,7 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
     solver.set_parameters(nn.get_parameters())
     run.attach(solver)
     memory.attach(solver)
-    with replacing(folder / HPARAMS) as temporary:
-        save_hyper_parameters(temporary, hparams)
+    save_hyper_parameters(folder / HPARAMS, hparams)
     predictor = Predictor(hparams)
 
     for epoch in run.epochs(math.ceil(num_updates / cfg.epoch_length)):
