@@ -5,13 +5,13 @@ import attrs
 import numpy as np
 
 from common.datasets.multitrack import Track, pieces
-from common.datasets.musdb18 import find_tracks
+from common.datasets.musdb18 import COMPUTED, find_tracks
 from common.datasets.remixing import AUGMENTATIONS, GAINS, TrainingBatches
 from common.datasets.spectrogram_statistics import spectrogram_statistics
 from common.machine.distributed import world
 from common.machine.errors import UsageError
 from common.runs.comparison import fingerprint
-from common.runs.config import flag, integer, names, text
+from common.runs.config import flag, integer, names, path, text
 
 MixtureAndTargets = tuple[np.ndarray, np.ndarray]
 
@@ -20,9 +20,9 @@ MixtureAndTargets = tuple[np.ndarray, np.ndarray]
 class SongsConfig:
     """The keys that say which songs a training reads. A paper's configuration adds its own keys and defaults."""
 
-    root: str | None = text(None, help="folder of MUSDB18, or of train/, valid/ and test/ with a folder of stems for "
-                                       "each song; 'synthetic' and 'synthetic-band' "
-                                       "generate music, the latter richer")
+    root: str | None = path(None, is_name=COMPUTED.__contains__, help="folder of MUSDB18, or of train/, "
+                                       "valid/ and test/ with a folder of stems for each song; 'synthetic' and "
+                                       "'synthetic-band' generate music, the latter richer")
     is_wav: bool = flag(False, help="read the WAV version of MUSDB18")
     setup_file: str | None = text(None, help="YAML file in the root that lists the validation songs; none: those of "
                                              "musdb")

@@ -245,6 +245,14 @@ def make_folder(path: str | Path) -> Path:
     return path
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file or a folder; of a text that can be no path, there is none."""
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
+
+
 def new_path(path: Path) -> Path:
     """Return `path`, or where it exists the first of NAME-2, NAME-3, ... with its extension that does not.
 

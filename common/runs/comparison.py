@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from common.machine.errors import UsageError, UserError
-from common.machine.files import make_folder, write_json
+from common.machine.files import is_there, make_folder, write_json
 from common.reading.texts import as_read_back, check_fields, read_json
 
-FILES = ("pretrained", "weightfile", "features")    # keys that name a file, whose other names are as good
+FILES = ("pretrained", "weightfile", "features")    # keys that name a file, whose other names and places are as good
 _SETTINGS = "settings.json"
 _LONGEST = 60    # characters of a value that a message quotes
 
@@ -85,8 +85,14 @@ def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: 
 
 def _is_same(key, before, now):
     if key in FILES and isinstance(before, str) and isinstance(now, str):
-        return before == now or os.path.realpath(before) == os.path.realpath(now)
+        return before == now or os.path.realpath(before) == os.path.realpath(now) or _has_moved(Path(before), Path(now))
     return before == now
+
+
+def _has_moved(before, now):
+    """Whether a file that is no longer there is called like the present one, with its folder."""
+    known = before.parts[-2:]    # an earlier version may have kept the name alone
+    return not is_there(before) and now.parts[-len(known):] == known
 
 
 def require_nothing_to_lose(weights: Iterable[Path], folder: str | Path, may_go: bool) -> None:

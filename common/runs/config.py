@@ -14,6 +14,7 @@ says, and the keys beside it win. Conditions that tie several keys together belo
 class, which raises a ValueError with a one-line message.
 """
 import argparse
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ import attrs
 
 from common.console.values import largest, to_integer, to_number
 from common.machine.errors import UsageError, UserError
-from common.machine.files import beside_scripts
+from common.machine.files import beside_scripts, is_there
+from common.reading.texts import read_json
 from common.runs.ini import read_sections, resolve, suggestion
 
 FLAGS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -126,7 +128,7 @@ def flag(default: bool, *, help: str = "") -> Any:
 
 
 def text(default: str | None, *, help: str = "") -> Any:
-    """Make a field for one line of text, such as a path.
+    """Make a field for one line of text.
 
     Parameters
     ----------
@@ -134,15 +136,38 @@ def text(default: str | None, *, help: str = "") -> Any:
         With None, nothing at all and `none` mean None.
     help
     """
+    return _text_field(default, lambda value: value, help)
+
+
+def path(default: str | None, *, is_name: Callable[[str], bool] = lambda value: False, help: str = "") -> Any:
+    """Make a field for a file or a folder.
+
+    It is held as an absolute path if it exists, so that a run is found from wherever one goes on with it.
+
+    Parameters
+    ----------
+    default
+        As of `text`.
+    is_name
+        Tells whether a text stands for something else, whatever is called like it here.
+    help
+    """
+    def placed(value):
+        return str(Path(value).absolute()) if is_there(value) and not is_name(value) else value
+
+    return _text_field(default, placed, help, is_path=True)
+
+
+def _text_field(default, meaning, help, **marks):
     def parse(value):
         if default is None and (value is None or isinstance(value, str) and value.strip().lower() in ("", "none")):
             return None
         # An indented line of an INI file continues the value above it: a key would vanish in a path.
         if not isinstance(value, str) or "\n" in value or "\0" in value:
             raise ValueError(value)
-        return value
+        return meaning(value)
 
-    return _field(parse, "one line of text" + (" or none" if default is None else ""), default, help, "TEXT")
+    return _field(parse, "one line of text" + (" or none" if default is None else ""), default, help, "TEXT", marks)
 
 
 def names(default: Sequence[str], *, options: Collection[str] | None = None, help: str = "", noun: str = "names",
@@ -291,14 +316,42 @@ def from_dict(cls: type[C], values: object, source: str | Path) -> C:
         raise UserError(f"{source}: {error}") from error
 
 
-def _field(parse: Callable[[Any], Any], allowed: str, default: Any, help: str, metavar: str, **argument: Any) -> Any:
+def with_former_paths(cfg: C, path: str | Path) -> C:
+    """Return a configuration that finds what a run was begun with, from another folder than that of then.
+
+    Parameters
+    ----------
+    cfg : attrs class
+        Of the run that goes on. A relative path that leads nowhere from here is taken as one from the former folder.
+    path
+        Of the configuration that the run has written, if it has.
+    """
+    try:
+        before = read_json(path)
+    except UserError:    # there is none, or who compares it says that it is damaged
+        return cfg
+    keys = [field.name for field in attrs.fields(type(cfg)) if field.metadata.get("is_path")]
+    before = before if isinstance(before, dict) else {}
+    return attrs.evolve(cfg, **{key: before[key] for key in keys if _is_from_there(getattr(cfg, key), before.get(key))})
+
+
+def _is_from_there(value, before):
+    """Whether a relative path that leads nowhere from here may have led from elsewhere to what it was before."""
+    if not isinstance(value, str) or not isinstance(before, str) or Path(value).is_absolute() or is_there(value):
+        return False
+    steps = [part for part in Path(os.path.normpath(value)).parts if part != os.pardir]
+    return bool(steps) and Path(before).is_absolute() and list(Path(before).parts[-len(steps):]) == steps
+
+
+def _field(parse: Callable[[Any], Any], allowed: str, default: Any, help: str, metavar: str,
+           marks: Mapping[str, bool] | None = None, **argument: Any) -> Any:
     """Make an attrs field whose values, the default included, go through `parse`, which raises ValueError.
 
-    `argument` is what its flag takes beside, as for argparse.
+    `argument` is what its flag takes beside, as for argparse, `marks` what its metadata have beside.
     """
     return attrs.field(default=parse(default), converter=attrs.Converter(_convert, takes_field=True),
                        metadata={"parse": parse, "allowed": allowed, "help": help,
-                                 "argument": {"metavar": metavar, **argument}})
+                                 "argument": {"metavar": metavar, **argument}, **(marks or {})})
 
 
 def _convert(value, field):

@@ -6,6 +6,7 @@ import attrs
 import pytest
 
 from common.machine.errors import UsageError, UserError
+from common.machine.files import write_json
 from common.runs.config import (
     add_config_flags,
     choice,
@@ -17,9 +18,11 @@ from common.runs.config import (
     names,
     number,
     overrides_of,
+    path,
     section_names,
     text,
     to_dict,
+    with_former_paths,
 )
 
 
@@ -295,6 +298,53 @@ def test_dict_with_keys_missing_or_no_dict():
         from_dict(Config, {"w_bitwidth": 4}, "config.json")
     with pytest.raises(UserError, match="^config.json: not a configuration"):
         from_dict(Config, [1], "config.json")
+
+
+@attrs.frozen(kw_only=True)
+class Places:
+    root = path(None, is_name="synthetic".__eq__)
+    weights = path(None)
+    title = text("run")
+
+
+def test_a_path_is_absolute_where_it_leads_somewhere(own_folder):
+    for name in ("songs", "synthetic", "run"):
+        (own_folder / name).mkdir()
+    cfg = Places(root="./songs", weights="no.h5", title="run")
+    assert (cfg.root, cfg.weights, cfg.title) == (str(own_folder / "songs"), "no.h5", "run")
+    cfg_of_names = Places(root="synthetic", weights="synthetic")
+    assert (cfg_of_names.root, cfg_of_names.weights) == ("synthetic", str(own_folder / "synthetic"))
+    assert attrs.evolve(cfg, title="b").root == cfg.root and Places(root="none").root is None
+    assert Places(root="a" * 5000).root == "a" * 5000
+
+
+@pytest.mark.parametrize("given, found", [
+    ("songs", True), ("./songs", True), ("../here/songs", True), ("../songs", True), ("other", False),
+    ("here/other", False), ("../..", False), (None, False)])
+def test_a_relative_path_leads_where_it_did_when_the_run_began(own_folder, monkeypatch, given, found):
+    for name in ("here/songs", "there", "run"):
+        (own_folder / name).mkdir(parents=True)
+    monkeypatch.chdir("here")
+    write_json("../run/config.json", to_dict(Places(root="songs")))
+    monkeypatch.chdir("../there/.." if given == "../here/songs" else "../there")
+    cfg = Places(root=given)
+    former = with_former_paths(cfg, own_folder / "run/config.json")
+    assert former == (Places(root=str(own_folder / "here/songs")) if found else cfg)
+
+
+def test_a_path_that_leads_somewhere_is_that_of_now(own_folder, monkeypatch):
+    for name in ("here/songs", "there/songs"):
+        (own_folder / name).mkdir(parents=True)
+    write_json("config.json", to_dict(Places(root="here/songs")))
+    monkeypatch.chdir("there")
+    assert with_former_paths(Places(root="songs"), "../config.json").root == str(own_folder / "there/songs")
+
+
+@pytest.mark.parametrize("before", [None, "{", "[]", '{"root": 1}', '{"root": "songs"}'])
+def test_without_a_former_path_a_configuration_stays(own_folder, before):
+    if before is not None:
+        Path("config.json").write_text(before)
+    assert with_former_paths(Places(root="songs"), "config.json") == Places(root="songs")
 
 
 def test_a_default_that_is_not_allowed_is_a_bug_of_the_class():

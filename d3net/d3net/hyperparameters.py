@@ -309,8 +309,22 @@ def _load(cls: type[Kind], name_or_path: str | Path, folder: Path) -> Kind:
         raise UsageError(str(error)) from error
 
 
+def is_published_mss(name: str) -> bool:
+    """Whether `load_mss` knows hyper-parameters of this name."""
+    return name.replace("-", "_") in _published(FOLDER / "mss")
+
+
+def is_published_segmentation(name: str) -> bool:
+    """Whether `load_segmentation` knows hyper-parameters of this name."""
+    return name.replace("-", "_") in _published(FOLDER / "segmentation")
+
+
+def _published(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
 def _find(name: str, folder: Path) -> Path:
-    published = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    published = _published(folder)
     if name.replace("-", "_") in published:
         return published[name.replace("-", "_")]
     if not Path(name).exists():

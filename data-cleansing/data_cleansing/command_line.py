@@ -10,9 +10,17 @@ import attrs
 from common.console import cli
 from common.datasets import CIFAR10
 from common.machine.context import use_context
-from common.runs.config import add_config_flags, find_cfg, load_section, overrides_of, section_names
+from common.runs.config import (
+    add_config_flags,
+    find_cfg,
+    load_section,
+    overrides_of,
+    section_names,
+    with_former_paths,
+)
 from common.runs.experiments import add_experiment_flags
 from data_cleansing.config import FILES, Config
+from data_cleansing.results.run_folder import CONFIG
 
 CFG = "cleansing.cfg"
 # Flag -> how the published scripts spell it, and what argparse is to know of it.
@@ -85,8 +93,11 @@ def experiment_of(args: argparse.Namespace) -> Experiment:
     """
     overrides, path = overrides_of(args, Config), find_cfg(args.cfg, "data_cleansing")
     name = args.experiment or _section_for(overrides, path)
-    return Experiment(name, load_section(Config, path, name, overrides), Path(args.output or name), args.resume,
-                      args.overwrite, partial(use_context, args.context, args.device_id))
+    cfg, output = load_section(Config, path, name, overrides), Path(args.output or name)
+    if args.resume:
+        cfg = with_former_paths(cfg, output / CONFIG)
+    return Experiment(name, cfg, output, args.resume, args.overwrite,
+                      partial(use_context, args.context, args.device_id))
 
 
 def _section_for(overrides, path):

@@ -4,7 +4,7 @@ import functools
 import attrs
 
 from common.datasets import CIFAR10, DATASETS
-from common.runs.config import choice, flag, integer, names, number, text
+from common.runs.config import choice, flag, integer, names, number, path
 from data_cleansing.data.features import IMAGENET, VALUES
 from data_cleansing.graphs.rewriting import Network
 from data_cleansing.influence.gradients import NORMALIZATIONS
@@ -22,14 +22,14 @@ class Training:
     """What is trained, on which images. The text of each key is its `help`."""
 
     dataset: str = choice(CIFAR10, (*DATASETS, FILES), help="images to clean; files: those of data_dir")
-    data_dir: str | None = text(None, help="folder of the data set; for files: one with a folder for each class, or a "
+    data_dir: str | None = path(None, help="folder of the data set; for files: one with a folder for each class, or a "
                                            "CSV list")
-    valid_dir: str | None = text(None, help="validation images like data_dir for files; none: a fifth of the others")
-    test_dir: str | None = text(None, help="test images like data_dir for files; none: a fifth, always the same")
+    valid_dir: str | None = path(None, help="validation images like data_dir for files; none: a fifth of the others")
+    test_dir: str | None = path(None, help="test images like data_dir for files; none: a fifth, always the same")
     damaged: str = choice("stop", ("stop", "skip"), help="what to do at files that cannot be read; skip: leave out")
     side: int = integer(0, at_least=0, at_most=512,
                         help="side that images are resized to; 0: the short edge, but 32 to 128 pixels")
-    features: str | None = text(None, help="ONNX file of a network: a linear classifier of its output is trained in "
+    features: str | None = path(None, help="ONNX file of a network: a linear classifier of its output is trained in "
                                            "place of the published network; side is what it takes, augment = false")
     feature_values: str = choice(IMAGENET, tuple(VALUES), help="pixels that it takes: as torchvision's networks for "
                                                                  "ImageNet, 0 to 1, or 0 to 255")

@@ -18,11 +18,12 @@ from common.machine.errors import UsageError
 from common.machine.files import write_csv
 from common.machine.output_folders import claimed
 from common.pictures.figures import save_figure
+from common.runs.config import with_former_paths
 from data_cleansing.command_line import Experiment, experiment_of, experiment_parser
 from data_cleansing.config import Config
 from data_cleansing.new_trainings import run_new_trainings
 from data_cleansing.results import accuracy, paired
-from data_cleansing.results.run_folder import open_run
+from data_cleansing.results.run_folder import CONFIG, open_run
 from data_cleansing.trial import Trial, run_trials
 
 NOISE = ("0", "0.05", "0.1", "0.2")
@@ -38,10 +39,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed(experiment.output) as folder:
         print(f"{experiment.name}: computing on {experiment.choose_context()}", flush=True)
         started = time.perf_counter()
+        places = [folder / f"noise_{100 * share:g}" for share in shares]
         cfgs = [attrs.evolve(experiment.cfg, flip_labels=share) for share in shares]
-        # All at first: the last one may be refused, and the first takes long.
-        places = [open_run(folder / f"noise_{100 * share:g}", cfg, experiment.resume, experiment.overwrite)
-                  for share, cfg in zip(shares, cfgs, strict=True)]
+        if experiment.resume:
+            cfgs = [with_former_paths(cfg, place / CONFIG) for cfg, place in zip(cfgs, places, strict=True)]
+        for cfg, place in zip(cfgs, places, strict=True):    # at first: the last may be refused, the first takes long
+            open_run(place, cfg, experiment.resume, experiment.overwrite)
         for share, cfg, place in zip(shares, cfgs, places, strict=True):
             title = f"{100 * share:g} % wrong labels"
             print(f"{title}, {time.perf_counter() - started:.0f} s", flush=True)

@@ -470,6 +470,21 @@ def test_a_last_step_that_diverges_is_one_line(tmp_path, refused):
     assert not list((tmp_path / "run").rglob("final_model.h5"))
 
 
+def test_all_stages_run_from_another_folder(pictures, single, command, own_folder, monkeypatch):
+    shutil.copytree(pictures, own_folder / "fruit")
+    assert command(train, "--data-dir", "fruit", "-o", "run", *SINGLE)[0] == 0
+    shutil.rmtree(own_folder / "run/training/seed_00/parameters")
+    (own_folder / "run/training/seed_00/final_model.h5").unlink()
+    (own_folder / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert command(train, "--data-dir", "fruit", "-o", "../run", *SINGLE, "--resume")[0] == 0
+    for stage in (score, eval):
+        status, _, err = command(stage, "../run", "-c", "cpu")
+        assert (status, err) == (0, "")
+    scores, expected = (read_influence(influence_path(run, "final", 0), 28) for run in (own_folder / "run", single))
+    np.testing.assert_array_equal(scores, expected)
+
+
 @pytest.mark.parametrize("key, value, says", [("width", 0.2, "another network"), ("lr", 0.1, "lr = 0.05, not 0.1"),
                                               ("flip_labels", 0.4, "another images|images = ")])
 def test_a_cache_of_another_training_is_refused(finished, tmp_path, refused, key, value, says):

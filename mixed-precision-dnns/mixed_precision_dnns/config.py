@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import attrs
 
-from common.datasets import CIFAR10, DATASETS
+from common.datasets import CIFAR10, DATASETS, SYNTHETIC
 from common.quantizers import (
     POWER_OF_TWO,
     QUANTIZER_NAMES,
@@ -16,7 +16,7 @@ from common.quantizers import (
     range_quantizer,
 )
 from common.quantizers.layers import SUM_BITS, Quantization
-from common.runs.config import choice, flag, from_dict, integer, number, text, to_dict
+from common.runs.config import choice, flag, from_dict, integer, number, path, text, to_dict
 
 _LATER = {"all_integer": False}    # keys that early files lack, and what they meant
 VALUE_BITS = 8    # of all integers that kernels multiply or add
@@ -134,7 +134,7 @@ class Config(QuantizationConfig):
     scale_layer: bool = flag(False, help="multiply the output of the network by a learned factor")
 
     dataset: str = choice(CIFAR10, tuple(DATASETS), help="what to train on")
-    data_dir: str | None = text(None, help="folder with the data set; none: found or downloaded")
+    data_dir: str | None = path(None, help="folder with the data set; none: found or downloaded")
     published: bool = flag(False, help="behave as the published script: train on all training images, choose the best "
                                  "parameters by the test images (with a budget for weights after every step), derive "
                                  "static step sizes anew for every graph")
@@ -161,8 +161,9 @@ class ImageNetConfig(QuantizationConfig):
 
     model: str = choice("resnet18", ("resnet18", "mobilenetv2"), help="network")
     image_size: int = integer(224, at_least=32, at_most=1024, help="height and width of the images, in pixels")
-    data_dir: str | None = text(None, help="folder with train/<wnid>/*.JPEG and val/, or 'synthetic'")
-    val_labels: str | None = text(None, help="labels of a flat validation folder; none: looked for beside it")
+    data_dir: str | None = path(None, is_name=SYNTHETIC.__eq__,
+                                help="folder with train/<wnid>/*.JPEG and val/, or 'synthetic'")
+    val_labels: str | None = path(None, help="labels of a flat validation folder; none: looked for beside it")
     per_class: int = integer(0, at_least=0, help="use so many images of each class, for a trial; 0: all")
     limit: int = integer(0, at_least=0, help="use so many images of each split, for a trial; 0: all")
     workers: int = integer(0, at_least=0, help="threads that decode images; 0: one for each core")

@@ -49,6 +49,16 @@ def _existing(weightfile, folder):
     return next((path for path in (_beside(weightfile, folder), Path(weightfile)) if path.is_file()), None)
 
 
+def recorded(cfg: Experiment, folder: Path) -> Experiment:
+    """Return the experiment with the path of its weights that a run in `folder` is to keep.
+
+    It is absolute, but for weights in another run beside the output folder: these go where the folder goes.
+    """
+    if cfg.weightfile is None or _beside(cfg.weightfile, folder).is_file() or not Path(cfg.weightfile).is_file():
+        return cfg
+    return attrs.evolve(cfg, weightfile=str(Path(cfg.weightfile).absolute()))
+
+
 def find_weights(cfg: Experiment, folder: Path, otherwise: str = "--pretrain does that first") -> Path | None:
     """Find the weights that `cfg` starts from, for a run in `folder`; None if it starts from random ones.
 

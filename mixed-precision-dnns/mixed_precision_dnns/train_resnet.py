@@ -19,10 +19,10 @@ from common.console import cli
 from common.machine.distributed import world
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.config import defaults_of, to_dict
+from common.runs.config import defaults_of, to_dict, with_former_paths
 from common.runs.readings import read_later, scalar_later
 from common.runs.schedules import step_decay
-from common.runs.training import CHECKPOINT, Run
+from common.runs.training import CHECKPOINT, CONFIG, Run
 from mixed_precision_dnns.clipping import clip_gradients, clip_values, learned_tensors
 from mixed_precision_dnns.command_line import train_from_command_line
 from mixed_precision_dnns.config import Config, Experiment
@@ -31,7 +31,7 @@ from mixed_precision_dnns.epoch_logs import log_epoch
 from mixed_precision_dnns.evaluation import remove_report, report_best, top_errors
 from mixed_precision_dnns.network_size import QuantizedTensor, least_kbytes
 from mixed_precision_dnns.quantized_network import QuantizedNetwork
-from mixed_precision_dnns.starting_weights import find_weights, load_starting_weights
+from mixed_precision_dnns.starting_weights import find_weights, load_starting_weights, recorded
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -41,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 def train(cfg: Experiment, folder: Path, memory: OutOfCore | InCore, resume: bool = False,
           overwrite: bool = False) -> None:
     """Run the experiment `cfg` in `folder` and print what it has learned; `memory` says where its arrays are kept."""
+    cfg = with_former_paths(cfg, folder / CONFIG) if resume else cfg
     nn.clear_parameters()
     # The published script derives step sizes from the first weights, so there a run that goes on needs these.
     goes_on = resume and (folder / CHECKPOINT).exists() and not cfg.as_published
     with world().main_first():
         weights = folder / CHECKPOINT if goes_on else find_weights(cfg, folder)
         train_data, valid_data, test_data = load_data(cfg)
-    run = Run(folder, to_dict(cfg), resume, overwrite, functools.partial(learning_rate, cfg.initial_learning_rate),
+    run = Run(folder, to_dict(recorded(cfg, folder)), resume, overwrite,
+              functools.partial(learning_rate, cfg.initial_learning_rate),
               {"training images": train_data.dataset.identity, "validation images": valid_data.dataset.identity,
                "test images": test_data.dataset.identity}, later=defaults_of(type(cfg)))
     seed_everything(cfg.seed)

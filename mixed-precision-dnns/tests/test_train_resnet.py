@@ -194,6 +194,37 @@ def test_without_the_float_run_one_line_names_the_command(command, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_weights_and_data_are_found_from_another_folder(command, finished, cifar, own_folder, monkeypatch):
+    shutil.copytree(cifar, own_folder / "images")
+    for name in ("float", "elsewhere"):
+        (own_folder / name).mkdir()
+    for name in ("start.h5", "other.h5"):
+        shutil.copy(finished / "params_best.h5", own_folder / "float" / name)
+    flags = ("--data-dir", "images", "--steps-per-epoch", 1)
+    status, _, err = command(WQ, "runs/a", *flags, "--weightfile", "float/start.h5", "--epochs", 1)
+    assert (status, err) == (0, "")
+    config = json.loads(Path("runs/a/config.json").read_text())
+    assert [config[key] for key in ("data_dir", "weightfile")] == [
+        str(own_folder / name) for name in ("images", "float/start.h5")]
+    monkeypatch.chdir("elsewhere")
+    result = command(WQ, "../runs/a", *flags, "--weightfile", "../float/other.h5", "--epochs", 1, "--resume")
+    assert_one_line(result, 2, "weightfile")
+    status, out, err = command(WQ, "../runs/a", *flags, "--weightfile", "../float/start.h5", "--epochs", 1, "--resume")
+    assert (status, err) == (0, "") and "the training has ended" in out
+
+
+def test_weights_that_have_moved_are_the_same(command, finished, own_folder):
+    (own_folder / "old/float").mkdir(parents=True)
+    shutil.copy(finished / "params_best.h5", "old/float/start.h5")
+    flags = ("--steps-per-epoch", 1, "--epochs", 1)
+    assert command(WQ, "old/runs/a", *flags, "--weightfile", "old/float/start.h5")[0] == 0
+    Path("old").rename("new")
+    assert command(WQ, "new/runs/a", *flags, "--weightfile", "new/float/start.h5", "--resume")[0] == 0
+    shutil.copytree("new/float", "new/other")
+    result = command(WQ, "new/runs/a", *flags, "--weightfile", "new/other/start.h5", "--resume")
+    assert_one_line(result, 2, "weightfile")
+
+
 def test_pretrain_runs_the_float_network_first(command, tmp_path):
     flags = ("--pretrain", "--epochs", 1, "--steps-per-epoch", 1, "--initial-learning-rate", 0.005)
     code, out, err = command(WQ_INIT, tmp_path / "run", *flags)

@@ -6,9 +6,10 @@ from typing import Any
 import attrs
 
 from common.console.values import largest
+from common.datasets.table import SYNTHETIC
 from common.machine.errors import UsageError
 from common.out_of_core.recompute import LEVELS
-from common.runs.config import choice, integer, number, text
+from common.runs.config import choice, integer, number, path, text
 from common.runs.schedules import poly_decay, step_decay
 from out_of_core_training.models import NETWORKS, checked_size
 from out_of_core_training.networks.deeplab import BACKBONES
@@ -38,8 +39,8 @@ class Config:
     recompute: str = choice("none", LEVELS, help=RECOMPUTE)
     data: str = choice("folder", ("folder", "random"), help="what to train on: the files in data_dir, or the same "
                                                             "random batch in each step")
-    data_dir: str | None = text(None, help="folder with the layout of ImageNet or Cityscapes; synthetic: generated "
-                                           "pictures")
+    data_dir: str | None = path(None, is_name=SYNTHETIC.__eq__, help="folder with the layout of ImageNet or "
+                                                                   "Cityscapes; synthetic: generated pictures")
     batch_size: int = integer(256, at_least=1, help="images per update")
     epochs: int = integer(90, at_least=1, help="passes over the training images")
     steps_per_epoch: int = integer(0, at_least=0, help="updates per epoch; 0: all training images, or 10 random "

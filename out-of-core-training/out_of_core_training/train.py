@@ -21,10 +21,10 @@ from common.machine.distributed import world
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.config import defaults_of, to_dict
+from common.runs.config import defaults_of, to_dict, with_former_paths
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.readings import scalar_later
-from common.runs.training import Run
+from common.runs.training import CONFIG, Run
 from out_of_core_training import models
 from out_of_core_training.config import Config, learning_rate
 from out_of_core_training.data import RandomBatches, identities, load_data, validate
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def train(cfg: Config, folder: Path, memory: OutOfCore | InCore, resume: bool = False, overwrite: bool = False) -> None:
     """Train the network of `cfg` in `folder`; `memory` says where its arrays are kept."""
+    cfg = with_former_paths(cfg, folder / CONFIG) if resume else cfg
     nn.clear_parameters()
     with world().main_first():
         train_data, valid_data, num_classes = load_data(cfg)

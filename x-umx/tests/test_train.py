@@ -460,3 +460,14 @@ def test_an_output_folder_that_cannot_be_made_is_one_line(command, tmp_path):
 
 def test_missing_install_is_one_line(tmp_path):
     assert_one_line(run_without_packages(SCRIPT, cwd=tmp_path), 2, "pip install -r requirements.txt")
+
+
+def test_a_run_goes_on_from_another_folder(songs, run_main, own_folder, monkeypatch, finished):
+    shutil.copytree(songs, own_folder / "music")
+    assert run_main(train.main, *arguments("run", "music", "--epochs", "1"))[0] == 0
+    (own_folder / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    status, out, err = run_main(train.main, *arguments("../run", "music", "--resume"))
+    assert (status, err) == (0, "") and "going on after epoch 1" in out
+    assert json.loads((own_folder / "run/config.json").read_text())["root"] == str(own_folder / "music")
+    assert same_parameters(own_folder / "run/checkpoint/latest.h5", finished / "checkpoint/latest.h5")

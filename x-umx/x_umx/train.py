@@ -20,11 +20,11 @@ from common.datasets.songs import Songs
 from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
-from common.runs.config import FLAGS, defaults_of, overrides_of, to_dict
+from common.runs.config import FLAGS, defaults_of, overrides_of, to_dict, with_former_paths
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import epochs_without_gain, plateau_decay
 from common.runs.steps import train_step
-from common.runs.training import Run
+from common.runs.training import CONFIG, Run
 from common.separation.training import Losses, finish_epoch, scaled_rates, validate
 from x_umx.config import Config
 from x_umx.model import initialize_statistics
@@ -57,6 +57,7 @@ def train(cfg: Config, folder: Path, memory: InCore | OutOfCore, resume: bool = 
 
     `memory` says where the arrays are kept.
     """
+    cfg = with_former_paths(cfg, folder / CONFIG) if resume else cfg
     songs = Songs(cfg, cfg.targets, cfg.sample_rate, shortest=shortest_excerpt(cfg))
     statistics = songs.statistics(cfg.nfft, cfg.nhop)
     if not songs.valid_tracks:

@@ -2,8 +2,8 @@
 import attrs
 
 from common.datasets.songs import SongsConfig
-from common.runs.config import integer, names, number, text
-from d3net.hyperparameters import LARGEST_SEED, MSSHyperParameters, as_published, replace_given
+from common.runs.config import integer, names, number, path, text
+from d3net.hyperparameters import LARGEST_SEED, MSSHyperParameters, as_published, is_published_mss, replace_given
 
 SOURCES = ("vocals", "drums", "bass", "other")    # in this order they are drawn and added up
 ACCOMPANIMENT = "accompaniment"    # all sources but the vocals
@@ -21,8 +21,8 @@ class MSSConfig(SongsConfig):
 
     target: str = text("vocals", help="what the network separates: one of the sources, or 'accompaniment', all but "
                                       "vocals")
-    hparams: str | None = text(None, help="hyper-parameters of the network, a name or a YAML file; none: those of "
-                                          "the target")
+    hparams: str | None = path(None, is_name=is_published_mss, help="hyper-parameters of the network, a name or a YAML "
+                                                                    "file; none: those of the target")
     sources: tuple[str, ...] = names(SOURCES, help="what the mixtures are made of")
 
     seq_dur: float = number(6.0, above=0, help="length of the training excerpts in seconds")

@@ -25,11 +25,11 @@ from common.machine.output_folders import claimed
 from common.machine.seeding import seed_everything
 from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import save_parameters
-from common.runs.config import defaults_of, to_dict
+from common.runs.config import defaults_of, to_dict, with_former_paths
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import step_decay
 from common.runs.steps import train_step
-from common.runs.training import Run
+from common.runs.training import CONFIG, Run
 from common.separation.training import Losses, LossGraph, finish_epoch, scaled_rates, validate
 from d3net.hyperparameters import MSSHyperParameters, load_mss, save_hyper_parameters
 from d3net.mss_model import D3NetMSS
@@ -57,6 +57,7 @@ def train(cfg: MSSConfig, output: Path, memory: InCore | OutOfCore, resume: bool
 
     `memory` says where the arrays are kept.
     """
+    cfg = with_former_paths(cfg, output / cfg.target / CONFIG) if resume else cfg
     hparams = cfg.resolved(load_mss(cfg.hparams or cfg.target))
     songs = open_songs(cfg, hparams)
     if not songs.valid_tracks:

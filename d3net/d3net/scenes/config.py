@@ -1,17 +1,26 @@
 """The keys of an experiment of segmentation, with the published names and defaults."""
 import attrs
 
-from common.runs.config import flag, integer, number, text
-from d3net.hyperparameters import LARGEST_SEED, SegmentationHyperParameters, as_published, replace_given
+from common.datasets.table import SYNTHETIC
+from common.runs.config import flag, integer, number, path
+from d3net.hyperparameters import (
+    LARGEST_SEED,
+    SegmentationHyperParameters,
+    as_published,
+    is_published_segmentation,
+    replace_given,
+)
 
 
 @attrs.frozen(kw_only=True)
 class SegmentationConfig:
     """An experiment of segmentation: a section of `segmentation.cfg`. The text of each key is its `help`."""
 
-    hparams: str = text("D3Net_L", help="hyper-parameters of the network, a name or a YAML file")
-    data_dir: str | None = text(None, help="folder of Cityscapes; 'synthetic' generates street scenes")
-    pretrained: str | None = text(None, help="backbone to start from: a published name or a file; none: random "
+    hparams: str = path("D3Net_L", is_name=is_published_segmentation,
+                        help="hyper-parameters of the network, a name or a YAML file")
+    data_dir: str | None = path(None, is_name=SYNTHETIC.__eq__,
+                                help="folder of Cityscapes; 'synthetic' generates street scenes")
+    pretrained: str | None = path(None, help="backbone to start from: a published name or a file; none: random "
                                              "parameters")
     recompute: bool = flag(False, help="compute the outputs of convolutions again in the backward pass, to save memory")
 

@@ -26,11 +26,11 @@ from common.machine.seeding import seed_everything
 from common.machine.streams import say
 from common.out_of_core import InCore, OutOfCore
 from common.runs.checkpoint import load_parameters, save_parameters, save_solver_states, stored_shapes
-from common.runs.config import defaults_of, to_dict
+from common.runs.config import defaults_of, to_dict, with_former_paths
 from common.runs.experiments import add_experiment_flags, open_experiment
 from common.runs.schedules import poly_decay
 from common.runs.steps import train_step
-from common.runs.training import Run
+from common.runs.training import CONFIG, Run
 from d3net.hyperparameters import SegmentationHyperParameters, load_segmentation, save_hyper_parameters
 from d3net.scenes.config import SegmentationConfig
 from d3net.scenes.data import Scenes
@@ -71,6 +71,7 @@ def train(cfg: SegmentationConfig, folder: Path, memory: InCore | OutOfCore, res
 
     `memory` says where the arrays are kept.
     """
+    cfg = with_former_paths(cfg, folder / CONFIG) if resume else cfg
     hparams = cfg.resolved(load_segmentation(cfg.hparams))
     # The published rule for batches of another size: as many images in all, and a learning rate in proportion.
     batch_ratio = world().size * hparams.batch_size / PUBLISHED_BATCH
