@@ -12,7 +12,7 @@ import nnabla as nn
 from common.machine.errors import UsageError
 from common.out_of_core.accesses import FUNCTIONS, REAL, Accesses, Buffer, by_properties, is_python, maps
 
-BACKENDS = ("cpu", "cudnn", "cudnn:half")
+BACKENDS = ("cpu", "cpu:half", "cudnn", "cudnn:half")
 
 
 @attrs.frozen
@@ -63,13 +63,11 @@ def backend_named(name: str | None = None, workspace: int = 0) -> Backend:
     """
     if name is None:
         kind, _, numbers = nn.get_current_context().backend[0].partition(":")
-        name = "cpu" if kind == "cpu" else "cudnn:half" if numbers == "half" else "cudnn"
+        name = ("cpu" if kind == "cpu" else "cudnn") + (":half" if numbers == "half" else "")
     kind, _, numbers = name.partition(":")
     if name.removesuffix(":float") not in BACKENDS:
         raise UsageError(f"backend {name!r}: choose one of {', '.join(BACKENDS)}")
-    if kind == "cpu":
-        return Backend()
-    return Backend(kind, numbers == "half", workspace)
+    return Backend(kind, numbers == "half", 0 if kind == "cpu" else workspace)
 
 
 def accesses_of(f: Any, backend: Backend) -> Accesses:
@@ -84,8 +82,8 @@ def accesses_of(f: Any, backend: Backend) -> Accesses:
 
 
 def is_known(f: Any, backend: Backend) -> bool:
-    """Whether what a function touches is known exactly; on a GPU the workspaces never are."""
-    return backend.name == "cpu" and not is_python(f) and f.info.type_name in FUNCTIONS
+    """Whether what a function touches is known exactly; on a GPU the workspaces never are, nor all in float16."""
+    return backend == Backend() and not is_python(f) and f.info.type_name in FUNCTIONS
 
 
 def needed_inputs(f: Any, backend: Backend) -> list[int]:

@@ -113,7 +113,8 @@ def test_arrays_of_an_iteration_in_core_by_hand():
 
 
 @pytest.mark.parametrize("name, expected", [
-    ("cpu", Backend("cpu")), ("cudnn", Backend("cudnn")), ("cudnn:float", Backend("cudnn")), ("cudnn:half", HALF)])
+    ("cpu", Backend("cpu")), ("cpu:half", Backend("cpu", half=True)), ("cudnn", Backend("cudnn")),
+    ("cudnn:float", Backend("cudnn")), ("cudnn:half", HALF)])
 def test_backends_by_name(name, expected):
     assert backend_named(name) == expected
     with nn.context_scope(nn.Context([name, "cpu:float"], "CpuCachedArray", "0")):
@@ -136,7 +137,7 @@ def test_a_limit_of_workspaces_fits_into_what_nnabla_reads_it_with(monkeypatch):
     assert workspace_limit(80 << 30) == 2**31 - 1
 
 
-@pytest.mark.parametrize("name", ["gpu", "cpu:half", "", "cudnn:double"])
+@pytest.mark.parametrize("name", ["gpu", "cpu:double", "", "cudnn:double"])
 def test_unknown_backends_are_refused(name):
-    with pytest.raises(UsageError, match="choose one of cpu, cudnn, cudnn:half"):
+    with pytest.raises(UsageError, match="choose one of cpu, cpu:half, cudnn, cudnn:half"):
         backend_named(name)

@@ -205,6 +205,33 @@ def test_smallest_budget_holds_where_labels_are_computed(dtype):
     assert is_planned(step, smallest) and not is_planned(step, smallest - 1)
 
 
+def test_smallest_budget_is_that_of_nnabla_in_the_context_that_computes():
+    """The half context of nnabla's extension for a CPU computes in float16, and keeps parameters in float32."""
+    def step():
+        x.d = np.ones(x.shape, np.float32)
+        loss.forward(clear_no_need_grad=True)
+        solver.zero_grad()
+        loss.backward(clear_buffer=True)
+        solver.update()
+
+    smallest = {}
+    nn.clear_parameters()
+    for backend in ("cpu:float", "cpu:half"):
+        with nn.context_scope(nn.Context([backend, "cpu:float"], "CpuCachedArray", "0")):
+            x, recorder = nn.Variable((8, 3, 16, 16)), Recorder()
+            h = F.relu(PF.batch_normalization(PF.convolution(x, 8, (3, 3), pad=(1, 1))))
+            loss, solver = F.mean(PF.affine(h, 5) ** 2), S.Momentum()
+            solver.set_parameters(nn.get_parameters())
+            recorder.write(x)
+            recorder.forward(loss)
+            recorder.zero_grad(solver)
+            recorder.backward(loss)
+            recorder.solver_call(solver, "update")
+            smallest[backend], _ = smallest_budget(recorder.finish())
+            assert is_planned(step, smallest[backend]) and not is_planned(step, smallest[backend] - 1)
+    assert smallest["cpu:half"] < 0.7 * smallest["cpu:float"]
+
+
 def test_passes_are_told_apart():
     net = Net(lambda h: F.relu(h) + F.tanh(h))
     seen = []

@@ -134,8 +134,8 @@ def plan(steps: nn.Variable | Sequence[Step], inputs: Sequence[nn.Variable | tup
     weight_decay, save_host_memory
         As for `common.out_of_core.OutOfCore`.
     backend
-        What is to compute, `cpu`, `cudnn` or `cudnn:half`; it need not be here, nor the graph be built for it. By
-        default the backend of the current context.
+        What is to compute, `cpu`, `cudnn`, `cpu:half` or `cudnn:half`; it need not be here, nor the graph be built for
+        it. By default the backend of the current context.
     workspace
         Bytes to count for each workspace of cuDNN: one for a convolution forward, two backward. How many it takes is
         known on the device alone; `common.out_of_core.device.workspace_limit` has the most.
