@@ -43,6 +43,21 @@ def require_own(path: Path, config: Mapping) -> None:
         raise UsageError(f"{path}: is there already, and of no run of this script; choose another --output")
 
 
+def require_nothing_of_others(paths: Iterable[Path], config: Path) -> None:
+    """Raise a UsageError if files called like those of a run lie where no run is: a new one would take their place.
+
+    Parameters
+    ----------
+    paths
+        Of such files, whether they exist or not.
+    config
+        Of the configuration that a run would have written.
+    """
+    if found := [path for path in paths if path.exists()]:
+        raise UsageError(f"{found[0]}: is there already, and {config.parent} holds no run with its {config.name}; "
+                         "nothing is removed, choose another --output")
+
+
 def require_same(folder: str | Path, before: Mapping, now: Mapping, may_differ: Collection[str] = (),
                  done: str = "run", later: Mapping | None = None) -> None:
     """Compare the configuration or settings that a folder was made with to present ones.

@@ -17,7 +17,14 @@ from common.machine.files import make_folder, write_csv, write_json
 from common.machine.seeding import derived_seed, seed_everything
 from common.reading.texts import as_read_back, check_fields, read_text
 from common.runs.checkpoint import load_state, restore, save_checkpoint, save_parameters
-from common.runs.comparison import holds_a_run, require_nothing_to_lose, require_own, require_same, require_same_data
+from common.runs.comparison import (
+    holds_a_run,
+    require_nothing_of_others,
+    require_nothing_to_lose,
+    require_own,
+    require_same,
+    require_same_data,
+)
 from common.runs.curves import SERIES_SUFFIX, plot_curves
 from common.runs.interrupts import deferred_interrupts
 
@@ -66,7 +73,8 @@ class Run:
     ------
     UsageError
         The folder holds a run, or weights of none, and no flag says what to do with them; or a run of another script,
-        whatever the flags; or it was made with another configuration or with other data, or cannot be made longer.
+        or logs and curves of none, whatever the flags; or it was made with another configuration or with other data,
+        or cannot be made longer.
     UserError
         The folder cannot be written to, or its checkpoint cannot be read.
     """
@@ -85,6 +93,8 @@ class Run:
         self._unread: list[tuple[int, Callable[[dict[str, float]], object] | None, Mapping[str, Value]]] = []
         if (self.folder / CONFIG).exists():
             require_own(self.folder / CONFIG, config)
+        elif not self.checkpoint.exists():
+            require_nothing_of_others(self._logs(), self.folder / CONFIG)
         self._resuming = resume and self.checkpoint.exists()
         if self._resuming:
             self.state = read_state(self.checkpoint)
@@ -100,6 +110,9 @@ class Run:
         if resume:
             print(f"{self.folder}: {self._where_it_goes_on()}", flush=True)
         make_folder(self.checkpoint.parent)
+
+    def _logs(self):
+        return self.folder / LOG, self.folder / CURVES, *self.folder.glob(f"*{SERIES_SUFFIX}")
 
     def _is_in_its_first_epoch(self):
         """Whether a run has begun here that may have left weights and a row of the log, but not yet a checkpoint."""
@@ -159,8 +172,7 @@ class Run:
             restore(self.checkpoint, self.parameters, solver)
         world().sum(0)    # all have read before one removes
         if not self._resuming and world().rank == 0:
-            series = self.folder.glob(f"*{SERIES_SUFFIX}")
-            for path in (self.folder / LOG, self.folder / CURVES, *series, self.checkpoint, *self._weights):
+            for path in (*self._logs(), self.checkpoint, *self._weights):
                 path.unlink(missing_ok=True)
         self.state.update(config=self.config, ranks=world().size, data=self._data)
         write_json(self.folder / CONFIG, self.config)

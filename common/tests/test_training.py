@@ -431,6 +431,16 @@ def test_a_folder_with_a_configuration_of_something_else_stays_as_it_is(folder, 
     assert content(folder) == before
 
 
+@pytest.mark.parametrize("flags", [{}, {"resume": True}, {"overwrite": True}])
+@pytest.mark.parametrize("name", ["log.csv", "curves.png", "loss.series.txt"])
+def test_logs_of_no_run_stay_as_they_are(folder, name, flags):
+    folder.mkdir()
+    (folder / name).write_text("days,of,work")
+    with pytest.raises(UsageError, match=f"{name}: is there already, and .* holds no run with its config.json"):
+        start(folder, **flags)
+    assert content(folder) == {name: b"days,of,work"}
+
+
 def test_a_damaged_configuration_can_be_overwritten(folder):
     train(folder, epochs=1)
     (folder / "config.json").write_text("{")

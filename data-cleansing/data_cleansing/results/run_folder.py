@@ -7,7 +7,7 @@ import attrs
 from common.machine.errors import UsageError, UserError
 from common.machine.files import make_folder, remove_tree, write_json
 from common.reading.texts import read_json
-from common.runs.comparison import holds_a_run, require_same
+from common.runs.comparison import holds_a_run, require_nothing_of_others, require_same
 from common.runs.config import from_dict, to_dict
 from data_cleansing.config import Config
 
@@ -51,10 +51,7 @@ def _require_nothing_of_others(folder):
     """Raise a UsageError if files called like those of a run lie where no run is: a new one would take their place."""
     if _is_configuration(folder / CONFIG):    # of a run that stopped early
         return
-    found = [folder / name for name in (*FILES, *FOLDERS, CONFIG) if (folder / name).exists()]
-    if found:
-        raise UsageError(f"{found[0]}: is there already, and {folder} holds no run with its {CONFIG}; nothing is "
-                         "removed, choose another --output")
+    require_nothing_of_others((folder / name for name in (*FILES, *FOLDERS, CONFIG)), folder / CONFIG)
 
 
 def _is_configuration(path):
