@@ -161,7 +161,7 @@ def _status_of(main):
         return _complain(error, error.exit_status)
     except KeyboardInterrupt as interrupt:
         return _complain(str(interrupt) or "interrupted", INTERRUPTED)
-    except SystemError as error:
+    except (SystemError, ImportError) as error:
         if not was_interrupted(error):
             raise
         return _complain("interrupted", INTERRUPTED)

@@ -68,7 +68,11 @@ class TrainingError(UserError):
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """Tell whether a SystemError stands for a KeyboardInterrupt, as nnabla's does in a function written in Python."""
+    """Tell whether an error stands for a KeyboardInterrupt.
+
+    nnabla raises a SystemError where one comes within a function written in Python, modules in C an ImportError where
+    one comes while they load.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, KeyboardInterrupt):
         cause = cause.__cause__ or cause.__context__

@@ -198,7 +198,7 @@ def _attempt(connection):
         flush()
     except (UserError, KeyboardInterrupt, BrokenPipeError) as error:
         return error
-    except SystemError as error:
+    except (SystemError, ImportError) as error:
         if not was_interrupted(error):
             raise
         return KeyboardInterrupt("interrupted")

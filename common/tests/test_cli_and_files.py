@@ -75,6 +75,7 @@ def run_script(*lines):
     (["open('a' * 300)"], 2, [f"error: {'a' * 300}: File name too long"]),
     (["open(b'\\xff\\x1b[31m/a')"], 2, ["error: \\xff\\x1b[31m/a: No such file or directory"]),
     (["import pathlib; pathlib.Path('~nosuch').expanduser()"], 2, ["error: Could not determine home directory."]),
+    (["raise ImportError('initialization failed') from KeyboardInterrupt()"], 130, ["interrupted"]),
     (["raise MemoryError"], 1, ["error: too little memory; ask for less at once"]),
 ])
 def test_exit_status_and_one_line(lines, status, stderr):

@@ -70,6 +70,10 @@ def _are_interrupted_in_nnabla(item):
     _Interrupted(nn.Context())(nn.Variable((1,))).forward()
 
 
+def _are_interrupted_in_an_import(item):
+    raise ImportError("initialization failed") from KeyboardInterrupt()    # as pybind11 does
+
+
 def _are_interrupted_as_the_work_ends(item):
     def interrupt(frame, event, argument):
         if event == "return" and frame.f_code.co_name == "_attempt":
@@ -115,6 +119,12 @@ def test_an_interrupt_as_the_work_ends_is_one(capfd):
     with pytest.raises(KeyboardInterrupt):
         list(in_processes(_are_interrupted_as_the_work_ends, _pieces(1).items(), 1))
     assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_while_a_module_loads_is_one(capfd):
+    with pytest.raises(KeyboardInterrupt):
+        for_each(_are_interrupted_in_an_import, _pieces(2), 2)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_interrupt_within_nnabla_is_one(capfd):
