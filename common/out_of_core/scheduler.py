@@ -23,6 +23,7 @@ from nnabla.lms import SwapInOutScheduler
 from common.machine.context import on_gpu
 from common.machine.errors import UserError
 from common.machine.streams import say
+from common.machine.threads import NNABLA
 from common.out_of_core.allocators import Allocator, CachingAllocator, VirtualAllocator
 from common.out_of_core.device import (
     chunk_for,
@@ -216,6 +217,15 @@ class _Iteration:
         return self._observer.minimum()
 
     def __enter__(self) -> "_Iteration":
+        NNABLA.acquire()    # nnabla's hooks would record, and the plan would miss, what other threads do
+        try:
+            self._begin()
+        except BaseException:
+            NNABLA.release()
+            raise
+        return self
+
+    def _begin(self):
         if _Iteration._active is not None:
             raise UserError(f"out-of-core: a {self.kind} iteration begins within a {_Iteration._active.kind} iteration"
                             "; leave that block first")
@@ -224,9 +234,14 @@ class _Iteration:
             self._start()
         self._hooks.__enter__()
         _Iteration._active = self
-        return self
 
     def __exit__(self, error_type: type | None, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._leave(error_type, error, traceback)
+        finally:
+            NNABLA.release()
+
+    def _leave(self, error_type, error, traceback):
         _Iteration._active = None
         try:
             self._hooks.__exit__(error_type, error, traceback)

@@ -2,6 +2,7 @@
 import re
 import subprocess
 import sys
+import threading
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,6 +14,7 @@ import pytest
 from common.console import cli
 from common.machine.context import use_context
 from common.machine.errors import UsageError, UserError
+from common.machine.threads import NNABLA
 from common.out_of_core import InCore, OutOfCore, add_out_of_core_flag, out_of_core
 from common.out_of_core.device import parse_budget
 from common.out_of_core.recorder import Recorder
@@ -222,6 +224,35 @@ def test_nested_use_is_an_error_and_leaves_the_outer_one_working(inner):
         pass
     for _ in range(3):
         training.memory.run(training.step)
+
+
+def is_free():
+    """Whether another thread could use nnabla now."""
+    taken = []
+
+    def take():
+        taken.append(NNABLA.acquire(blocking=False))
+        if taken[0]:
+            NNABLA.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return taken[0]
+
+
+def test_other_threads_wait_until_an_iteration_ends():
+    training = Training(OutOfCore(BUDGET, note=str))
+    with training.memory:
+        training.step()
+        assert not is_free()
+    assert is_free()
+    with pytest.raises(UserError, match="within a training"), training.memory, training.memory.validation():
+        pass
+    assert is_free()
+    with pytest.raises(ZeroDivisionError), training.memory.validation():
+        raise ZeroDivisionError
+    assert is_free()
 
 
 def regression():
