@@ -25,6 +25,7 @@ EXEMPT = {
     "common.gpu.nvrtc": {"read_bytes": OWN},
     "common.inference.onnx_reduction": {"onnx.load": "what onnxruntime has just written"},
     "common.machine.cache": {"json.loads": "below the boundary, its own cache", "read_text": "its own cache"},
+    "common.machine.cores": {"read_text": "what the kernel tells in /proc and /sys"},
     "common.machine.cuda_extension": {"open": "the library of an installed package"},
     "common.machine.files": {"os.open": "to sync what was just written"},
     "common.machine.memory": {"read_text": "what the kernel tells in /proc"},
