@@ -44,7 +44,7 @@ def test_where_the_system_does_not_tell_all_count(monkeypatch):
 ])
 def test_a_share_of_time_counts_as_so_many_cores(groups, monkeypatch, own, files, threads):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
-    (groups / "own").write_text(own + "\n")
+    (groups / "own").write_text(own)
     for name, text in files.items():
         (groups / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
         (groups / "groups" / name).write_text(text + "\n")
