@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,7 +43,8 @@ class _Printing:
 def printing() -> Iterator[None]:
     """Within, what is printed moves no cursor, and all can be printed: names that are not UTF-8, `±` in ASCII.
 
-    A stream that was closed before the process began, as by `>&-`, takes what is written and drops it.
+    A stream that was closed before the process began, as by `>&-`, takes what is written and drops it. NumPy says
+    nothing of numbers that run over: a training that diverges ends with an error of its own.
     """
     _open_closed()
     before = sys.stdout, sys.stderr
@@ -51,7 +53,9 @@ def printing() -> Iterator[None]:
             stream.reconfigure(errors=_PLAIN)
     sys.stdout, sys.stderr = map(_Printing, before)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"(overflow|invalid value|divide by zero) encountered", RuntimeWarning)
+            yield
     finally:
         sys.stdout, sys.stderr = before
 

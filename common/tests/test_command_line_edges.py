@@ -224,6 +224,32 @@ def test_a_signal_while_modules_load(command, number):
     assert "".join(lines).endswith("interrupted\n") and "Traceback" not in "".join(lines)
 
 
+DIVERGING = """
+import sys, warnings
+import numpy as np
+from common.console import cli
+from common.machine.errors import UserError
+from common.machine.processes import for_each
+
+def work():
+    x = np.float32([3e38, -3e38])
+    (x * x - x * x).sum(), 1 / (x - x), np.float64([1e300]).astype(np.float32)
+    warnings.warn("still said", RuntimeWarning)
+    raise UserError("loss is inf")
+
+if __name__ == "__main__":
+    cli.run(work if len(sys.argv) == 1 else lambda: for_each(work, {"a": ()}, 2))
+"""
+
+
+@pytest.mark.parametrize("jobs", [[], ["--jobs"]])
+def test_numbers_that_run_over_are_told_by_the_error_alone(tmp_path, jobs):
+    (tmp_path / "diverging.py").write_text(DIVERGING)
+    done = subprocess.run([sys.executable, "diverging.py", *jobs], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.endswith("error: loss is inf\n")
+    assert done.stderr.count("RuntimeWarning: ") == 1 and "RuntimeWarning: still said" in done.stderr
+
+
 TWO_SIGNALS = """
 import os, sys
 from common.console import cli
