@@ -57,7 +57,7 @@ def xumx(folder: Path) -> list[list[str]]:
 
     rows = music(("bass", "drums", "vocals", "other"), XumxSeparator("xumx-small"),
                  {precision: OnnxXumx(str(exported("xumx-small", precision))) for precision in PRECISIONS})
-    published = x_umx_benchmark.random_weights(str(folder))
+    published = x_umx_benchmark.random_weights(folder)
     sizes = [exported(published, precision).stat().st_size / 1e6 for precision in PRECISIONS]
     return [*rows, ["published size, MB", *(f"{size:.1f}" for size in sizes)]]
 
@@ -111,7 +111,7 @@ def scenes(folder: Path, run: str) -> list[list[str]]:
 
 
 def times(folder: Path) -> list[list[str]]:
-    random_weights(str(folder), {"vocals": "vocals"})
+    random_weights(folder, {"vocals": "vocals"})
     street_network(nn.Variable((1, 3, 64, 64)))
     save_parameters(folder / "D3Net-S.h5")
     rng = np.random.default_rng(0)
