@@ -4,11 +4,8 @@ import logging
 import sys
 from types import ModuleType
 
-# nnabla announces every extension and every saved file at INFO, and lets all libraries print at that level. The scripts
-# print what matters themselves. matplotlib and openvino's telemetry say what files they do not find in a new home.
-for name in ("nnabla", None, "matplotlib.font_manager"):
-    logging.getLogger(name).addFilter(lambda record: record.levelno > logging.INFO)
-logging.getLogger("matplotlib").addFilter(lambda record: record.levelno > logging.WARNING)
+# nnabla announces every extension and every saved file at INFO; the scripts print what matters themselves.
+logging.getLogger("nnabla").addFilter(lambda record: record.levelno > logging.INFO)
 
 
 class _Alias(ModuleType):

@@ -2,6 +2,7 @@
 import codecs
 import contextlib
 import io
+import logging
 import os
 import sys
 import warnings
@@ -44,7 +45,8 @@ def printing() -> Iterator[None]:
     """Within, what is printed moves no cursor, and all can be printed: names that are not UTF-8, `±` in ASCII.
 
     A stream that was closed before the process began, as by `>&-`, takes what is written and drops it. NumPy says
-    nothing of numbers that run over: a training that diverges ends with an error of its own.
+    nothing of numbers that run over: a training that diverges ends with an error of its own. Nor do matplotlib and
+    openvino's telemetry say what files they do not find in a new home.
     """
     _open_closed()
     before = sys.stdout, sys.stderr
@@ -53,11 +55,28 @@ def printing() -> Iterator[None]:
             stream.reconfigure(errors=_PLAIN)
     sys.stdout, sys.stderr = map(_Printing, before)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_loggers():
             warnings.filterwarnings("ignore", r"(overflow|invalid value|divide by zero) encountered", RuntimeWarning)
             yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+@contextlib.contextmanager
+def _quiet_loggers():
+    """Within, some loggers keep to themselves what is at their level or below; nnabla lets all print from INFO on.
+
+    The one without a name is openvino's telemetry's, and that of a program around us, which is left alone otherwise.
+    """
+    filters = {name: lambda record, most=most: record.levelno > most for name, most in (
+        (None, logging.INFO), ("matplotlib.font_manager", logging.INFO), ("matplotlib", logging.WARNING))}
+    for name, passes in filters.items():
+        logging.getLogger(name).addFilter(passes)
+    try:
+        yield
+    finally:
+        for name, passes in filters.items():
+            logging.getLogger(name).removeFilter(passes)
 
 
 def _open_closed():

@@ -218,3 +218,13 @@ def test_a_folder_is_held_on_windows(windows, tmp_path):
     with claimed(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_program_that_imports_a_paper_keeps_its_log():
+    """A command silences what libraries print at INFO; a program around this repository decides for itself."""
+    code = ("import logging, sys\nimport x_umx.separate\nfrom common.machine.streams import printing\n"
+            "with printing():\n    pass\n"
+            "logging.basicConfig(level=logging.INFO, stream=sys.stdout, force=True)\n"
+            "logging.info('mine')\nlogging.getLogger('matplotlib').warning('too')")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "INFO:root:mine\nWARNING:matplotlib:too\n"
